@@ -1,0 +1,246 @@
+"""The command line: ``lesion-detector detect`` and ``lesion-detector measure``.
+
+Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on stderr says why; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from . import __version__, ct
+from .lesion import Lesion
+from .report import Model, Reading, exchange, table, text
+
+NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
+EXAMPLES = """
+examples:
+  lesion-detector detect scans/ct1 --out found
+  lesion-detector detect ct.nii.gz --out found --confidence 0.3 --device cpu
+  lesion-detector detect study --series 1.2.840.1 --out found --progress json
+  lesion-detector measure ct.nrrd --slice 51 --box 210.5 180 262 231
+"""
+
+
+class _Progress:
+    """Says how far the work is: a bar on a terminal, or one JSON object a line on stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._bar = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._json:
+            self._line(event="progress", stage=stage, done=done, total=total)
+            return
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._bar, self._stage = (
+                tqdm(desc=stage, total=total, unit="slice" if stage in ("read", "detect") else "", file=sys.stderr),
+                stage,
+            )
+        self._bar.update(done - self._bar.n)
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user something that does not stop the work."""
+        if self._json:
+            self._line(event="warning", text=sentence)
+        else:
+            self.close()
+            print(f"Warning: {sentence}", file=sys.stderr)
+
+    def finish(self, out: Path, reading: Reading) -> None:
+        """Tell that all is written."""
+        if self._json:
+            self._line(event="done", out=str(out), lesions=len(reading.reported))
+        else:
+            self.close()
+            print(text.compose(reading, diameters=True))
+            print(f"Pictures, scene and tables: {out.resolve()}")
+
+    def close(self) -> None:
+        """End the bar of a stage."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar, self._stage = None, ""
+
+    @staticmethod
+    def _line(**event: object) -> None:
+        print(json.dumps(event, ensure_ascii=False), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except ValueError as error:  # CTError, WeightsError and every other refusal of an input: each is one sentence for the user
+        return _refused(options, str(error))
+    except OSError as error:
+        return _refused(
+            options, f"{error.filename or 'A file'} cannot be used: {error.strerror}; check the path, its permissions and free space."
+        )
+    except KeyboardInterrupt:
+        print("Stopped; nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _refused(options: argparse.Namespace, sentence: str) -> int:
+    if getattr(options, "progress", None) == "json":
+        print(json.dumps({"event": "error", "text": sentence}, ensure_ascii=False), flush=True)
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lesion-detector",
+        description=f"Find, label and measure lesions on CT. {NOT_A_MEDICAL_DEVICE}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="{detect,measure}")
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
+    shared.add_argument("--series", metavar="UID", help="SeriesInstanceUID, where a DICOM folder holds several; default: most axial slices")
+
+    find = commands.add_parser(
+        "detect", parents=[shared], help="find the lesions of a CT and write report, tables, pictures and a Slicer scene"
+    )
+    find.add_argument("--out", type=Path, required=True, help="folder for the results")
+    find.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
+    find.add_argument("--confidence", type=_share, default=0.5, help="report lesions from this confidence on, 0 to 1 (%(default)s)")
+    find.add_argument(
+        "--weights", type=Path, nargs="+", metavar="FILE", help="detectors to use, fused if several; default: the one that ships"
+    )
+    find.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
+    find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
+    find.set_defaults(run=_detect)
+
+    size = commands.add_parser("measure", parents=[shared], help="print long and short axis of the lesion in a box as JSON")
+    size.add_argument("--slice", type=int, required=True, metavar="K", help="slice, counted from 0 as key_slice in lesions.json")
+    size.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        required=True,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="box in voxels, about 5 px wider than the lesion",
+    )
+    size.set_defaults(run=_measure)
+    return parser
+
+
+def _share(value: str) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{value} does not lie between 0 and 1")
+    return number
+
+
+def _detect(options: argparse.Namespace) -> int:
+    progress = _Progress(options.progress == "json")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file; give a folder for the results.")
+    volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
+    for sentence in volume.warnings:
+        progress.warn(sentence)
+
+    from .detect import DEFAULT_WEIGHTS, Detector
+    from .pipeline import LOWEST_CONFIDENCE, find_lesions
+
+    paths = options.weights or [DEFAULT_WEIGHTS]
+    detectors = [Detector.load(path, options.device) for path in paths]
+    lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
+    models = [Model(path.stem, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+    reading = Reading.of(volume, lesions, models, options.confidence)
+    _write(volume, reading, options.out, options.no_scene, progress)
+    progress.finish(options.out, reading)
+    return 0
+
+
+def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progress: _Progress) -> None:
+    """Write all results beside `out` first, then move them in, so that a stop on the way leaves `out` as it was."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as unfinished:
+        folder = Path(unfinished)
+        text.write(folder / "report.txt", reading)
+        text.write(folder / "report_with_diameters.txt", reading, diameters=True)
+        exchange.write(folder / "lesions.json", reading)
+        table.write(folder / "lesions.csv", reading)
+        progress("write", 1, 3)
+        _write_pictures(volume, reading.reported, folder / "pictures")
+        progress("write", 2, 3)
+        if not no_scene:
+            _write_scene(volume, reading.reported, folder, progress)
+        progress("write", 3, 3)
+        out.mkdir(exist_ok=True)
+        for result in (*RESULTS, "pictures"):
+            _replace(folder / result, out / result)
+
+
+RESULTS = ("report.txt", "report_with_diameters.txt", "lesions.json", "lesions.csv", "scene.mrb", "scene.png")
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Put `new` in the place of `old`; where there is no new one, an older run's result goes too, for it would belong to other lesions."""
+    if old.is_dir():
+        shutil.rmtree(old)
+    if new.exists():
+        new.replace(old)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> None:
+    from .figures import write_lesion_pictures
+
+    folder.mkdir()
+    write_lesion_pictures(volume, lesions, folder)
+
+
+def _write_scene(volume: ct.Volume, lesions: list[Lesion], folder: Path, progress: _Progress) -> None:
+    from .scene import SceneError, render_scene, write_scene
+
+    try:
+        write_scene(volume, lesions, folder / "scene.mrb")
+        render_scene(folder / "scene.mrb", folder / "scene.png")
+    except SceneError as error:
+        progress.warn(str(error))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from .recist import measure
+
+    volume = ct.read(options.input, options.series)
+    if not 0 <= options.slice < len(volume.hu):
+        raise ValueError(f"Slice {options.slice} is not in {options.input}, whose slices are 0 to {len(volume.hu) - 1}.")
+    recist = measure(volume.hu[options.slice], volume.spacing[:2], tuple(options.box))
+    print(
+        json.dumps(
+            {
+                "slice": options.slice,
+                "box": options.box,
+                "long_mm": round(recist.long_mm, 2),
+                "short_mm": round(recist.short_mm, 2),
+                "long_axis": recist.long_axis,
+                "short_axis": recist.short_axis,
+            },
+            indent=2,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

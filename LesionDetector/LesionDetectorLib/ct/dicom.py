@@ -1,0 +1,247 @@
+"""A CT from DICOM files: the slices of one series, put together at their true positions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from pydicom.dataset import FileDataset
+
+from .dicom_slices import MALFORMED, Image, Slice, read_image
+from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
+from .volume import CTError, Placed, Volume, check_hu, to_hu
+
+SAME_PLACE = 0.01  # mm
+KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
+
+
+def read(path: Path, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:
+    """The axial CT series with most slices under a folder, or `series`; for one file the series of that file in its folder.
+
+    Raises CTError where there is no such series or its slices cannot be put together.
+    """
+    images, warnings = _images(path)
+    if path.is_file() and series is None:
+        series = next(image.series for image in images if image.path == path)
+    slices, more = _choose_series(path, images, series)
+    warnings += more
+    for select in (_one_stack, _one_acquisition, _one_per_place):
+        slices, more = select(slices)
+        warnings += more
+    return _assemble(path, slices, warnings, progress)
+
+
+def _images(path: Path) -> tuple[list[Image], list[str]]:
+    """The DICOM files of a folder, or of the folder of a file, and a warning about those that are damaged."""
+    if path.is_file():
+        _check_file(path)
+    files = sorted(file for file in (path.rglob("*") if path.is_dir() else path.parent.iterdir()) if file.is_file())
+    if not files:
+        raise CTError(f"{path} is empty: give {KNOWN_KINDS}.")
+    images, damaged = [], []
+    for file in files:
+        try:
+            image = read_image(file)
+        except MALFORMED:
+            damaged.append(file.name)
+        else:
+            images += [image] if image else []
+    if not images and damaged:
+        raise CTError(f"The DICOM files in {path} are damaged or hold no pixel data, such as {damaged[0]}: copy or export them again.")
+    if not images:
+        raise CTError(f"None of the {len(files)} files in {path} is DICOM, such as {files[0].name}: give {KNOWN_KINDS}.")
+    text = f"{len(damaged)} DICOM files that are damaged or hold no pixel data were left out, such as {', '.join(damaged[:1])}."
+    return images, [text] if damaged else []
+
+
+def _check_file(path: Path) -> None:
+    """CTError unless `path` itself is a DICOM file that can be a slice."""
+    try:
+        image = read_image(path)
+    except MALFORMED as error:
+        raise CTError(f"{path} is damaged or holds no pixel data: copy or export it again.") from error
+    if image is None:
+        raise CTError(f"{path} is a file of unknown kind: give {KNOWN_KINDS}.")
+    if image.unfit:
+        raise CTError(f"{path} is an image {image.unfit}: give an axial CT.")
+
+
+def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple[list[Slice], list[str]]:
+    """The slices of `series`, or of the series with most axial CT slices, and what was left out."""
+    found: dict[str, list[Slice]] = defaultdict(list)
+    unfit: dict[str, Counter[str]] = defaultdict(Counter)
+    for image in images:
+        if image.unfit:
+            unfit[image.series][image.unfit] += 1
+        else:
+            found[image.series] += image.slices
+    if series is None and found:
+        series = max(found, key=lambda uid: len(found[uid]))
+    elif series is None:
+        raise CTError(f"{path} holds no axial CT ({_count(sum(unfit.values(), Counter()))}): give {KNOWN_KINDS}.")
+    elif series not in found and series in unfit:
+        raise CTError(f"Series {series} of {path} is no axial CT ({_count(unfit[series])}): choose another, or give none.")
+    elif series not in found:
+        raise CTError(f"{path} has no series {series}: its axial CT series are {_sizes(found)}.")
+    warnings = []
+    if unfit[series]:
+        warnings.append(f"Some images of the series were left out: {_count(unfit[series])}.")
+    others = {uid: slices for uid, slices in found.items() if uid != series}
+    if others:
+        warnings.append(f"Series {series} with {len(found[series])} slices was read; there are other axial CT series: {_sizes(others)}.")
+    return found[series], warnings
+
+
+def _count(reasons: Counter[str]) -> str:
+    return ", ".join(f"{number} image{'s' * (number > 1)} {reason}" for reason, number in reasons.most_common())
+
+
+def _sizes(found: dict[str, list[Slice]]) -> str:
+    return ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in found.items()) or "none"
+
+
+def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """The most slices that share orientation, matrix and pixel spacing, in order from feet to head."""
+    stacks: dict[tuple[float, ...], list[Slice]] = defaultdict(list)
+    for item in slices:
+        stacks[item.plane].append(item)
+    stack = max(stacks.values(), key=len)
+    normal = stack[0].normal
+    stack.sort(key=lambda item: (item.origin @ normal, item.order))
+    left = len(slices) - len(stack)
+    text = f"{left} of {len(slices)} slices differ from the others in orientation, matrix or pixel spacing and were left out."
+    return stack, [text] if left else []
+
+
+def _one_acquisition(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """Without acquisitions that go over the same part of the body again (phases); the one with most slices, else the first, stays."""
+    normal = slices[0].normal
+    acquisitions: dict[int, list[Slice]] = defaultdict(list)
+    for item in slices:
+        acquisitions[item.acquisition].append(item)
+    extents = {number: (items[0].origin @ normal, items[-1].origin @ normal) for number, items in acquisitions.items()}
+    kept: list[int] = []
+    for number in sorted(acquisitions, key=lambda number: (-len(acquisitions[number]), number)):
+        if not any(_overlap(extents[number], extents[other]) for other in kept):
+            kept.append(number)
+    dropped = sorted(set(acquisitions) - set(kept))
+    names = ", ".join(map(str, sorted(kept))), ", ".join(map(str, dropped))
+    text = f"Several acquisitions show the same region: acquisition {names[0]} was read, acquisition {names[1]} left out."
+    return [item for item in slices if item.acquisition in kept], [text] if dropped else []
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether at least half of the extent `one`, in mm along the body, lies in `other`."""
+    return min(one[1], other[1]) - max(one[0], other[0]) >= (one[1] - one[0]) / 2
+
+
+def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """The first slice at each position along the normal."""
+    positions = [item.origin @ slices[0].normal for item in slices]
+    kept = [item for item, step in zip(slices, np.diff(positions, prepend=-np.inf)) if step > SAME_PLACE]
+    left = len(slices) - len(kept)
+    return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
+
+
+def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Callable[[int, int], None] | None) -> Volume:
+    """The volume of slices in order, on an upright and even grid and in the usual view."""
+    first = slices[0]
+    origins = np.array([item.origin for item in slices])
+    even = even_positions(origins @ first.normal)
+    shift = sideways_shift(origins, first.row, first.column, first.spacing)
+    if len(even) > 2 * len(slices):
+        raise CTError(f"{path} holds {len(slices)} of the {len(even)} slices that its series should have: export the whole series.")
+    if (shift.max(axis=0) > first.shape[::-1]).any():
+        raise CTError(f"The slices of {path} do not lie over one another: export the series again.")
+
+    hu = _pixels(slices, progress)
+    warnings += check_hu(hu, path)
+    uids = [item.uid for item in slices]
+    if shift.any():
+        hu, uids = shift_slices(hu, shift), [None] * len(uids)
+        warnings.append(f"The series has {tilt(origins, first.row, first.column)}: its slices were shifted upright.")
+    if len(even) != len(slices):
+        distances = np.diff(origins @ first.normal)
+        hu, sources = interpolate_slices(hu, origins @ first.normal, even)
+        uids = [None if source is None else uids[source] for source in sources]
+        warnings.append(
+            f"Slices are missing or uneven (distances {distances.min():.2f} to {distances.max():.2f} mm): "
+            f"{len(slices)} slices were resampled to {len(even)}, {even[1] - even[0]:.2f} mm apart."
+        )
+    if len(slices) == 1:
+        warnings.append(f"{path} has one slice only: it stands in for its neighbours.")
+    placed, *turned = _placed(hu, first, even, shift[0]).in_axial_view()
+    if any(turned):
+        uids = [None] * len(uids)
+        warnings.append("The slices were turned so that the patient's left is on the right; pixels count otherwise than in the files.")
+    return _volume(path, placed, first.header, uids, warnings)
+
+
+def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarray) -> Placed:
+    """`hu` with its geometry: slices at even `positions` in mm from `first`, which was moved by `shift` (2,) in pixels."""
+    in_plane = np.column_stack([first.row, first.column])
+    step = positions[1] - positions[0] if len(positions) > 1 else first.thickness or 1.0
+    origin = first.origin - in_plane @ (shift * first.spacing)
+    return Placed(hu, origin, np.array([*first.spacing, step]), np.column_stack([in_plane, first.normal]))
+
+
+def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | None], warnings: list[str]) -> Volume:
+    series_uid = str(header.get("SeriesInstanceUID") or "")
+    return Volume(
+        hu=placed.hu,
+        spacing=tuple(placed.spacing.tolist()),
+        origin=tuple(placed.origin.tolist()),
+        direction=placed.direction,
+        source=path,
+        study=str(header.get("StudyID") or "1"),
+        series=str(header.get("SeriesNumber") or "1"),
+        series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
+        dicom={
+            "study_uid": str(header.get("StudyInstanceUID") or ""),
+            "series_uid": series_uid,
+            "frame_of_reference_uid": str(header.get("FrameOfReferenceUID") or ""),
+            "sop_instance_uids": uids,
+        },
+        warnings=tuple(warnings),
+    )
+
+
+def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) -> np.ndarray:
+    """(n, rows, columns) int16 HU of the slices; each file is decoded once, several at a time."""
+    hu = np.empty((len(slices), *slices[0].shape), np.int16)
+    places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for k, item in enumerate(slices):
+        places[item.path].append((k, item.frame))
+
+    def load(path: Path) -> None:
+        frames = _decode(path)
+        if frames.shape[1:] != hu.shape[1:] or max(frame for _, frame in places[path]) >= len(frames):
+            raise CTError(f"{path} holds fewer pixels than its header says: copy or export it again.")
+        for k, frame in places[path]:
+            hu[k] = to_hu(frames[frame])
+
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        for done, _ in enumerate(pool.map(load, places), start=1):
+            if progress:
+                progress(done, len(places))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that an error or Ctrl-C does not wait for the rest
+    return hu
+
+
+def _decode(path: Path) -> np.ndarray:
+    """(frames, rows, columns) pixels of a file, rescaled to Hounsfield units."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        return sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise CTError(f"The pixels of {path} are truncated or damaged, or rarely compressed: copy or export it again.") from error

@@ -1,0 +1,137 @@
+"""A CT in one image file: NRRD, NIfTI or MetaImage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from . import nifti
+from .grid import shift_slices, sideways_shift, tilt
+from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
+
+SUFFIXES = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+BROKEN = "is truncated or damaged, or its data file is missing: copy or export it again."
+NRRD_SPACING = (b"space directions:", b"spacings:")
+META_SPACING = (b"elementspacing", b"elementsize")
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name of `path` is that of an image file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volume:
+    """The CT in an image file, turned to the nearest axial view; slices are counted from 1 in the file's order.
+
+    Raises CTError for a truncated file, colour, a fourth dimension, a spacing that is missing or zero, and values that are not HU.
+    """
+    reader, warnings = _header(path)
+    image = _read_image(path, reader)
+    hu, invalid = _hounsfield(image)
+    if nifti.is_nifti(path):
+        indices = nifti.not_numbers(path, reader)
+        hu.flat[indices] = AIR
+        invalid = len(indices)
+    if invalid:
+        warnings.append(f"{invalid} voxels of {path.name} hold no number (NaN or infinite) and were read as air.")
+    warnings += check_hu(hu, path)
+    placed = Placed(hu, np.array(image.GetOrigin()), np.array(image.GetSpacing()), np.reshape(image.GetDirection(), (3, 3)))
+    placed, tilted = _upright(placed, path)
+    if tilted:
+        warnings.append(f"{path.name} has {tilted}: its slices were shifted upright.")
+    placed, exchanged, _ = placed.in_axial_view()
+    if exchanged:
+        warnings.append(f"{path.name} is not stored as axial slices: it was turned, and slice numbers count its axial slices.")
+    if len(placed.hu) == 1:
+        warnings.append(f"{path.name} has one slice only: it stands in for its neighbours.")
+    if progress:
+        progress(len(placed.hu), len(placed.hu))
+    return Volume(
+        hu=placed.hu,
+        spacing=tuple(placed.spacing.tolist()),
+        origin=tuple(placed.origin.tolist()),
+        direction=placed.direction,
+        source=path,
+        series_uid=hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
+        warnings=tuple(warnings),
+    )
+
+
+def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
+    """A reader that knows the header, which tells of a grey image of up to three dimensions with a spacing; CTError if it does not."""
+    with path.open("rb"):  # so that a file without permission says so
+        pass
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CTError(f"{path} {BROKEN}") from error
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    if components > 1:
+        raise CTError(f"{path} holds {components} values a voxel (a colour or vector image): give a CT, which has one.")
+    if len(size) > 3 and max(size[3:]) > 1:
+        raise CTError(f"{path} has {len(size)} dimensions ({' x '.join(map(str, size))}): split it and give one 3-D volume.")
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise CTError(f"{path} holds complex numbers: give a CT in Hounsfield units.")
+    if not _has_spacing(path, reader):
+        raise CTError(f"{path} gives no voxel spacing, or a spacing of 0: export it again with its spacing in mm.")
+    codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
+    text = f"{path.name} does not say how the patient lies: NIfTI's default was taken, and left and right may be swapped."
+    return reader, [text] if codes and not any(map(int, codes)) else []
+
+
+def _has_spacing(path: Path, reader: sitk.ImageFileReader) -> bool:
+    """Whether the file itself states a spacing above 0; ITK would silently put 1 mm in its place."""
+    if nifti.is_nifti(path):
+        return bool((nifti.spacing(path)[: len(reader.GetSize())] > 0).all())
+    with path.open("rb") as file:
+        header = file.read(65536).lower()
+    keys = META_SPACING if path.suffix.lower() in (".mha", ".mhd") else NRRD_SPACING
+    return min(reader.GetSpacing()) > 0 and any(key in header for key in keys)
+
+
+def _read_image(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
+    """The image in three dimensions."""
+    if nifti.is_nifti(path) and nifti.is_cut_off(path, reader):
+        raise CTError(f"{path} is truncated: copy it again.")
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise CTError(f"{path} {BROKEN}") from error
+    if image.GetDimension() > 3:
+        image = image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)]
+    return image if image.GetDimension() == 3 else sitk.JoinSeries(image)
+
+
+def _hounsfield(image: sitk.Image) -> tuple[np.ndarray, int]:
+    """(k, j, i) int16 HU, made slice by slice to spare memory, and the number of voxels that held no number."""
+    values = sitk.GetArrayViewFromImage(image)
+    hu = np.empty(values.shape, np.int16)
+    invalid = 0
+    for k, plane in enumerate(values):
+        finite = np.isfinite(plane)
+        invalid += finite.size - np.count_nonzero(finite)
+        hu[k] = to_hu(np.where(finite, plane, AIR))
+    return hu, invalid
+
+
+def _upright(placed: Placed, path: Path) -> tuple[Placed, str]:
+    """`placed` with slices that are sheared against their normal shifted upright, and in words how they were tilted, "" if not."""
+    row, column, along = placed.direction.T
+    if abs(row @ column) > 1e-3:
+        raise CTError(f"The rows and columns of {path} are not at right angles: resample it onto an orthogonal grid first.")
+    normal = np.cross(row, column)
+    rise = along @ normal
+    spacing = placed.spacing * (1, 1, abs(rise))
+    direction = np.column_stack([row, column, normal * np.sign(rise)])
+    origins = placed.origin + np.outer(np.arange(len(placed.hu)) * placed.spacing[2], along)
+    shift = sideways_shift(origins, row, column, spacing[:2])
+    if not shift.any():
+        return Placed(placed.hu, placed.origin, spacing, direction), ""
+    origin = placed.origin - (direction[:, :2] * spacing[:2]) @ shift[0]
+    return Placed(shift_slices(placed.hu, shift), origin, spacing, direction), tilt(origins, row, column)

@@ -1,0 +1,188 @@
+"""Overlay pictures: each lesion on its key slice with its box, its two axes and a caption, and one contact sheet of all.
+
+A `Volume` lies in the view of a radiologist, so its slices are drawn as they are: the patient's left on the right, the front up.
+Inside a panel coordinates are in-plane millimetres, pixel index (i, j) times spacing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from LesionDetectorLib.lesion import BodyPart, Lesion
+from LesionDetectorLib.scene import STATUS_COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from LesionDetectorLib.ct import Volume
+
+SOFT_TISSUE_WINDOW = (-160, 240)
+WINDOWS = {BodyPart.LUNG: (-1350, 150), BodyPart.BONE: (-500, 1300)}
+NOTE = "Research use only. Not a medical device."
+ZOOM_MM = 60.0
+DPI = 100
+OUTLINED = {"path_effects": [withStroke(linewidth=2.5, foreground="black")]}
+
+# The letter at the positive and at the negative end of each LPS axis.
+LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
+
+
+def orientation_letters(direction: np.ndarray) -> str:
+    """Where an LPS `direction` points to: "L", or "LP" when it is oblique; the strongest letter first."""
+    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
+    return "".join(LETTERS[axis][int(direction[axis] < 0)] for axis in order if abs(direction[axis]) > 0.3)
+
+
+def write_lesion_pictures(volume: Volume, lesions: list[Lesion], folder: Path) -> list[Path]:
+    """Write one PNG for each lesion (its whole key slice beside an enlargement) and, last, the contact sheet `overview.png`.
+
+    Lesions are numbered from 1 in the order given. Returns the files written, none for no lesion. Raises OSError where `folder`
+    cannot be written.
+    """
+    if not lesions:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(1, len(lesions) + 1):
+        files.append(folder / f"lesion_{number:02d}.png")
+        _save(lesion_figure(volume, lesions, number), files[-1])
+    files.append(folder / "overview.png")
+    _save(overview_figure(volume, lesions), files[-1])
+    return files
+
+
+def lesion_figure(volume: Volume, lesions: list[Lesion], number: int) -> Figure:
+    """The key slice of lesion `number` (from 1) with all lesions of that slice, and the lesion enlarged beside it."""
+    lesion = lesions[number - 1]
+    figure = Figure(figsize=(10.4, 5.6), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    whole = figure.add_axes((0.005, 0.055, 0.49, 0.91))
+    zoom = figure.add_axes((0.505, 0.055, 0.49, 0.91))
+    for axes in (whole, zoom):
+        _draw_slice(axes, volume, lesion)
+        _draw_orientation(axes, volume)
+    _zoom_to(zoom, volume, lesion)
+    _draw_lesions(whole, volume, lesions, number, captions=True)
+    _draw_lesions(zoom, volume, lesions, number, captions=False)
+    figure.text(0.01, 0.018, f"Slice {volume.slice_number(lesion.key_slice)}", color="white", fontsize=9)
+    figure.text(0.5, 0.018, lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=11, ha="center")
+    figure.text(0.99, 0.018, NOTE, color="0.6", fontsize=8, ha="right")
+    return figure
+
+
+def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
+    """A contact sheet: every lesion enlarged, with its caption above and its slice number below."""
+    columns = min(len(lesions), max(3, math.ceil(math.sqrt(len(lesions)))))
+    rows = math.ceil(len(lesions) / columns)
+    figure = Figure(figsize=(2.8 * columns, 3.0 * rows + 0.3), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    bottom = 0.3 / figure.get_figheight()
+    height = (1 - bottom) / rows
+    for number, lesion in enumerate(lesions, 1):
+        row, column = divmod(number - 1, columns)
+        axes = figure.add_axes((column / columns + 0.005, 1 - (row + 1) * height, 1 / columns - 0.01, height * 0.91))
+        _draw_slice(axes, volume, lesion)
+        _zoom_to(axes, volume, lesion)
+        _draw_lesions(axes, volume, lesions, number, captions=False)
+        axes.set_title(lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=9, pad=3)
+        slice_number = f"Slice {volume.slice_number(lesion.key_slice)}"
+        axes.text(0.02, 0.02, slice_number, color="white", fontsize=8, transform=axes.transAxes, **OUTLINED)
+    figure.text(0.99, 0.08 / figure.get_figheight(), NOTE, color="0.6", fontsize=8, ha="right")
+    return figure
+
+
+def place_caption(size: tuple[float, float], own: Bbox, boxes: list[Bbox], panel: Bbox) -> Bbox:
+    """A place for a caption of `size` (width, height) beside the box `own`, inside `panel`, that covers none of `boxes`.
+
+    The nearest of a ring of candidates around the box that is free; where all are taken, the one that covers least. All in one
+    frame, for example the pixels of the picture.
+    """
+    width, height = size
+    candidates = []
+    for gap in (4, height, 2.5 * height, 5 * height, 8 * height):
+        for x in (own.x0, own.x1 - width, own.x1 + gap, own.x0 - gap - width):
+            for y in (own.y1 + gap, own.y0 - gap - height, own.y1 - height, own.y0):
+                x_inside = min(max(x, panel.x0), panel.x1 - width)
+                y_inside = min(max(y, panel.y0), panel.y1 - height)
+                candidates.append(Bbox.from_bounds(x_inside, y_inside, width, height))
+    return min(candidates, key=lambda place: sum(_shared_area(place, box) for box in boxes))
+
+
+def _shared_area(a: Bbox, b: Bbox) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
+    rows, columns = volume.hu.shape[1:]
+    si, sj = volume.spacing[:2]
+    low, high = WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
+    extent = (-0.5 * si, (columns - 0.5) * si, (rows - 0.5) * sj, -0.5 * sj)
+    axes.imshow(volume.hu[lesion.key_slice], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+    axes.axis("off")
+
+
+def _zoom_to(axes: Axes, volume: Volume, lesion: Lesion) -> None:
+    box = _box_mm(volume, lesion)
+    half = max(ZOOM_MM, 2 * box.width, 2 * box.height) / 2
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    axes.set_xlim(x - half, x + half)
+    axes.set_ylim(y + half, y - half)
+
+
+def _draw_orientation(axes: Axes, volume: Volume) -> None:
+    left, back = volume.direction[:, 0], volume.direction[:, 1]
+    style = {"color": "white", "fontsize": 11, "transform": axes.transAxes, **OUTLINED}
+    axes.text(0.01, 0.5, orientation_letters(-left), va="center", ha="left", **style)
+    axes.text(0.99, 0.5, orientation_letters(left), va="center", ha="right", **style)
+    axes.text(0.5, 0.99, orientation_letters(-back), va="top", ha="center", **style)
+    axes.text(0.5, 0.01, orientation_letters(back), va="bottom", ha="center", **style)
+
+
+def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, captions: bool) -> None:
+    """Every lesion on the key slice of lesion `current`; the others thinner, without axes and with their number only."""
+    key_slice = lesions[current - 1].key_slice
+    shown = [number for number, lesion in enumerate(lesions, 1) if lesion.key_slice == key_slice]
+    for number in shown:
+        lesion = lesions[number - 1]
+        box, colour = _box_mm(volume, lesion), STATUS_COLOURS[lesion.status]
+        width = 1.6 if number == current else 0.8
+        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=colour, linewidth=width))
+        if number == current and lesion.recist is not None:
+            for ends in (lesion.recist.long_axis, lesion.recist.short_axis):
+                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=colour, linewidth=1.0)
+    if captions:
+        _draw_captions(axes, volume, lesions, current, shown)
+
+
+def _draw_captions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, shown: list[int]) -> None:
+    axes.apply_aspect()
+    renderer = axes.figure.canvas.get_renderer()
+    taken = [axes.transData.transform_bbox(_box_mm(volume, lesions[number - 1])) for number in shown]
+    taken = [Bbox([box.min, box.max]) for box in taken]
+    for own, number in zip(list(taken), shown):
+        lesion = lesions[number - 1]
+        label = lesion.caption(number) if number == current else str(number)
+        text = axes.text(0, 0, label, color=STATUS_COLOURS[lesion.status], fontsize=9, transform=None, **OUTLINED)
+        extent = text.get_window_extent(renderer)
+        place = place_caption((extent.width, extent.height), own, taken, axes.bbox)
+        text.set_position((place.x0 - extent.x0, place.y0 - extent.y0))
+        taken.append(place)
+
+
+def _box_mm(volume: Volume, lesion: Lesion) -> Bbox:
+    return Bbox(np.reshape(lesion.box, (2, 2)) * volume.spacing[:2])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, facecolor=figure.get_facecolor())

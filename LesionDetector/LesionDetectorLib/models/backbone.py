@@ -1,0 +1,106 @@
+"""A feature pyramid on a torchvision backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import FeaturePyramidNetwork
+
+BACKBONES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
+_STAGE_STRIDES = (4, 8, 16, 32)
+
+
+class Pyramid(nn.Module):
+    """Backbone and feature pyramid network (Lin et al., CVPR 2017): images in, one map of `channels` per stride out.
+
+    The backbone's batch normalisation is frozen, as detectors with few images per step do, and therefore folded into its
+    convolutions: the same function and half the memory traffic. Strides beyond 32 are further convolutions of stride 2.
+
+    Parameters
+    ----------
+    backbone: one of BACKBONES.
+    slices: input channels.
+    channels: width of every map of the pyramid.
+    strides: consecutive powers of two that begin with 4, 8, 16 or 32.
+    """
+
+    def __init__(self, backbone: str, slices: int, channels: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"'{backbone}' is no backbone; use one of: {', '.join(BACKBONES)}.")
+        if not strides or strides[0] not in _STAGE_STRIDES or any(b != 2 * a for a, b in pairwise(strides)):
+            raise ValueError(f"Strides must double from one of {_STAGE_STRIDES} on, not {tuple(strides)}.")
+        self.backbone, self.slices = backbone, slices
+        self.stages = _stages(backbone, slices)
+        self.first = _STAGE_STRIDES.index(strides[0])
+        used = _STAGE_STRIDES[self.first : self.first + len(strides)]
+        self.stages = self.stages[: self.first + len(used)]
+        self.fpn = FeaturePyramidNetwork([_width(stage) for stage in self.stages[self.first :]], channels)
+        self.coarser = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in strides[len(used) :])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (N, channels, H / stride, W / stride) of `images` (N, slices, H, W), finest first."""
+        features = OrderedDict()
+        for number, stage in enumerate(self.stages):
+            images = stage(images)
+            if number >= self.first:
+                features[str(number)] = images
+        maps = list(self.fpn(features).values())
+        for conv in self.coarser:
+            maps.append(conv(relu(maps[-1])))
+        return maps
+
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        """Take the weights of torchvision's image classifier of the same name; RuntimeError names those that do not fit."""
+        self.stages.load_state_dict(_stages(self.backbone, self.slices, state)[: len(self.stages)].state_dict())
+
+
+def _stages(backbone: str, slices: int, state: dict[str, Tensor] | None = None) -> nn.ModuleList:
+    """The four stages of the torchvision classifier, which end at strides 4, 8, 16 and 32."""
+    net = getattr(torchvision.models, backbone)(weights=None)
+    if state is not None:
+        net.load_state_dict(state)
+    _fold_batch_norm(net.eval())
+    if backbone == "mobilenet_v2":
+        parts = [net.features[:4], net.features[4:7], net.features[7:14], net.features[14:18]]
+        parts[0][0][0] = _adapt_stem(parts[0][0][0], slices)
+    else:
+        stem = nn.Sequential(_adapt_stem(net.conv1, slices), net.relu, net.maxpool)
+        parts = [nn.Sequential(stem, net.layer1), net.layer2, net.layer3, net.layer4]
+    return nn.ModuleList(parts).train()
+
+
+def _fold_batch_norm(module: nn.Module) -> None:
+    """Fold every batch normalisation into the convolution registered before it."""
+    previous = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, previous, fuse_conv_bn_eval(getattr(module, previous), child))
+            setattr(module, name, nn.Identity())
+        else:
+            _fold_batch_norm(child)
+        previous = name
+
+
+def _adapt_stem(conv: nn.Conv2d, slices: int) -> nn.Conv2d:
+    """The RGB convolution for `slices` grey slices; slices that are all alike give what a grey picture gave."""
+    adapted = nn.Conv2d(slices, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+    with torch.no_grad():
+        if slices % 3 == 0:
+            adapted.weight.copy_(conv.weight.repeat(1, slices // 3, 1, 1) * (3 / slices))
+        else:
+            adapted.weight.copy_(conv.weight.sum(dim=1, keepdim=True) / slices)
+        adapted.bias.copy_(conv.bias)
+    return adapted
+
+
+def _width(stage: nn.Module) -> int:
+    """The number of channels that leave a stage, which is that of its last convolution."""
+    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels

@@ -1,0 +1,121 @@
+"""Weights files: the tensors as safetensors, and beside them a JSON card with the same stem that says what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ..lesion import BodyPart
+from .vfnet import VFNet
+
+FORMAT = 1
+LABELS = [part.title for part in BodyPart]
+DETECTORS = {"vfnet": VFNet}
+PREPROCESSING = {"window": [-1024, 3071], "pixel_mm": 0.8, "neighbour_mm": 2.0, "max_size": 512}
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used; the message is one sentence for the user."""
+
+
+def build(architecture: dict) -> VFNet:
+    """A new model from a card's "architecture": "detector" and the keyword arguments of its class."""
+    arguments = dict(architecture)
+    detector = arguments.pop("detector", None)
+    if detector not in DETECTORS:
+        raise WeightsError(f"'{detector}' is no detector that this version knows; it knows: {', '.join(DETECTORS)}.")
+    try:
+        return DETECTORS[detector](**arguments)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"The architecture {architecture} cannot be built: {error}") from error
+
+
+def save(model: VFNet, path: Path | str, card: dict, half: bool = False) -> None:
+    """Write the weights to `path` (.safetensors) and the card beside it (.json), each at once or not at all.
+
+    The card gets "format", "architecture", "labels" and "preprocessing" from the program; `card` adds the rest ("training",
+    "results", ...). With `half` the tensors are stored as float16.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    facts = {
+        "format": FORMAT,
+        "architecture": model.architecture,
+        "labels": LABELS,
+        "preprocessing": {**PREPROCESSING, "slices": model.architecture["slices"]},
+    }
+    _write(path, to_bytes(tensors))
+    _write(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def load(path: Path | str) -> tuple[VFNet, dict]:
+    """The model in evaluation mode, in float32 on the CPU, and its card; WeightsError if the two files are not usable together."""
+    path = Path(path)
+    card = _read_card(path)
+    if card.get("format") != FORMAT:
+        raise WeightsError(f"{path.with_suffix('.json')} has format {card.get('format')}, and this version reads format {FORMAT} only.")
+    if card.get("labels") != LABELS:
+        raise WeightsError(f"{path.with_suffix('.json')} names the labels {card.get('labels')}, and this version needs {LABELS}.")
+    if not isinstance(card.get("architecture"), dict):
+        raise WeightsError(f"{path.with_suffix('.json')} does not say which architecture its weights have.")
+    model = build(card["architecture"]).eval()
+    tensors = _read_tensors(path)
+    _check_fit(path, model, tensors)
+    model.load_state_dict(tensors)
+    return model, card
+
+
+def load_backbone(model: VFNet, path: Path | str) -> None:
+    """Start the backbone from a state_dict of the torchvision classifier of the same name (a .pth file)."""
+    try:
+        model.pyramid.load_backbone(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not hold the weights of torchvision's {model.architecture['backbone']}.") from error
+
+
+def _read_card(path: Path) -> dict:
+    file = path.with_suffix(".json")
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}.")
+    if not file.is_file():
+        raise WeightsError(f"The weights {path} have no card; put {file.name} beside them.")
+    try:
+        card = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise WeightsError(f"The card {file} is not JSON: {error}.") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"The card {file} is not a JSON object.")
+    return card
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
+    except SafetensorError as error:
+        raise WeightsError(f"The weights {path} are damaged or not safetensors ({error}); fetch the file again.") from error
+
+
+def _check_fit(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    wanted = model.state_dict()
+    unlike = sorted(wanted.keys() ^ tensors.keys()) or [name for name in wanted if wanted[name].shape != tensors[name].shape]
+    if unlike:
+        raise WeightsError(
+            f"The card {path.with_suffix('.json')} does not fit its weights: {len(unlike)} tensors differ, first {unlike[0]}."
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

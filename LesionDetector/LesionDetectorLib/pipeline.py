@@ -1,0 +1,48 @@
+"""A CT in, labelled and measured lesions out: the one function that every face calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .ct import Volume
+from .detect import Detector, detect
+from .fuse import Candidate, stack
+from .lesion import Lesion, stable_id
+from .recist import measure
+
+LOWEST_CONFIDENCE = 0.2
+"""Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
+MOST_LESIONS = 300
+
+
+def find_lesions(
+    volume: Volume,
+    detectors: Sequence[Detector],
+    lowest_confidence: float = LOWEST_CONFIDENCE,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> list[Lesion]:
+    """The lesions on `volume`, best first; several detectors are fused.
+
+    `progress(stage, done, total)` hears of the stages "detect" and "measure" and may raise to stop; `warn` gets a sentence where the work
+    goes on otherwise than asked (see `detect.detect`).
+    """
+    slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
+    candidates = [candidate for candidate in stack(slices) if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
+    lesions = []
+    for number, candidate in enumerate(candidates, start=1):
+        lesions.append(_measured(volume, candidate))
+        progress("measure", number, len(candidates))
+    return lesions
+
+
+def _measured(volume: Volume, candidate: Candidate) -> Lesion:
+    return Lesion(
+        body_part=candidate.body_part,
+        confidence=candidate.confidence,
+        key_slice=candidate.key_slice,
+        slices=candidate.slices,
+        box=candidate.box,
+        recist=measure(volume.hu[candidate.key_slice], volume.spacing[:2], candidate.box),
+        id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
+    )

@@ -1,0 +1,5 @@
+"""What comes out of a reading: `text` for the report, `table` for spreadsheets, `exchange` for programs."""
+
+from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading, ordered, reported
+
+__all__ = ["DicomSeries", "Geometry", "Model", "Reading", "ordered", "reported"]

@@ -1,0 +1,185 @@
+"""A reading: what is known about a CT and the lesions on it, without the pixels. Every report is written from one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from LesionDetectorLib import __version__
+from LesionDetectorLib.lesion import Lesion, ReviewStatus
+
+if TYPE_CHECKING:
+    from LesionDetectorLib.ct import Volume
+
+Vector = tuple[float, float, float]
+
+
+def ordered(lesions: Iterable[Lesion]) -> list[Lesion]:
+    """The lesions in the one order of every report: by key slice, then falling confidence, those that a reader drew last."""
+    return sorted(
+        lesions, key=lambda lesion: (lesion.key_slice, lesion.confidence is None, -(lesion.confidence or 0), lesion.box, lesion.id)
+    )
+
+
+def reported(lesions: Iterable[Lesion], confidence: float = 0.5) -> list[Lesion]:
+    """The lesions that a report shows, in its order; a lesion's number, in every text, table, picture and scene, is its place here.
+
+    Left out are those that a reader rejected, and those of the detector below `confidence` (0..1) that no reader accepted.
+    """
+    return ordered(
+        lesion
+        for lesion in lesions
+        if lesion.status is ReviewStatus.ACCEPTED
+        or (lesion.status is ReviewStatus.PENDING and (lesion.confidence is None or lesion.confidence >= confidence))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the voxels of a CT lie in the patient.
+
+    Attributes
+    ----------
+    size: number of voxels along (i, j, k).
+    spacing: mm along (i, j, k).
+    origin: LPS mm of the centre of voxel (0, 0, 0).
+    direction: three rows of a matrix whose columns are the LPS unit vectors of i, j and k.
+    """
+
+    size: tuple[int, int, int]
+    spacing: Vector
+    origin: Vector
+    direction: tuple[Vector, Vector, Vector]
+
+    def __post_init__(self) -> None:
+        numbers = [*self.spacing, *self.origin, *(value for row in self.direction for value in row)]
+        if not all(map(math.isfinite, numbers)) or min(self.spacing) <= 0 or min(self.size) < 1:
+            raise ValueError(f"A CT needs a size of at least 1, a spacing above 0 mm and finite positions, not {self}.")
+
+    def to_lps(self, points: np.ndarray | Vector) -> np.ndarray:
+        """LPS mm of continuous voxel indices (i, j, k); both (..., 3)."""
+        steps = np.array(self.direction) * self.spacing
+        return np.asarray(points, dtype=float) @ steps.T + self.origin
+
+
+@dataclass(frozen=True, slots=True)
+class DicomSeries:
+    """The identifiers by which a DICOM report refers to its CT.
+
+    `sop_instance_uids` are in order of k; None for a slice whose voxels are not the pixels of any file, so that nothing may point there.
+    """
+
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str
+    sop_instance_uids: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The weights that found the lesions: the name on their card and the SHA-256 of the file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The lesions on one CT series and what a report must say about where they come from; an immutable value without pixels.
+
+    Attributes
+    ----------
+    source: name of the file or folder that was read, without its path.
+    study, series: as the report prints them.
+    series_uid: identifies the series; "" if nothing does.
+    first_slice: the number by which a report calls the slice k = 0.
+    geometry: size and position of the voxels.
+    dicom: identifiers for a DICOM report, None for a CT that is no DICOM.
+    warnings: sentences about the CT that a reader must know.
+    models: the weights used; none for a reading without detector.
+    confidence: 0..1, lesions of the detector below it are not reported.
+    lesions: all lesions, in any order, reported or not.
+    software_version: of the program that made the reading.
+
+    Raises
+    ------
+    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1.
+    """
+
+    source: str
+    study: str
+    series: str
+    series_uid: str
+    first_slice: int
+    geometry: Geometry
+    dicom: DicomSeries | None = None
+    warnings: tuple[str, ...] = ()
+    models: tuple[Model, ...] = ()
+    confidence: float = 0.5
+    lesions: tuple[Lesion, ...] = field(default=())
+    software_version: str = __version__
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"The confidence threshold must lie in 0..1, not {self.confidence}.")
+        if len({lesion.id for lesion in self.lesions}) < len(self.lesions):
+            raise ValueError("Two lesions have the same id.")
+        slices = self.geometry.size[2]
+        for lesion in self.lesions:
+            if lesion.slices[0] < 0 or lesion.slices[1] >= slices:
+                raise ValueError(f"Lesion {lesion.id} spans slices {lesion.slices}, but the CT has slices 0..{slices - 1}.")
+
+    @classmethod
+    def of(cls, volume: Volume, lesions: Iterable[Lesion], models: Iterable[Model] = (), confidence: float = 0.5) -> Reading:
+        """The reading of `lesions` on `volume`, found by `models` and reported from `confidence` on.
+
+        Of paths only the last name is kept, also in warnings: folders are often named after patients.
+        """
+        path, name = str(volume.source), volume.source.name
+        warnings = (warning.replace(path, name) if name else warning for warning in volume.warnings)
+        depth, height, width = volume.hu.shape
+        return cls(
+            source=_printable(volume.source.absolute().name),
+            study=volume.study,
+            series=volume.series,
+            series_uid=volume.series_uid,
+            first_slice=int(volume.first_slice),
+            geometry=Geometry(
+                size=(width, height, depth),
+                spacing=tuple(map(float, volume.spacing)),
+                origin=tuple(map(float, volume.origin)),
+                direction=tuple(tuple(map(float, row)) for row in volume.direction),
+            ),
+            dicom=_dicom_series(volume.dicom) if volume.dicom else None,
+            warnings=tuple(map(_printable, warnings)),
+            models=tuple(models),
+            confidence=float(confidence),
+            lesions=tuple(ordered(lesions)),
+        )
+
+    @property
+    def reported(self) -> list[Lesion]:
+        """The lesions that the report shows; their numbers count from 1 in this order."""
+        return reported(self.lesions, self.confidence)
+
+    def slice_number(self, k: int) -> int:
+        """The number by which the report calls slice k."""
+        return k + self.first_slice
+
+
+def _printable(text: str) -> str:
+    """`text` with a question mark for each byte of a file name that is no character, which UTF-8 could not write."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _dicom_series(identifiers: dict) -> DicomSeries:
+    return DicomSeries(
+        study_uid=identifiers["study_uid"],
+        series_uid=identifiers["series_uid"],
+        frame_of_reference_uid=identifiers["frame_of_reference_uid"],
+        sop_instance_uids=tuple(identifiers["sop_instance_uids"]),
+    )

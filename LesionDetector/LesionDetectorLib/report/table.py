@@ -1,0 +1,67 @@
+"""The table of lesions for spreadsheets: one row a lesion, what a reader asks for first, what programs need last."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.report.files import write_text
+from LesionDetectorLib.report.reading import Reading, ordered
+
+COLUMNS = (
+    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin"),
+    *("k", "first_k", "last_k", "box_x0", "box_y0", "box_x1", "box_y1"),
+    *("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1"),
+    *("centre_l_mm", "centre_p_mm", "centre_s_mm", "id"),
+)
+
+
+def compose(reading: Reading) -> str:
+    """All lesions as CSV: the reported ones by their number, then the others, whose number is empty.
+
+    Diameters are in mm, the centre of the box is in LPS mm, `slice` is the number that the report prints; k, box and end points
+    are continuous voxel indices of the CT. What is not known is empty.
+    """
+    shown = reading.reported
+    numbered = {lesion.id for lesion in shown}
+    hidden = [lesion for lesion in ordered(reading.lesions) if lesion.id not in numbered]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_row(reading, lesion, number) for number, lesion in enumerate(shown, start=1))
+    writer.writerows(_row(reading, lesion, None) for lesion in hidden)
+    return file.getvalue()
+
+
+def write(path: Path | str, reading: Reading) -> None:
+    """Write the table to `path` as UTF-8, all of it or nothing. Raises OSError."""
+    write_text(path, compose(reading))
+
+
+def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
+    x0, y0, x1, y1 = lesion.box
+    centre = reading.geometry.to_lps(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice))
+    recist = lesion.recist
+    ends = [None] * 8 if recist is None else [value for point in (*recist.long_axis, *recist.short_axis) for value in point]
+    return [
+        number,
+        lesion.body_part.title,
+        _rounded(lesion.confidence, 3),
+        _rounded(recist and recist.long_mm, 1),
+        _rounded(recist and recist.short_mm, 1),
+        reading.study,
+        reading.series,
+        reading.slice_number(lesion.key_slice),
+        lesion.status.value,
+        lesion.origin.value,
+        lesion.key_slice,
+        *lesion.slices,
+        *(_rounded(value, 3) for value in (*lesion.box, *ends, *centre.tolist())),
+        lesion.id,
+    ]
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

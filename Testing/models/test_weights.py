@@ -1,0 +1,114 @@
+"""Weights files: the way there and back, and every reason to refuse one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.models.weights import WeightsError, load, load_backbone, save
+
+
+@pytest.fixture(scope="module")
+def model() -> VFNet:
+    torch.manual_seed(0)
+    return VFNet(channels=8, tower_depth=1, strides=(4, 8), slices=1)
+
+
+@pytest.fixture
+def saved(model: VFNet, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save(model, path, {"training": {"steps": 1}, "results": {}})
+    return path
+
+
+def edit_card(path: Path, **changes) -> None:
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+
+
+def test_round_trip(model: VFNet, saved: Path) -> None:
+    loaded, card = load(saved)
+    assert not loaded.training
+    assert card["training"] == {"steps": 1}
+    assert card["preprocessing"]["slices"] == 1
+    assert card["labels"][0] == "Bone"
+    images = torch.rand(1, 1, 64, 64) * 255
+    assert torch.equal(loaded(images).refined[0], model.eval()(images).refined[0])
+    assert sorted(file.name for file in saved.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
+
+
+def test_half_precision_is_half_as_large(model: VFNet, saved: Path, tmp_path: Path) -> None:
+    save(model, tmp_path / "half.safetensors", {}, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * saved.stat().st_size
+    loaded, _ = load(tmp_path / "half.safetensors")
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+
+
+def test_default_model_fits_in_20_mb() -> None:
+    assert sum(tensor.numel() * 4 for tensor in VFNet().state_dict().values()) < 20e6
+
+
+def swap_tensors(path: Path) -> None:
+    other = path.with_name("other.safetensors")
+    save(VFNet(channels=16, tower_depth=1, strides=(4, 8), slices=1), other, {})
+    other.replace(path)
+
+
+def add_tensors(path: Path) -> None:
+    other = path.with_name("other.safetensors")
+    save(VFNet(channels=8, tower_depth=2, strides=(4, 8), slices=1), other, {})
+    other.replace(path)
+
+
+def architecture(**changes) -> dict:
+    return VFNet(channels=8, tower_depth=1, strides=(4, 8), slices=1).architecture | changes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "no weights file"),
+        (lambda path: path.with_suffix(".json").unlink(), "no card"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "not JSON"),
+        (lambda path: path.with_suffix(".json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
+        (lambda path: path.with_suffix(".json").write_text("[]"), "not a JSON object"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_bytes(b"\x80\x04pickle" * 100), "damaged"),
+        (swap_tensors, "does not fit"),
+        (add_tensors, "does not fit"),
+        (lambda path: edit_card(path, format=2), "format 2"),
+        (lambda path: edit_card(path, labels=weights.LABELS[::-1]), "labels"),
+        (lambda path: edit_card(path, architecture=None), "which architecture"),
+        (lambda path: edit_card(path, architecture=architecture(detector="yolo")), "'yolo' is no detector"),
+        (lambda path: edit_card(path, architecture=architecture(backbone="vgg")), "'vgg' is no backbone"),
+        (lambda path: edit_card(path, architecture=architecture(depth=3)), "cannot be built"),
+        (lambda path: edit_card(path, architecture=architecture(strides=[4, 12])), "must double"),
+        (lambda path: edit_card(path, architecture=architecture(channels=12)), "multiple of 8"),
+    ],
+)
+def test_refusals(saved: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(saved)
+    with pytest.raises(WeightsError, match=message) as refusal:
+        load(saved)
+    assert "\n" not in str(refusal.value)
+
+
+def test_imagenet_backbone(shared_data: Path) -> None:
+    path = shared_data / "backbone" / "mobilenet_v2_1.0_224_quant_torchvision.pth"
+    net = torchvision.models.mobilenet_v2(weights=None).eval()
+    net.load_state_dict(torch.load(path, weights_only=True))
+    model = VFNet(channels=8, tower_depth=1)
+    load_backbone(model, path)
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        features = model.pyramid.stages[1](model.pyramid.stages[0](images))
+        torch.testing.assert_close(features, net.features[:7](images), atol=1e-3, rtol=1e-3)
+    with pytest.raises(WeightsError, match="resnet18"):
+        load_backbone(VFNet(backbone="resnet18", channels=8, tower_depth=1), path)

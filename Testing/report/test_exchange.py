@@ -1,0 +1,166 @@
+"""lesions.json: nothing is lost, the schema holds, and every fault gets its sentence."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.report import Model, exchange
+from LesionDetectorLib.report.exchange import ExchangeError
+from readings import AXES, GEOMETRY, lesion, reading, readings
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(exchange.SCHEMA.read_text(encoding="utf-8")))
+
+
+def record(**changes) -> dict:
+    """The JSON of a small reading with some of its fields changed."""
+    return json.loads(exchange.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(readings)
+def test_round_trip_loses_nothing_and_fits_the_schema(made):
+    content = exchange.dumps(made)
+    assert exchange.loads(content) == made
+    VALIDATOR.validate(json.loads(content))
+
+
+def test_round_trip_of_forty_lesions_through_a_file(tmp_path):
+    lesions = [lesion(BodyPart(1 + k % 8), 0.1 + k / 50, k=k, box=(k / 3, 0.1, k + 7.7, 1e-3 + k), recist=AXES) for k in range(1, 41)]
+    made = reading(*lesions, source="肝 Größe.nrrd", models=(Model("VFNet", "ab" * 32),))
+    path = tmp_path / "lesions.json"
+    exchange.write(path, made)
+    assert exchange.read(path) == made
+    assert "肝 Größe.nrrd" in path.read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numpy_numbers_are_written():
+    box = tuple(np.array([1, 2, 3, 4], np.float32))
+    made = reading(lesion(BodyPart.LUNG, np.float32(0.5), k=np.int64(3), box=box))
+    assert exchange.loads(exchange.dumps(made)).lesions[0].box == (1, 2, 3, 4)
+
+
+def test_schema_is_valid_and_refuses_what_is_not_in_it():
+    VALIDATOR.check_schema(VALIDATOR.schema)
+    VALIDATOR.validate(record())
+    assert not VALIDATOR.is_valid(record(patient_name="Doe"))
+    assert not VALIDATOR.is_valid(record(version=2))
+    assert VALIDATOR.schema["properties"]["version"]["const"] == exchange.VERSION
+    body_parts = VALIDATOR.schema["properties"]["lesions"]["items"]["properties"]["body_part"]["enum"]
+    assert body_parts == [part.title for part in BodyPart]
+
+
+def test_unknown_fields_are_passed_over():
+    assert exchange.loads(json.dumps(record(comment="of a later release"))) == exchange.loads(json.dumps(record()))
+
+
+def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "lesions.json"
+    exchange.write(path, reading())
+    before = path.read_bytes()
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exchange.write(path, reading(lesion(BodyPart.LUNG, 0.9)))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "not valid JSON"),
+        ("Lesions:\n\nStudy: 01", "not valid JSON"),
+        pytest.param("[" * 100_000, "not valid JSON", id="deep"),
+        ('{"format": NaN}', "NaN is not a number"),
+        ("[]", "no list of lesions: its 'format' should be 'lesion-detector/lesions'"),
+        (json.dumps({"type": "FeatureCollection"}), "no list of lesions"),
+        (json.dumps(record(version=2)), "version 2 of the format, and this program reads version 1"),
+        (json.dumps(record(version="1")), "'version' must be a whole number"),
+        (json.dumps(record(lesions={})), "'lesions' must be a list"),
+        (json.dumps(record(lesions=[7])), r"'lesions\[0\]' must be an object"),
+        (json.dumps(record(parameters={"confidence": 50})), "threshold must lie in 0..1, not 50"),
+        (json.dumps(record()).replace("0.9", "1e999"), "'lesions.0..confidence' must be a finite number"),
+        pytest.param(json.dumps(record()).replace("0.9", "1" + "0" * 400), "'lesions.0..confidence' must be a finite number", id="huge"),
+    ],
+)
+def test_wrong_file_gets_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "lesions.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ExchangeError, match=sentence) as caught:
+        exchange.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"box": [1, 2, 3]}, r"'lesions\[0\].box' must hold 4 values, not 3"),
+        ({"box": [1, 2, 3, "4"]}, r"'lesions\[0\].box\[3\]' must be a number"),
+        ({"box": [3, 2, 1, 4]}, r"lesions\[0\]: A box needs x0 < x1"),
+        ({"key_slice": 50.5}, r"'lesions\[0\].key_slice' must be a whole number"),
+        ({"key_slice": True}, r"'lesions\[0\].key_slice' must be a whole number"),
+        ({"key_slice": 90, "slices": [90, 90]}, "spans slices"),
+        ({"body_part": "Toe"}, r"lesions\[0\]: 'Toe' is no body part"),
+        ({"status": "maybe"}, r"lesions\[0\]: 'maybe' is not a valid ReviewStatus"),
+        ({"recist": {}}, r"'lesions\[0\].recist.long_axis' is missing"),
+        ({"id": None}, r"'lesions\[0\].id' must be a text"),
+    ],
+)
+def test_wrong_lesion_gets_one_sentence(change, sentence):
+    faulty = record()
+    faulty["lesions"][0] |= change
+    with pytest.raises(ExchangeError, match=sentence):
+        exchange.loads(json.dumps(faulty))
+
+
+def paths_to_fields(value, path=()):
+    """Every field of the record, as the keys that lead to it."""
+    for key, inner in value.items():
+        yield (*path, key)
+        if isinstance(inner, dict):
+            yield from paths_to_fields(inner, (*path, key))
+
+
+@pytest.mark.parametrize("path", list(paths_to_fields(record() | {"lesions": []})), ids=".".join)
+def test_missing_field_is_named(path):
+    faulty = record()
+    holder = faulty
+    for key in path[:-1]:
+        holder = holder[key]
+    del holder[path[-1]]
+    with pytest.raises(ExchangeError, match=r"'format' should be" if path == ("format",) else f"'{'.'.join(path)}' is missing"):
+        exchange.loads(json.dumps(faulty))
+
+
+@pytest.mark.parametrize("field", sorted(record()["lesions"][0]))
+def test_missing_field_of_a_lesion_is_named(field):
+    faulty = record()
+    del faulty["lesions"][0][field]
+    with pytest.raises(ExchangeError, match=rf"'lesions\[0\].{field}' is missing"):
+        exchange.loads(json.dumps(faulty))
+
+
+def test_binary_file_and_missing_file(tmp_path):
+    path = tmp_path / "ct.nrrd"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ExchangeError, match=r"ct.nrrd: this is not a text file"):
+        exchange.read(path)
+    with pytest.raises(FileNotFoundError):
+        exchange.read(tmp_path / "absent.json")
+
+
+def test_flat_geometry_in_a_file_is_refused():
+    made = reading()
+    content = exchange.dumps(made).replace(json.dumps(GEOMETRY.spacing[2]), "0.0")
+    with pytest.raises(ExchangeError, match="spacing above 0"):
+        exchange.loads(content)

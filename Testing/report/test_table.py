@@ -1,0 +1,76 @@
+"""lesions.csv: its rows, its numbers, its coordinates."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.report import table
+from readings import AXES, lesion, reading
+
+
+def rows(path, *lesions, **changes) -> list[dict[str, str]]:
+    table.write(path / "lesions.csv", reading(*lesions, **changes))
+    with (path / "lesions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_row_of_a_measured_lesion(tmp_path):
+    (row,) = rows(tmp_path, lesion(BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES), study='a,"b"\nü')
+    assert row == {
+        "number": "1",
+        "body_part": "Soft tissue",
+        "confidence": "0.876",
+        "long_axis_mm": "18.0",
+        "short_axis_mm": "12.0",
+        "study": 'a,"b"\nü',
+        "series": "01",
+        "slice": "51",
+        "status": "pending",
+        "origin": "detector",
+        "k": "50",
+        "first_k": "49",
+        "last_k": "52",
+        "box_x0": "100.000",
+        "box_y0": "100.000",
+        "box_x1": "120.000",
+        "box_y1": "120.000",
+        "long_x0": "100.000",
+        "long_y0": "110.000",
+        "long_x1": "122.500",
+        "long_y1": "110.000",
+        "short_x0": "110.000",
+        "short_y0": "102.500",
+        "short_x1": "110.000",
+        "short_y1": "117.500",
+        "centre_l_mm": "-112.000",  # -200 + 110 * 0.8
+        "centre_p_mm": "-102.500",
+        "centre_s_mm": "262.500",
+        "id": "SOFT_TISSUE-0.8765-50",
+    }
+
+
+def test_what_is_unknown_is_empty(tmp_path):
+    (row,) = rows(tmp_path, lesion(BodyPart.LUNG, None, origin=Origin.READER))
+    assert {name for name, value in row.items() if not value} == {
+        *("confidence", "long_axis_mm", "short_axis_mm", "long_x0", "long_y0", "long_x1", "long_y1"),
+        *("short_x0", "short_y0", "short_x1", "short_y1"),
+    }
+
+
+def test_numbers_are_those_of_the_report_and_hidden_lesions_come_last(tmp_path):
+    lesions = (
+        lesion(BodyPart.LUNG, 0.9, k=30),
+        lesion(BodyPart.BONE, 0.95, k=10, status=ReviewStatus.REJECTED),
+        lesion(BodyPart.LIVER, 0.6, k=20),
+        lesion(BodyPart.KIDNEY, 0.2, k=5),
+    )
+    found = [(row["number"], row["body_part"]) for row in rows(tmp_path, *lesions)]
+    assert found == [("1", "Liver"), ("2", "Lung"), ("", "Kidney"), ("", "Bone")]
+
+
+@pytest.mark.parametrize("columns", [table.COLUMNS])
+def test_no_lesions_leave_the_header(tmp_path, columns):
+    assert rows(tmp_path) == []
+    assert (tmp_path / "lesions.csv").read_text(encoding="utf-8") == ",".join(columns) + "\n"

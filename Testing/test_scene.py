@@ -1,0 +1,309 @@
+"""The Slicer scene: written, read back in a fresh process, edited, rendered; in axial, oblique and left-handed geometry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from LesionDetectorLib import scene as lesion_scene
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.scene import SceneError
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
+pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
+
+OBLIQUE = np.array([[0.98, -0.17, 0.1], [0.199, 0.837, -0.509], [0.003, 0.519, 0.855]])
+GEOMETRIES = {"axial": np.eye(3), "oblique": np.linalg.qr(OBLIQUE)[0] * -1, "left-handed": np.diag((1.0, 1.0, -1.0))}
+SHAPE = (12, 90, 100)
+SPACING = (1.5, 1.2, 3.0)
+
+READ_SCENES = """
+import json, sys
+from dataclasses import asdict
+import slicer
+from LesionDetectorLib import scene as s
+result = {}
+for path in sys.argv[1:]:
+    scene = s.load_scene(path)
+    boxes = s._all_nodes(scene, "vtkMRMLMarkupsROINode")
+    table = scene.GetFirstNodeByClass("vtkMRMLTableNode")
+    volume = scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    array = slicer.util.arrayFromVolume(volume)
+    labels = scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    result[path] = {
+        "lesions": [asdict(lesion) for lesion in s.read_lesions(scene)],
+        "names": [box.GetName() for box in boxes],
+        "locked": [bool(node.GetLocked()) for node in s._all_nodes(scene, "vtkMRMLMarkupsNode")],
+        "colours": [box.GetDisplayNode().GetSelectedColor() for box in boxes],
+        "native labels": [bool(box.GetDisplayNode().GetPropertiesLabelVisibility()) for box in boxes],
+        "labels": [labels.GetNthControlPointLabel(i) for i in range(labels.GetNumberOfControlPoints())],
+        "table": [[table.GetCellText(row, column) for column in range(8)] for row in range(table.GetNumberOfRows())],
+        "columns": [table.GetColumnName(column) for column in range(table.GetNumberOfColumns())],
+        "ijk to ras": s._ijk_to_ras(volume).tolist(),
+        "shape": array.shape,
+        "voxels": [int(array[2, 3, 4]), int(array.sum())],
+        "parents": sorted({hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(box))) for box in boxes}),
+    }
+print("RESULT" + json.dumps(result))
+"""
+
+
+def volume_with(direction: np.ndarray) -> Volume:
+    """A body with a lung on the patient's right, a spine at the back and a bright lesion on the left."""
+    k, j, i = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    hu = np.full(SHAPE, -1000)
+    hu[((i - 50) / 45) ** 2 + ((j - 45) / 40) ** 2 < 1] = 40
+    hu[((i - 25) / 10) ** 2 + ((j - 40) / 18) ** 2 < 1] = -850
+    hu[((i - 50) / 6) ** 2 + ((j - 75) / 6) ** 2 < 1] = 700
+    hu[((i - 70) / 6) ** 2 + ((j - 40) / 8) ** 2 + ((k - 6) / 3) ** 2 < 1] = 120
+    return Volume(hu.astype(np.int16), SPACING, (-90.0, -80.0, 40.0), direction, Path("ct.nrrd"), study="1", series="2", first_slice=1)
+
+
+def some_lesions() -> list[Lesion]:
+    recist = Recist(((70.0, 32.5), (70.0, 47.5)), ((64.0, 40.0), (76.0, 40.0)), 18.0, 18.0)
+    return [
+        Lesion(BodyPart.SOFT_TISSUE, 0.8712345, 6, (4, 8), (59.0, 27.5, 81.0, 52.5), recist),
+        Lesion(BodyPart.LUNG, None, 6, (6, 6), (20.3, 30.2, 30.0, 41.7), None, ReviewStatus.REJECTED, Origin.READER),
+        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED),
+    ]
+
+
+@pytest.fixture(scope="module")
+def lesions() -> list[Lesion]:
+    return some_lesions()
+
+
+@pytest.fixture(scope="module")
+def scene_files(tmp_path_factory, lesions) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("Szenen é")
+    files = {name: folder / f"{name}.mrb" for name in GEOMETRIES}
+    for name, direction in GEOMETRIES.items():
+        lesion_scene.write_scene(volume_with(direction), lesions, files[name])
+    assert sorted(folder.iterdir()) == sorted(files.values())
+    return files
+
+
+@pytest.fixture(scope="module")
+def read_back(scene_files) -> dict[str, dict]:
+    """What a fresh process finds in the scene files."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", READ_SCENES, *map(str, scene_files.values())]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    result = json.loads(output[output.index("RESULT") + len("RESULT") :])
+    return {name: result[str(path)] for name, path in scene_files.items()}
+
+
+@pytest.fixture
+def shown(lesions):
+    """A scene with lesions on an oblique CT: (scene, volume node, volume)."""
+    volume = volume_with(GEOMETRIES["oblique"])
+    scene = lesion_scene.new_scene()
+    volume_node = lesion_scene.add_volume(scene, volume)
+    lesion_scene.show_lesions(scene, volume_node, lesions, volume.slice_number)
+    return scene, volume_node, volume
+
+
+def assert_same(found: dict, lesion: Lesion) -> None:
+    expected = asdict(lesion)
+    exact = ("body_part", "confidence", "key_slice", "status", "origin", "id")
+    assert {name: found[name] for name in exact} == {name: expected[name] for name in exact}
+    assert tuple(found["slices"]) == lesion.slices
+    assert found["box"] == pytest.approx(lesion.box, abs=1e-3)
+    assert (found["recist"] is None) == (lesion.recist is None)
+    for name in ("long_axis", "short_axis", "long_mm", "short_mm") if lesion.recist else ():
+        np.testing.assert_allclose(found["recist"][name], expected["recist"][name], atol=1e-3)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_lesion_comes_back_in_a_fresh_process(read_back, lesions, geometry):
+    found = read_back[geometry]
+    assert found["names"] == [lesion.caption(number) for number, lesion in enumerate(lesions, 1)]
+    for record, lesion in zip(found["lesions"], lesions, strict=True):
+        assert_same(record, lesion)
+    np.testing.assert_allclose(found["colours"], [lesion_scene.STATUS_COLOURS[lesion.status] for lesion in lesions], atol=1e-4)
+    assert all(found["locked"])
+    assert not any(found["native labels"])
+    assert found["labels"] == found["names"]
+    assert found["parents"] == ["Lesions of CT 1 2"]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_table_comes_back_in_a_fresh_process(read_back, lesions, geometry):
+    found = read_back[geometry]
+    assert tuple(found["columns"]) == lesion_scene.COLUMNS
+    for number, (row, lesion) in enumerate(zip(found["table"], lesions, strict=True), 1):
+        assert [row[0], row[1], row[5:]] == [
+            str(number),
+            lesion.body_part.title,
+            [str(lesion.key_slice + 1), lesion.status.value, lesion.id],
+        ]
+        numbers = (lesion.confidence, lesion.recist and lesion.recist.long_mm, lesion.recist and lesion.recist.short_mm)
+        expected = [np.nan if number is None else number for number in numbers]
+        assert list(map(float, row[2:5])) == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_ct_comes_back_in_a_fresh_process(read_back, geometry):
+    volume, found = volume_with(GEOMETRIES[geometry]), read_back[geometry]
+    assert tuple(found["shape"]) == SHAPE
+    assert found["voxels"] == [int(volume.hu[2, 3, 4]), int(volume.hu.sum(dtype=int))]
+    np.testing.assert_allclose(np.diag((-1, -1, 1, 1)) @ found["ijk to ras"], volume.index_to_lps, atol=1e-6)
+
+
+def test_a_box_is_one_slice_thick_along_the_volumes_axes(shown, lesions):
+    scene, _, volume = shown
+    box = scene.GetFirstNodeByClass("vtkMRMLMarkupsROINode")
+    planes = slicer.util.arrayFromVTKMatrix(box.GetObjectToWorldMatrix())
+    half = np.array(box.GetSize()) / 2
+    signs = np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(-1, 3)
+    corners = np.c_[signs * half, np.ones(8)] @ planes.T
+    indices = volume.to_index(corners[:, :3] * (-1, -1, 1))
+    x0, y0, x1, y1 = lesions[0].box
+    np.testing.assert_allclose(indices.min(axis=0), (x0, y0, 5.5), atol=1e-6)
+    np.testing.assert_allclose(indices.max(axis=0), (x1, y1, 6.5), atol=1e-6)
+
+
+def test_a_caption_starts_at_the_left_anterior_corner_of_its_box(shown, lesions):
+    scene, _, volume = shown
+    labels = scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
+    for index, lesion in enumerate(lesions):
+        ras = np.array(labels.GetNthControlPointPosition(index))
+        np.testing.assert_allclose(volume.to_index(ras * (-1, -1, 1)), (lesion.box[2], lesion.box[1], lesion.key_slice), atol=1e-6)
+
+
+def test_a_box_and_an_axis_that_were_moved_are_read_where_they_are(shown, lesions):
+    scene, _, volume = shown
+    box = scene.GetFirstNodeByClass("vtkMRMLMarkupsROINode")
+    line = box.GetNodeReference(lesion_scene.LONG_AXIS)
+    box.SetCenter(volume.to_lps((72.0, 43.0, 7.0)) * (-1, -1, 1))
+    line.SetNthControlPointPosition(0, volume.to_lps((70.0, 30.0, 6.0)) * (-1, -1, 1))
+    moved = lesion_scene.read_lesion(box)
+    assert moved.box == pytest.approx((61.0, 30.5, 83.0, 55.5))
+    assert moved.key_slice == 7
+    assert moved.recist.long_axis[0] == pytest.approx((70.0, 30.0))
+    assert moved.recist.long_mm == pytest.approx(17.5 * SPACING[1])
+    assert moved.id == lesions[0].id
+
+
+def test_lesions_shown_again_replace_each_other(shown, lesions):
+    scene, volume_node, volume = shown
+    before = scene.GetNumberOfNodes()
+    lesion_scene.show_lesions(scene, volume_node, lesions, volume.slice_number)
+    assert scene.GetNumberOfNodes() == before
+    assert len(lesion_scene.read_lesions(scene, volume_node)) == len(lesions)
+    lesion_scene.remove_lesions(scene, volume_node)
+    assert lesion_scene.read_lesions(scene) == []
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsNode") == scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 0
+
+
+def test_a_lesion_without_its_ct_is_refused(shown):
+    scene, volume_node, _ = shown
+    scene.RemoveNode(volume_node)
+    with pytest.raises(SceneError, match="is not in the scene any more"):
+        lesion_scene.read_lesions(scene)
+
+
+def test_lesions_fit_a_volume_node_with_its_voxels_in_another_order(lesions):
+    volume = volume_with(GEOMETRIES["oblique"])
+    flips = np.diag((-1.0, 1.0, -1.0))
+    origin = tuple(volume.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
+    other = Volume(volume.hu[::-1, :, ::-1], SPACING, origin, volume.direction @ flips, Path("ct.nii"))
+    volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
+    found, slice_number = lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
+    for lesion in found:
+        (original,) = (one for one in lesions if one.id == lesion.id)
+        assert slice_number(lesion.key_slice) == volume.slice_number(original.key_slice)
+        corners = [other.to_lps((x, y, lesion.key_slice)) for x, y in (lesion.box[:2], lesion.box[2:])]
+        indices = volume.to_index(corners)
+        assert sorted(indices[:, 0]) == pytest.approx((original.box[0], original.box[2]))
+        assert sorted(indices[:, 1]) == pytest.approx((original.box[1], original.box[3]))
+        assert lesion.slices[0] <= lesion.key_slice <= lesion.slices[1]
+
+
+@pytest.mark.parametrize("origin", [(-90.0, -80.0, 43.0), (0.0, 0.0, 0.0)])
+def test_lesions_of_another_ct_are_refused(lesions, origin):
+    volume = volume_with(np.eye(3))
+    other = Volume(volume.hu, SPACING, origin, np.eye(3), Path("other.nrrd"))
+    volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
+    with pytest.raises(SceneError, match="were found on another CT"):
+        lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
+
+
+def test_what_is_no_scene_is_refused(tmp_path):
+    text = tmp_path / "text.mrb"
+    text.write_text("no archive")
+    with pytest.raises(SceneError, match=r"text\.mrb: this is no scene"):
+        lesion_scene.load_scene(text)
+    empty = tmp_path / "empty.mrb"
+    with zipfile.ZipFile(empty, "w") as file:
+        file.writestr("readme.txt", "no scene")
+    with pytest.raises(SceneError, match=r"empty\.mrb: this archive holds no scene"):
+        lesion_scene.load_scene(empty)
+
+
+def test_a_scene_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    class FullDisk:
+        def SaveSceneToSlicerDataBundleDirectory(self, folder):  # noqa: N802
+            (Path(folder) / "half.nrrd").write_text("half")
+            return False
+
+    path = tmp_path / "scene.mrb"
+    path.write_text("old")
+    with pytest.raises(SceneError, match="could not be written"):
+        lesion_scene.save_scene(FullDisk(), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "slicer", None)
+    with pytest.raises(SceneError, match=r"slicer-core.*pip install 'lesion-detector\[scene\]'"):
+        lesion_scene.new_scene()
+
+
+def test_missing_opengl_is_named(monkeypatch, tmp_path):
+    class NoDriver:
+        def SetOffScreenRendering(self, on):  # noqa: N802
+            pass
+
+        def SupportsOpenGL(self):  # noqa: N802
+            return 0
+
+    monkeypatch.setattr("vtkmodules.vtkRenderingCore.vtkRenderWindow", NoDriver)
+    with pytest.raises(SceneError, match=r"needs OpenGL.*apt-get install libegl1"):
+        lesion_scene.render_scene(tmp_path / "scene.mrb", tmp_path / "scene.png")
+
+
+@pytest.mark.parametrize("geometry", ["oblique", "left-handed"])
+def test_the_axial_view_shows_the_lesion_on_the_patients_left(scene_files, tmp_path, geometry):
+    picture = tmp_path / "scene.png"
+    size = 600
+    try:
+        lesion_scene.render_scene(scene_files[geometry], picture, size)
+    except SceneError as error:
+        pytest.skip(str(error))
+    from matplotlib.image import imread
+
+    pixels = imread(picture)[..., :3]
+    assert pixels.shape == (size, size, 3)
+    scale = size / (SHAPE[2] * SPACING[0])
+    centre = size / 2 + scale * np.array([(70.0 - 49.5) * SPACING[0], (40.0 - 44.5) * SPACING[1]])
+    half = scale * np.array([11.0 * SPACING[0], 12.5 * SPACING[1]])
+    amber = np.abs(pixels - lesion_scene.STATUS_COLOURS[ReviewStatus.PENDING]).max(axis=-1) < 0.15
+    for row, column in ((0, -1), (0, 1), (-1, 0), (1, 0)):
+        x, y = np.rint(centre + half * (column, row)).astype(int)
+        assert amber[y - 3 : y + 4, x - 3 : x + 4].any(), "an edge of the box is not where the lesion is"
+    x0, y0, x1, y1 = np.rint([*(centre - 0.9 * half), *(centre + 0.9 * half)]).astype(int)
+    assert amber[y0:y1, x0:x1].mean() < 0.05, "the lesion is covered"
+    spine = np.rint(size / 2 + scale * np.array([(50 - 49.5) * SPACING[0], (75 - 44.5) * SPACING[1]])).astype(int)
+    assert pixels[spine[1], spine[0]].min() > 0.95, "the spine is not at the back"

@@ -1,0 +1,195 @@
+"""The phantom: the same bytes for a seed, annotations that lie on the lesions, files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from LesionDetectorLib import ct
+from LesionDetectorLib.lesion import BodyPart
+
+from train import phantom
+from train.anatomy import Patient, Tissue
+from train.phantom import Study
+
+SMALL = ["--patients", "1", "--size", "128", "--lesions-per-patient", "2", "--context-mm", "2", "--labels", "balanced"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("phantom") / "set"
+    assert phantom.main(["--out", str(out), "--seed", "3", *SMALL]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def patient() -> Patient:
+    return Patient(np.random.default_rng(2))
+
+
+def seen(patient: Patient, z: float) -> set[Tissue]:
+    frame = phantom.Frame(-250, -250, 2.0, 250)
+    return {Tissue(code) for code in np.unique(patient.paint(z * patient.scale[2], frame))}
+
+
+def test_same_seed_gives_the_same_bytes_whatever_the_workers(data_set: Path, tmp_path: Path) -> None:
+    assert phantom.main(["--out", str(tmp_path / "again"), "--seed", "3", "--workers", "2", *SMALL]) == 0
+    assert digests(tmp_path / "again") == digests(data_set)
+
+
+def test_another_seed_gives_another_patient() -> None:
+    one, other = (Study((seed, 1), 0, size=64, interval=5.0).render(40) for seed in (1, 2))
+    assert not np.array_equal(one, other)
+
+
+def test_rows_point_at_files_and_boxes_are_the_hull_with_5_pixels(data_set: Path) -> None:
+    with (data_set / "DL_info.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        series, _, number = row["File_name"].removesuffix(".png").rpartition("_")
+        png = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(data_set / "Images_png" / series / f"{number}.png")))
+        assert png.dtype == np.uint16
+        assert 32768 - 1024 <= png.min() < 32768 - 800
+        ends = np.array([float(v) for v in row["Measurement_coordinates"].split(",")]).reshape(4, 2)
+        box = np.array([float(v) for v in row["Bounding_boxes"].split(",")])
+        np.testing.assert_allclose(box, [*(ends.min(0) - 5), *(ends.max(0) + 5)], atol=0.01)
+        long_px, short_px = (float(v) for v in row["Lesion_diameters_Pixel_"].split(","))
+        assert long_px == pytest.approx(np.hypot(*(ends[1] - ends[0])), abs=0.01)
+        assert short_px <= long_px + 0.01
+        first, last = (int(v) for v in row["Slice_range"].split(","))
+        assert first <= int(number) <= last
+        assert all((data_set / "Images_png" / series / f"{k:03d}.png").is_file() for k in range(first, last + 1))
+
+
+@pytest.mark.parametrize("part", list(BodyPart))
+def test_every_label_finds_a_place_and_is_measured_where_it_lies(part: BodyPart, patient: Patient) -> None:
+    study = Study((0, 1), 1, size=256, interval=2.0, labels=[part], patient=patient)
+    (lesion,) = study.lesions
+    key = study.key_slice(lesion)
+    recist = next(r for found, r in study.measured(key) if found is lesion)
+    x0, y0, x1, y1 = phantom.recist_box(recist, margin=1 + 0.15 * lesion.axes_mm[0] / study.frame.pixel)
+    i, j = ((lesion.centre_mm[a] - corner) / study.frame.pixel for a, corner in enumerate((study.frame.x, study.frame.y)))
+    assert lesion.body_part == part
+    assert x0 < i < x1
+    assert y0 < j < y1
+
+
+def test_lesion_changes_the_picture_only_where_it_is(patient: Patient) -> None:
+    study = Study((0, 1), 1, size=256, interval=2.0, labels=[BodyPart.LUNG], patient=patient)
+    (lesion,) = study.lesions
+    key = study.key_slice(lesion)
+    with_it = study.render(key).astype(int)
+    study.lesions.clear()
+    changed = np.abs(with_it - study.render(key)) > 30
+    j, i = np.nonzero(changed)
+    distance = np.hypot(
+        study.frame.x + i * study.frame.pixel - lesion.centre_mm[0], study.frame.y + j * study.frame.pixel - lesion.centre_mm[1]
+    )
+    assert changed.any()
+    assert distance.max() < max(lesion.extent_mm) + 4 * study.scanner.blur
+
+
+def test_organs_lie_at_their_levels(patient: Patient) -> None:
+    assert {Tissue.LUNG, Tissue.ARTERY, Tissue.AIRWAY, Tissue.CORTEX} <= seen(patient, 400)
+    assert {Tissue.LUNG, Tissue.MYOCARDIUM, Tissue.LEFT_HEART} <= seen(patient, 300)
+    assert {Tissue.LIVER, Tissue.SPLEEN, Tissue.ARTERY} <= seen(patient, 215)
+    assert {Tissue.RENAL_CORTEX, Tissue.BOWEL_WALL, Tissue.VEIN} <= seen(patient, 150)
+    assert {Tissue.BLADDER_URINE, Tissue.MARROW, Tissue.PELVIC_ORGAN} <= seen(patient, -105)
+    assert not {Tissue.LUNG, Tissue.LIVER} & seen(patient, -105)
+
+
+def test_liver_is_on_the_right_and_the_spine_behind(patient: Patient) -> None:
+    frame = phantom.Frame(-250, -250, 2.0, 250)
+    tissue = patient.paint(200 * patient.scale[2], frame, 1)
+    assert np.nonzero(tissue == Tissue.LIVER)[1].mean() < 115
+    assert np.nonzero(tissue == Tissue.CANAL)[0].mean() > np.nonzero(tissue == Tissue.LIVER)[0].mean()
+
+
+def test_sizes_follow_the_label(patient: Patient) -> None:
+    def median(part: BodyPart) -> float:
+        studies = [Study((seed, 1), 3, size=64, interval=5.0, labels=[part], patient=patient) for seed in range(5)]
+        return float(np.median([2 * max(lesion.axes_mm[:2]) for study in studies for lesion in study.lesions]))
+
+    assert 5 < median(BodyPart.LUNG) < 26  # 13.1 mm in DeepLesion
+    assert 12 < median(BodyPart.LIVER) < 50  # 23.8 mm
+
+
+def test_volume_has_annotated_lesions_inside() -> None:
+    hu, spacing, origin, lesions = phantom.volume(1, slices=8, size=128, lesions=2)
+    again, *_ = phantom.volume(1, slices=8, size=128, lesions=2)
+    assert hu.shape == (8, 128, 128)
+    assert hu.dtype == np.int16
+    assert np.array_equal(hu, again)
+    assert spacing[2] == 5.0
+    assert len(origin) == 3
+    assert lesions
+    for lesion in lesions:
+        assert 0 <= lesion.key_slice < 8
+        assert min(lesion.box) > -6 and max(lesion.box) < 134
+
+
+@pytest.mark.parametrize("layout", ["nrrd", "dicom"])
+def test_volumes_are_read_back_the_right_way_up(layout: str, tmp_path: Path) -> None:
+    out = tmp_path / "ct"
+    assert (
+        phantom.main(
+            [
+                "--out",
+                str(out),
+                "--seed",
+                "5",
+                "--format",
+                layout,
+                "--region",
+                "pelvis",
+                "--size",
+                "64",
+                "--patients",
+                "1",
+                "--interval-mm",
+                "20",
+            ]
+        )
+        == 0
+    )
+    path = out / ("000001_01_01.nrrd" if layout == "nrrd" else "000001_01_01")
+    study = Study((5, 1), 6, size=64, region="pelvis", interval=20.0)
+    read = ct.read(path)
+    np.testing.assert_array_equal(read.hu[-1], study.render(0))
+    np.testing.assert_allclose(read.origin, (study.frame.x, study.frame.y, study.z(study.slices - 1)), atol=1e-3)
+    np.testing.assert_allclose(read.spacing, (study.frame.pixel, study.frame.pixel, study.scanner.interval), atol=1e-3)
+    if layout == "dicom":
+        first = pydicom.dcmread(path / "0001.dcm")
+        assert first.SOPClassUID.name == "CT Image Storage"
+        assert float(first.ImagePositionPatient[2]) == pytest.approx(study.top)
+
+
+def test_a_full_folder_is_not_overwritten(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digests(data_set)
+    assert phantom.main(["--out", str(data_set), *SMALL]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert digests(data_set) == before
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, "write_patient", interrupted)
+    assert phantom.main(["--out", str(tmp_path / "set"), *SMALL]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_have_their_shares() -> None:
+    splits = phantom.split_of(40, (70, 15, 15), seed=0)
+    assert [int((splits == s).sum()) for s in (1, 2, 3)] == [28, 6, 6]

@@ -1,0 +1,1 @@
+"""Making training data, training and measuring detectors; needs the `train` extra."""
