@@ -77,7 +77,8 @@ def find_places(volume: Volume) -> Body:
     pelvis = _pelvis(inside, bone, mm, lung_share) & ~_above(liver)
 
     is_fat = (hu > FAT[0]) & (hu < FAT[1])
-    organs = _grow(liver | kidneys | bone, 4, mm) | lungs
+    vertebrae = _close(bone, 15, mm)  # with their marrow, which is as soft as an organ where no contrast was given
+    organs = _grow(liver | kidneys | bone, 4, mm) | vertebrae | lungs
     in_chest = chest & ~organs & (lung_share > 0.15)[:, None, None] & ~behind & _shrink(chest, 6, mm)
     in_belly = inside & ~organs & ~pelvis & ~_above(lungs & (lung_share > 0.04)[:, None, None])
     wall = _shrink(body, 5, mm) & ~_grow(inside | chest | lungs | bone, 5, mm) & ~_grow(liver, 15, mm)
