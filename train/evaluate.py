@@ -22,7 +22,7 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.weights import WeightsError
 from tqdm import tqdm
 
-from train.deeplesion import DeepLesionError, KeySlice, read_info
+from train.deeplesion import UNKNOWN, DeepLesionError, KeySlice, read_info
 from train.froc import Boxes, Froc, froc
 
 EXAMPLES = """
@@ -73,6 +73,17 @@ def report(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: fl
     }
 
 
+def each_lesion(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: float, iou: float) -> list[dict]:
+    """For every labelled lesion: its slice, label and box, and whether it is found at `rate` false positives an image."""
+    result = match(key_slices, found, iou)
+    threshold = result.threshold(rate)
+    lesions = [(entry.name, label, box) for entry in key_slices for label, box in zip(entry.labels, entry.boxes) if label != UNKNOWN]
+    return [
+        {"slice": name, "label": BodyPart(label).title, "box": box.round(1).tolist(), "found": bool(score > threshold)}
+        for (name, label, box), score in zip(lesions, result.found, strict=True)
+    ]
+
+
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
@@ -121,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     slices = kinds.add_parser("slices", parents=[common], help="on the key slices of a data set in DeepLesion's layout")
     slices.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png")
     slices.add_argument("--split", default="test", choices=("train", "val", "test"))
+    slices.add_argument("--each", action="store_true", help="list every lesion and whether it was found")
     whole = kinds.add_parser("ct", parents=[common], help="on every slice of one CT with a csv of boxes")
     whole.add_argument("ct", type=Path)
     whole.add_argument("--boxes", type=Path, required=True, help="csv: slice_file, tumor, class, x1, y1, x2, y2")
@@ -140,7 +152,11 @@ def _evaluate(options: argparse.Namespace) -> dict:
     key_slices = read_info(options.folder, options.split)
     if not key_slices:
         raise DeepLesionError(f"{options.folder} holds no slice of the {options.split} split; choose another with --split.")
-    return report(key_slices, detect_key_slices(detector, key_slices), options.fps, options.iou)
+    found = detect_key_slices(detector, key_slices)
+    result = report(key_slices, found, options.fps, options.iou)
+    if options.each:
+        result["each_lesion"] = each_lesion(key_slices, found, options.fps, options.iou)
+    return result
 
 
 if __name__ == "__main__":

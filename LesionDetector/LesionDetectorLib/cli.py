@@ -121,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
     find.add_argument("--confidence", type=_share, default=0.5, help="report lesions from this confidence on, 0 to 1 (%(default)s)")
     find.add_argument(
-        "--weights", type=Path, nargs="+", metavar="FILE", help="detectors to use, fused if several; default: the one that ships"
+        "--weights",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="detector to use; given several times, they are fused; default: the one that ships",
     )
     find.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
