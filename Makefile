@@ -14,7 +14,7 @@ PHANTOM = demo/ct
 
 demo: $(VENV)/ready
 ifeq ($(CT),)
-	test -d $(PHANTOM) || $(BIN)/python -m train.phantom --format nrrd --region chest --patients 1 --seed 3 --lesions-per-patient 6 --labels balanced --out $(PHANTOM)
+	test -d $(PHANTOM) || $(BIN)/python -m train.phantom --format nrrd --region chest --patients 1 --seed 3 --interval-mm 2.5 --lesions-per-patient 6 --labels balanced --out $(PHANTOM)
 	$(BIN)/lesion-detector detect $(PHANTOM)/*.nrrd --out $(OUT)
 else
 	$(BIN)/lesion-detector detect "$(CT)" --out "$(OUT)"

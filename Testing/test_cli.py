@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ def run(*arguments, **options):
 
 def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, tmp_path):
     out = tmp_path / "found"
-    done = run("detect", ct_file, "--out", out, "--weights", eager_weights, "--progress", "json", "--device", "cpu", "--no-scene")
+    options = ("--weights", eager_weights, "--progress", "json", "--device", "cpu")
+    done = run("detect", ct_file, "--out", "found", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     stages = [event["stage"] for event in events if event["event"] == "progress"]
@@ -59,6 +61,7 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
     report = (out / "report.txt").read_text()
     assert report.startswith("Lesions:") and report.count("Lesion ") == len(reading.reported)
     assert len(list((out / "pictures").glob("*.png"))) >= len(reading.reported)
+    assert zipfile.is_zipfile(out / "scene.mrb")
     assert not [path for path in tmp_path.iterdir() if path != out]
 
 

@@ -76,6 +76,7 @@ def new_scene() -> vtkMRMLScene:
 
 def save_scene(scene: vtkMRMLScene, path: Path) -> None:
     """Write `scene` to `path` (.mrb). Its volumes are compressed fast rather than small. Raises SceneError and OSError."""
+    path = path.resolve()  # slicer refuses a relative one
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".scene-") as temporary:
         bundle = Path(temporary) / "scene"
         bundle.mkdir()
