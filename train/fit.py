@@ -221,6 +221,14 @@ class Run:
         self.step, self.best, self.since_best = 0, -1.0, 0
         self.log: list[dict[str, float]] = []
 
+    def start_from(self, path: Path) -> None:
+        """Take over trained weights of the same architecture; WeightsError where they are none."""
+        trained, card = weights.load(path)
+        if card["architecture"] != self.model.architecture:
+            raise weights.WeightsError(f"{path} has the architecture {card['architecture']}, this run {self.model.architecture}.")
+        for model in (self.model, self.average.module):
+            model.load_state_dict(trained.state_dict())
+
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
@@ -385,6 +393,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint")
     parser.add_argument("--backbone", default="mobilenet_v2", help="mobilenet_v2, resnet18, resnet34 or resnet50 (%(default)s)")
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="ImageNet state_dict of torchvision to start from")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="trained weights (.safetensors) of the same architecture to go on from"
+    )
     parser.add_argument("--slices", type=int, default=3, choices=(1, 3, 9), help="slices of a sample (%(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     for name, kind, text in (
@@ -437,7 +448,10 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         "workers",
     )
     plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
-    return Run(plan, options.out, device, options.backbone_weights)
+    run = Run(plan, options.out, device, options.backbone_weights)
+    if options.start_from:
+        run.start_from(options.start_from)
+    return run
 
 
 if __name__ == "__main__":

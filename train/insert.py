@@ -100,14 +100,44 @@ def insert(scan: Scan, rng: np.random.Generator, context_mm: float) -> tuple[np.
     return slab, key - first, spacing, inserted
 
 
-def write(out: Path, scans: list[Scan], count: int, seed: int, first_patient: int, context_mm: float) -> int:
-    """Write `count` patients below `out` (Images_png, DL_info.csv) and return the number of lesions."""
+def narrow_view(
+    slab: np.ndarray, spacing: tuple[float, float, float], lesions: list[Inserted], rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[float, float, float], list[Inserted]]:
+    """The slab as if it had been reconstructed with a 1.3 to 2.2 times narrower field of view round one of its lesions.
+
+    Pixels are finer then, and so DeepLesion's margin of 5 px round a lesion is fewer mm. Returns slab and spacing of the same shape as
+    before, and the lesions that are still in the picture, in its pixels; all as it was where none would be.
+    """
+    zoom = rng.uniform(1.3, 2.2)
+    size = np.array(slab.shape[:0:-1]) / zoom  # i, j
+    middle = np.mean(lesions[rng.integers(len(lesions))].recist.long_axis, axis=0) + rng.uniform(-0.25, 0.25, 2) * size
+    corner = np.clip(middle - size / 2, 0, np.array(slab.shape[:0:-1]) - size) - 0.5
+    first = corner + 0.5 / zoom  # where pixel (0, 0) looks
+    planes = [
+        ndi.affine_transform(plane, [1 / zoom, 1 / zoom], first[::-1], output_shape=plane.shape, order=1, mode="nearest") for plane in slab
+    ]
+    seen = [replace(made, recist=_seen_from(made.recist, first, zoom)) for made in lesions]
+    seen = [made for made in seen if _inside_picture(made.recist, slab.shape[1:])]
+    if not seen:
+        return slab, spacing, lesions
+    return np.stack(planes), (spacing[0] / zoom, spacing[1] / zoom, spacing[2]), seen
+
+
+def _seen_from(recist: Recist, first: np.ndarray, zoom: float) -> Recist:
+    long_axis, short_axis = ((np.array(axis) - first) * zoom for axis in (recist.long_axis, recist.short_axis))
+    return replace(recist, long_axis=tuple(map(tuple, long_axis.tolist())), short_axis=tuple(map(tuple, short_axis.tolist())))
+
+
+def write(out: Path, scans: list[Scan], count: int, seed: int, first_patient: int, context_mm: float, narrow: float = 0.0) -> int:
+    """Write `count` patients below `out` (Images_png, DL_info.csv) and return the number of lesions; `narrow`: share in a narrow view."""
     rows = []
     for number in tqdm(range(count), desc="Inserting lesions", unit="patient"):
         rng = np.random.default_rng([seed, number])
         slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
         while not lesions:
             slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
+        if rng.random() < narrow:
+            slab, spacing, lesions = narrow_view(slab, spacing, lesions, rng)
         patient = first_patient + number
         for k, section in enumerate(slab):
             write_png(out / "Images_png" / series_folder(patient) / f"{k + 1:03d}.png", section)
@@ -147,10 +177,10 @@ def _choose_spot(scan: Scan, place: Place, rng: np.random.Generator, key: int | 
 
 
 def _size(rng: np.random.Generator, part: BodyPart) -> tuple[float, float]:
-    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 3-8 mm and half the liver lesions a long one of 5-30 mm."""
+    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 2-8 mm and half the liver lesions a long one of 5-30 mm."""
     long_mm, short_mm = sample_size(rng, part)
     if part == BodyPart.MEDIASTINUM and rng.random() < 0.5:
-        return (scaled := rng.uniform(3, 8)) * min(long_mm / short_mm, 2.5), scaled
+        return (scaled := rng.uniform(2, 8)) * min(long_mm / short_mm, 2.5), scaled
     if part == BodyPart.LIVER and rng.random() < 0.5:
         return (scaled := rng.uniform(5, 30)), scaled * short_mm / long_mm
     return long_mm, short_mm
@@ -295,9 +325,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same slices (default 0)")
     parser.add_argument("--first-patient", type=int, default=900_000, help="number of the first patient (default 900000)")
     parser.add_argument("--context-mm", type=float, default=6.0, help="neighbours written on either side of the key slice (default 6 mm)")
+    parser.add_argument("--narrow", type=float, default=0.0, help="share of patients in a narrow field of view, fine pixels (%(default)s)")
     options = parser.parse_args(arguments)
-    if options.count < 1 or options.context_mm < 0:
-        parser.error("--count must be at least 1 and --context-mm at least 0.")
+    if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1:
+        parser.error("--count must be at least 1, --context-mm at least 0, and --narrow 0 to 1.")
     if (options.out / "DL_info.csv").exists():
         parser.error(f"{options.out} already holds a DL_info.csv: give another folder.")
     try:
@@ -305,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     except CTError as error:
         print(error, file=sys.stderr)
         return 2
-    lesions = write(options.out, scans, options.count, options.seed, options.first_patient, options.context_mm)
+    lesions = write(options.out, scans, options.count, options.seed, options.first_patient, options.context_mm, options.narrow)
     print(f"Wrote {lesions} lesions in {options.count} patients to {options.out}.")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,19 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path):
     assert card["training"]["steps_done"] == 4 and json.dumps(card)
     assert (folders[1] / "curves.png").stat().st_size > 1000
     assert (folders[1] / "log.csv").read_text().count("\n") == 5
+
+
+def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
+    cpu = torch.device("cpu")
+    first = fit.Run(plan(data_set, 4), tmp_path, cpu)
+    torch.nn.init.constant_(first.average.module.head.initial.bias, 0.25)
+    first.export(tmp_path / "trained.safetensors", 0.5)
+    second = fit.Run(plan(data_set, 4), tmp_path, cpu)
+    second.start_from(tmp_path / "trained.safetensors")
+    assert (second.model.head.initial.bias == 0.25).all() and (second.average.module.head.initial.bias == 0.25).all()
+    other = fit.Run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
+    with pytest.raises(weights.WeightsError, match="architecture"):
+        other.start_from(tmp_path / "trained.safetensors")
 
 
 @pytest.mark.parametrize(

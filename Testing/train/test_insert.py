@@ -7,7 +7,7 @@ import SimpleITK
 from LesionDetectorLib.ct import Volume, read
 from LesionDetectorLib.lesion import BodyPart
 
-from train.insert import insert, main, prepare
+from train.insert import insert, main, narrow_view, prepare
 from train.places import find_places
 
 SPACING = (4.0, 4.0, 6.0)
@@ -85,12 +85,34 @@ def test_inserted_tissue_is_as_noisy_as_its_surroundings(scan):
     assert 0.5 < np.median(ratios) < 2
 
 
+def test_a_narrow_view_shows_each_lesion_where_its_axes_are(scan):
+    rng = np.random.default_rng(5)
+    slab, key, spacing, inserted = insert(scan, rng, context_mm=5)
+    while not inserted:
+        slab, key, spacing, inserted = insert(scan, rng, context_mm=5)
+    marked = np.full_like(slab, -1000)
+    for made in inserted:
+        i, j = np.rint(np.mean(made.recist.long_axis, axis=0)).astype(int)
+        marked[key, j - 1 : j + 2, i - 1 : i + 2] = 1000
+    near, fine, seen = narrow_view(marked, spacing, inserted, rng)
+    assert near.shape == slab.shape and seen
+    assert spacing[0] / 2.2 <= fine[0] <= spacing[0] / 1.3 and fine[2] == spacing[2]
+    for made in seen:
+        i, j = np.rint(np.mean(made.recist.long_axis, axis=0)).astype(int)
+        assert near[key, j, i] > 0
+        ends = np.subtract(*made.recist.long_axis) * fine[:2]
+        assert np.hypot(*ends) == pytest.approx(made.recist.long_mm, rel=0.01)
+
+
 def test_the_command_writes_deeplesions_layout_and_repeats_itself(tmp_path):
     image = SimpleITK.GetImageFromArray(torso().hu)
     image.SetSpacing(SPACING)
     SimpleITK.WriteImage(image, str(tmp_path / "torso.nii.gz"))
     for name in ("first", "second"):
-        assert main(["--ct", str(tmp_path / "torso.nii.gz"), "--out", str(tmp_path / name), "--count", "3", "--seed", "4"]) == 0
+        assert (
+            main(["--ct", str(tmp_path / "torso.nii.gz"), "--out", str(tmp_path / name), "--count", "3", "--seed", "4", "--narrow", "0.5"])
+            == 0
+        )
     rows = list(csv.DictReader((tmp_path / "first" / "DL_info.csv").open()))
     assert (tmp_path / "first" / "DL_info.csv").read_text() == (tmp_path / "second" / "DL_info.csv").read_text()
     assert {row["Patient_index"] for row in rows} == {"900000", "900001", "900002"}
