@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -89,7 +90,8 @@ class Crops(Dataset):
         return self._crop(torch.from_numpy(sample.astype(np.float32)), boxes, key_slice.labels, rng)
 
     def _prepared(self, key_slice: KeySlice) -> tuple[np.ndarray, Frame]:
-        stem = self.cache / f"{key_slice.name.removesuffix('.png')}_{self.slices}"
+        data_set = crc32(str(key_slice.images.resolve()).encode())  # patients of two data sets may bear the same number
+        stem = self.cache / f"{data_set:08x}_{key_slice.name.removesuffix('.png')}_{self.slices}"
         array, frame_file = stem.with_suffix(".npy"), stem.with_suffix(".json")
         if not frame_file.exists():
             hu, k = key_slice.read(self.slices)
