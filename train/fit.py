@@ -417,8 +417,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} (%(default)s)")
     options = parser.parse_args(arguments)
     try:
-        run = _run(options, parser)
-        run.train()
+        _run(options, parser).train()
+    except KeyboardInterrupt:
+        parser.exit(130, f"\nStopped; continue from the last checkpoint with: python -m train.fit --out {options.out} --resume\n")
     except (DeepLesionError, weights.WeightsError) as error:
         parser.exit(2, f"{error}\n")
 
