@@ -52,12 +52,13 @@ class SceneError(RuntimeError):
 def write_scene(volume: Volume, lesions: list[Lesion], path: Path) -> None:
     """Write the CT and its lesions, numbered from 1 in the order given, to the Slicer scene `path` (.mrb), all of it or nothing.
 
+    The scene opens on the lesion of the highest confidence.
     Raises SceneError where slicer-core is missing or cannot write, OSError where `path` cannot be written.
     """
     scene = new_scene()
     volume_node = add_volume(scene, volume)
     show_lesions(scene, volume_node, lesions, volume.slice_number)
-    show_in_slice_views(scene, volume_node, lesions[0] if lesions else None)
+    show_in_slice_views(scene, volume_node, max(lesions, key=lambda lesion: lesion.confidence or 0, default=None))
     save_scene(scene, path)
 
 
