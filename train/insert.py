@@ -177,10 +177,10 @@ def _choose_spot(scan: Scan, place: Place, rng: np.random.Generator, key: int | 
 
 
 def _size(rng: np.random.Generator, part: BodyPart) -> tuple[float, float]:
-    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 2-8 mm and half the liver lesions a long one of 5-30 mm."""
+    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 3-8 mm and half the liver lesions a long one of 5-30 mm."""
     long_mm, short_mm = sample_size(rng, part)
     if part == BodyPart.MEDIASTINUM and rng.random() < 0.5:
-        return (scaled := rng.uniform(2, 8)) * min(long_mm / short_mm, 2.5), scaled
+        return (scaled := rng.uniform(3, 8)) * min(long_mm / short_mm, 2.5), scaled
     if part == BodyPart.LIVER and rng.random() < 0.5:
         return (scaled := rng.uniform(5, 30)), scaled * short_mm / long_mm
     return long_mm, short_mm
