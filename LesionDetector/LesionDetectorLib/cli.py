@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from . import __version__, ct
 from .lesion import Lesion
 from .report import Model, Reading, exchange, table, text
 
+STOPPED = 130
 NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
 EXAMPLES = """
 examples:
@@ -89,8 +91,17 @@ def main(arguments: list[str] | None = None) -> int:
             options, f"{error.filename or 'A file'} cannot be used: {error.strerror}; check the path, its permissions and free space."
         )
     except KeyboardInterrupt:
-        print("Stopped; nothing was written.", file=sys.stderr)
-        return 130
+        print("Stopped; nothing was written.", file=sys.stderr, flush=True)
+        return STOPPED
+
+
+def run() -> None:
+    """The program. After Ctrl-C it ends at once: torch would take itself down for another second."""
+    code = main()
+    if code == STOPPED:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _refused(options: argparse.Namespace, sentence: str) -> int:
@@ -247,4 +258,4 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -9,10 +9,13 @@ from .detect import Detector, detect
 from .fuse import Candidate, stack
 from .lesion import Lesion, stable_id
 from .recist import measure
+from .slices import PIXEL_MM
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
 MOST_LESIONS = 300
+MARGIN_MM = 5 * PIXEL_MM
+"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
 
 
 def find_lesions(
@@ -37,12 +40,13 @@ def find_lesions(
 
 
 def _measured(volume: Volume, candidate: Candidate) -> Lesion:
+    margin_px = MARGIN_MM / (sum(volume.spacing[:2]) / 2)
     return Lesion(
         body_part=candidate.body_part,
         confidence=candidate.confidence,
         key_slice=candidate.key_slice,
         slices=candidate.slices,
         box=candidate.box,
-        recist=measure(volume.hu[candidate.key_slice], volume.spacing[:2], candidate.box),
+        recist=measure(volume.hu[candidate.key_slice], volume.spacing[:2], candidate.box, margin_px),
         id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
     )

@@ -57,7 +57,7 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
     slice_hu: (rows, columns), the key slice in HU.
     spacing: (si, sj), mm from column to column and from row to row.
     box: (x0, y0, x1, y1), continuous voxel index; clipped at the image's border.
-    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion, and so in a detector trained on it.
+    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion. A detector's own margin is `pipeline.MARGIN_MM`.
 
     Raises
     ------

@@ -1,0 +1,33 @@
+"""From a CT to measured lesions, with boxes as a perfect detector would draw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from LesionDetectorLib import pipeline
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.detect import SliceBoxes
+from LesionDetectorLib.lesion import BodyPart
+
+
+@pytest.mark.parametrize("pixel_mm", [0.5, 0.8, 3.0])
+def test_a_lesion_is_as_long_whatever_the_pixels_of_the_ct(monkeypatch, pixel_mm):
+    """A sphere of 30 mm whose boxes leave 4 mm, 5 px of a detector's input, on every side."""
+    size = round(120 / pixel_mm)
+    k, j, i = np.mgrid[:7, :size, :size]
+    inside = np.hypot(np.hypot(i - size / 2, j - size / 2) * pixel_mm, (k - 3) * 5.0) < 15
+    hu = np.random.default_rng(0).normal(np.where(inside, 60, -90), 8).astype(np.int16)
+    volume = Volume(hu, (pixel_mm, pixel_mm, 5.0), (0.0, 0.0, 0.0), np.eye(3), Path("sphere"))
+
+    def drawn(k: int) -> SliceBoxes:
+        half = (np.sqrt(max(15**2 - ((k - 3) * 5.0) ** 2, 0)) + 4) / pixel_mm
+        box = np.array([[size / 2 - half] * 2 + [size / 2 + half] * 2])
+        return SliceBoxes(k, box, np.array([0.9]), np.array([int(BodyPart.ABDOMEN)]))
+
+    monkeypatch.setattr(pipeline, "detect", lambda *arguments: [drawn(k) for k in range(1, 6)])
+    (lesion,) = pipeline.find_lesions(volume, [])
+    assert lesion.key_slice == 3 and lesion.slices == (1, 5) and lesion.body_part == BodyPart.ABDOMEN
+    assert lesion.recist.long_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
+    assert lesion.recist.short_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
