@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,7 @@ def varied_table() -> pd.DataFrame:
 def test_another_seed_gives_another_set(experiment):
     table = varied_table()
     sets = [draw(table, experiment, seed, lesions=60) for seed in range(3)]
-    assert not any(first.equals(second) for first, second in zip(sets, sets[1:]))
+    assert not any(first.equals(second) for first, second in pairwise(sets))
 
 
 def test_repeat_factors_are_those_of_lvis_on_average():
