@@ -1,18 +1,27 @@
-"""Read DeepLesion's layout: `DL_info.csv` and 16-bit slices in `Images_png/{patient}_{study}_{series}/{slice}.png`.
+"""Read DeepLesion's layout, and check a download of it: `python -m train.deeplesion verify DIR`.
 
-Yan et al., "DeepLesion: automated mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. The file's coordinates are
-1-based; here they are 0-based pixels, the centre of a pixel has whole numbers. HU = pixel - 32768.
+The layout is `DL_info.csv` beside 16-bit slices in `Images_png/{patient}_{study}_{series}/{slice}.png`. Yan et al., "DeepLesion: automated
+mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. The file's coordinates are 1-based; here they are 0-based pixels, the
+centre of a pixel has whole numbers. HU = pixel - 32768.
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import SimpleITK
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.slices import NEIGHBOUR_MM
+from tqdm import tqdm
 
 HU_OFFSET = 32768
 UNKNOWN = -1
@@ -26,6 +35,29 @@ NEEDED = (
     "Spacing_mm_px_",
     "Train_Val_Test",
 )
+REPEAT = "Repeat"
+"""A column that `DL_info.csv` has not and a subset may have: how often a slice counts when training draws from its split."""
+USUAL_SPACING = (0.8, 0.8, 5.0)
+"""mm, where a spacing is not known; DeepLesion's medians."""
+WHOLE_NUMBERS: dict[str, tuple[int, ...]] = {
+    "Patient_index": (),
+    "Study_index": (),
+    "Series_ID": (),
+    "Key_slice_index": (),
+    "Coarse_lesion_type": (UNKNOWN, *BodyPart),
+    "Possibly_noisy": (0, 1),
+    "Train_Val_Test": tuple(SPLITS.values()),
+    REPEAT: (),
+}
+"""Columns of whole numbers, and the values they may have (none given: any above 0)."""
+EXAMPLES = """
+examples:
+  python -m train.deeplesion verify DeepLesion             counts, and which slices are there
+  python -m train.deeplesion verify DeepLesion --full --workers 8     decodes every slice as well
+
+exit code: 0 the download is whole, 1 something differs or is missing, 2 it cannot be used
+"""
+_log = logging.getLogger(__name__)
 
 
 class DeepLesionError(ValueError):
@@ -92,38 +124,330 @@ def read_png(path: Path) -> np.ndarray:
     return np.clip(pixels.astype(np.int32) - HU_OFFSET, -32768, 32767).astype(np.int16)
 
 
-def read_info(folder: Path, split: str | None = None) -> list[KeySlice]:
-    """The annotated slices of the data set in `folder` (`DL_info.csv` beside `Images_png`), noisy rows dropped.
+# ------------------------------------------------------------------------------------------------------------ the csv file
 
-    `split` keeps "train", "val" or "test". DeepLesionError names a missing file or column, or the row that cannot be read.
+
+def read_info(folder: Path, split: str | None = None, images: Path | None = None) -> list[KeySlice]:
+    """The annotated slices of a data set in the order of their names; noisy rows are dropped.
+
+    `folder` holds `DL_info.csv` and `Images_png`, or is itself a csv of that form beside `Images_png`, for example one that
+    `train.balance` wrote; `images` names `Images_png` where it lies elsewhere. `split` keeps "train", "val" or "test". A slice whose rows
+    have a `Repeat` of n is listed n times.
+
+    What else had to be mended is logged, one sentence a kind: repeated rows, spacing that is missing or not positive, boxes that leave the
+    image, key slices that are not there. DeepLesionError names a missing file or column, or the row that cannot be read.
     """
-    csv, images = folder / "DL_info.csv", folder / "Images_png"
-    if not csv.is_file() or not images.is_dir():
-        raise DeepLesionError(f"{folder} needs DL_info.csv and the folder Images_png; give the folder that holds both.")
-    table = pd.read_csv(csv)
-    missing = [name for name in NEEDED if name not in table.columns]
-    if missing:
-        raise DeepLesionError(f"{csv} lacks the column {missing[0]}; use the official DL_info.csv.")
+    csv, images = _located(folder, images)
+    table = read_table(csv)
     table = table[table["Possibly_noisy"] == 0]
     if split is not None:
         table = table[table["Train_Val_Test"] == SPLITS[split]]
-    return [_key_slice(csv, images, rows) for _, rows in table.groupby("File_name", sort=True)]
+    again = table.duplicated(["File_name", "Bounding_boxes"])
+    _tell(csv, table[again], "repeat a row above them and are left out")
+    table = table[~again]
+    boxes = read_boxes(csv, table)
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    _tell(csv, table[empty], "have a box that holds no pixel of the image and are left out")
+    table, boxes = table[~empty], boxes[~empty]
+    spacing = read_spacing(csv, table)
+    diameters = read_numbers(csv, table, "Lesion_diameters_Pixel_", 2) * spacing[:, :1]
+    labels, splits = (table[name].to_numpy(int) for name in ("Coarse_lesion_type", "Train_Val_Test"))
+    repeats = table[REPEAT].to_numpy(int) if REPEAT in table.columns else np.ones(len(table), int)
+    found = [
+        KeySlice(images, name, boxes[rows], labels[rows], diameters[rows], tuple(spacing[rows[0]]), int(splits[rows[0]]))
+        for name, rows in sorted(table.groupby("File_name").indices.items())
+        for _ in range(repeats[rows].max())
+    ]
+    return _there(csv, images, found)
 
 
-def _key_slice(csv: Path, images: Path, rows: pd.DataFrame) -> KeySlice:
-    first = rows.iloc[0]
+def read_table(csv: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
+    """All rows of a `DL_info.csv`: text as it stands in the file, `WHOLE_NUMBERS` as int; row n of the file has the index n - 2.
+
+    DeepLesionError names a file that is no such table, a column of `needed` that it lacks, or the row and value that cannot be right.
+    """
     try:
-        spacing = _numbers(first["Spacing_mm_px_"], 3)
-        boxes = np.array([_numbers(text, 4) for text in rows["Bounding_boxes"]]) - 1
-        diameters = np.array([_numbers(text, 2) for text in rows["Lesion_diameters_Pixel_"]]) * spacing[0]
-    except ValueError as error:
-        raise DeepLesionError(f"{csv}, row {rows.index[0] + 2} ({first['File_name']}): {error}") from error
-    labels = rows["Coarse_lesion_type"].to_numpy(int)
-    return KeySlice(images, first["File_name"], boxes, labels, diameters, tuple(spacing), int(first["Train_Val_Test"]))
+        table = pd.read_csv(csv, dtype=str, keep_default_na=False, skip_blank_lines=False).fillna("")
+    except (OSError, ValueError) as error:
+        raise DeepLesionError(f"{csv} cannot be read as a csv table ({str(error).strip()}); use the official DL_info.csv.") from error
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise DeepLesionError(f"{csv} lacks the column {missing[0]}; use the official DL_info.csv.")
+    table = table[(table != "").any(axis=1)]
+    _refuse(csv, table, "File_name", ~table["File_name"].str.fullmatch(r"\d+_\d+_\d+_\d+\.png"), "a name like 000001_01_01_109.png")
+    for name in WHOLE_NUMBERS.keys() & set(table.columns):
+        numbers, allowed = pd.to_numeric(table[name], errors="coerce"), WHOLE_NUMBERS[name]
+        known = numbers.isin(allowed) if allowed else (numbers >= 1) & (numbers % 1 == 0)
+        expected = f"one of {', '.join(str(int(value)) for value in allowed)}" if allowed else "a whole number above 0"
+        _refuse(csv, table, name, ~known, expected)
+        table = table.assign(**{name: numbers.astype(int)})
+    if "Patient_index" in table.columns:
+        named = table["File_name"].str.split("_").str[0].astype(int)
+        _refuse(csv, table, "Patient_index", named != table["Patient_index"], "the patient that File_name names")
+    return table
+
+
+def read_numbers(csv: Path, table: pd.DataFrame, column: str, count: int, blank: bool = False) -> np.ndarray:
+    """The numbers that a column holds as text ("0.8, 0.8, 5"): (rows, `count`).
+
+    Where nothing is written, NaN, if `blank` allows it; DeepLesionError names any other row that does not hold `count` numbers.
+    """
+    values = np.full((len(table), count), np.nan)
+    for place, (row, text) in enumerate(table[column].items()):
+        if blank and not text.strip():
+            continue
+        try:
+            values[place] = _numbers(text, count)
+            if not blank and not np.isfinite(values[place]).all():
+                raise ValueError(f"'{text}' holds what is no number.")
+        except ValueError as error:
+            raise DeepLesionError(f"{csv}, row {row + 2} ({table.at[row, 'File_name']}), {column}: {error}") from error
+    return values
+
+
+def read_spacing(csv: Path, table: pd.DataFrame) -> np.ndarray:
+    """Spacing of each row: (rows, 3) mm along x, y, z.
+
+    Below 0 only the direction is meant, so the sign goes; for one that is 0 or missing `USUAL_SPACING` is taken. Both are logged.
+    """
+    spacing = read_numbers(csv, table, "Spacing_mm_px_", 3, blank=True)
+    _tell(csv, table[(spacing < 0).any(1)], "have a spacing below 0, which is taken without its sign")
+    spacing = np.abs(spacing)
+    unknown = ~np.isfinite(spacing) | (spacing == 0)
+    usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
+    _tell(csv, table[unknown.any(1)], f"have no spacing: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough there")
+    return np.where(unknown, USUAL_SPACING, spacing)
+
+
+def read_boxes(csv: Path, table: pd.DataFrame) -> np.ndarray:
+    """Boxes of the rows: (rows, 4) xyxy in 0-based pixels, cut off where they leave the image, which is logged."""
+    boxes = read_numbers(csv, table, "Bounding_boxes", 4).reshape(-1, 2, 2) - 1
+    boxes = np.sort(boxes, axis=1)
+    if "Image_size" in table.columns:
+        sizes = read_numbers(csv, table, "Image_size", 2, blank=True)[:, None]
+        inside = np.clip(boxes, -0.5, np.where(np.isfinite(sizes), sizes, np.inf) - 0.5)
+        _tell(csv, table[(inside != boxes).any((1, 2))], "have a box that leaves its image and is cut off there")
+        boxes = inside
+    return boxes.reshape(-1, 4)
+
+
+def _located(folder: Path, images: Path | None) -> tuple[Path, Path]:
+    csv = folder if folder.suffix.lower() == ".csv" else folder / "DL_info.csv"
+    images = images or csv.parent / "Images_png"
+    if csv.is_file() and images.is_dir():
+        return csv, images
+    if csv == folder:
+        missing = images if csv.is_file() else csv
+        raise DeepLesionError(f"{missing} is missing; give a csv that lies beside the folder Images_png (or beside a link to it).")
+    raise DeepLesionError(f"{folder} needs DL_info.csv and the folder Images_png; give the folder that holds both.")
+
+
+def _there(csv: Path, images: Path, key_slices: list[KeySlice]) -> list[KeySlice]:
+    there = [entry for entry in key_slices if entry.path(entry.number).exists()]
+    if key_slices and not there:
+        raise DeepLesionError(f"{images} holds none of the {len(key_slices)} slices of {csv}; unpack DeepLesion's archives there.")
+    if len(there) < len(key_slices):
+        check = "python -m train.deeplesion verify lists them"
+        _log.warning(
+            "%s: %d of %d key slices are not in %s and are left out; %s.", csv, len(key_slices) - len(there), len(key_slices), images, check
+        )
+    return there
+
+
+def _tell(csv: Path, rows: pd.DataFrame, what: str) -> None:
+    if len(rows):
+        _log.warning("%s: %d row(s) %s; the first is row %d (%s).", csv, len(rows), what, rows.index[0] + 2, rows["File_name"].iloc[0])
+
+
+def _refuse(csv: Path, table: pd.DataFrame, column: str, wrong: pd.Series, expected: str) -> None:
+    if wrong.any():
+        row = table.index[wrong][0]
+        value = table.at[row, column]
+        raise DeepLesionError(
+            f"{csv}, row {row + 2}: {column} is '{value}' instead of {expected}; correct the row or fetch the file again."
+        )
 
 
 def _numbers(text: str, count: int) -> list[float]:
-    values = [float(part) for part in str(text).split(",")]
+    values = [float(part) for part in text.split(",")]
     if len(values) != count:
         raise ValueError(f"{count} numbers are expected, not '{text}'.")
     return values
+
+
+# ------------------------------------------------------------------------------------------------------- checking a download
+
+LESIONS_OF_LABEL = {
+    BodyPart.BONE: (232, 108),
+    BodyPart.ABDOMEN: (2166, 1173),
+    BodyPart.MEDIASTINUM: (1638, 864),
+    BodyPart.LIVER: (1318, 700),
+    BodyPart.LUNG: (2426, 1100),
+    BodyPart.KIDNEY: (490, 234),
+    BodyPart.SOFT_TISSUE: (677, 339),
+    BodyPart.PELVIS: (869, 409),
+}
+"""In all (Yan et al. 2018) and in the official test split; only validation and test are labelled."""
+LISTED = 30
+"""How many series with missing or damaged slices are printed."""
+
+
+def published() -> pd.DataFrame:
+    """What a whole download counts, in the form of `counts`; NaN where it is not published.
+
+    Totals: Yan et al. 2018. The test split: its 4,927 official rows. Lesions of train and validation follow, as those two splits and only
+    they are without labels and with labels beside the test split's.
+    """
+    rows = {
+        "lesions": (32735, 22919, 4889, 4927),
+        "slices": (32120, np.nan, np.nan, 4831),
+        "studies": (10594, np.nan, np.nan, 1609),
+        "patients": (4427, np.nan, np.nan, 665),
+    }
+    rows |= {part.title: (total, 0, total - test, test) for part, (total, test) in LESIONS_OF_LABEL.items()}
+    rows |= {"unlabelled": (22919, 22919, 0, 0), "possibly noisy": (35, np.nan, np.nan, 15)}
+    return pd.DataFrame(rows, index=["all", *SPLITS]).T
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Lesions, slices, studies, patients, lesions of each label, unlabelled and noisy ones (rows) in all and per split (columns)."""
+    parts = {"all": table, **{name: table[table["Train_Val_Test"] == code] for name, code in SPLITS.items()}}
+    return pd.DataFrame({name: _counts(part) for name, part in parts.items()})
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    study = table["File_name"].str.split("_").str[:2].str.join("_")
+    labels = table["Coarse_lesion_type"].value_counts()
+    return {
+        "lesions": len(table),
+        "slices": table["File_name"].nunique(),
+        "studies": study.nunique(),
+        "patients": study.str.split("_").str[0].nunique(),
+        **{part.title: int(labels.get(part, 0)) for part in BodyPart},
+        "unlabelled": int(labels.get(UNKNOWN, 0)),
+        "possibly noisy": int(table["Possibly_noisy"].sum()),
+    }
+
+
+def expected_slices(csv: Path, table: pd.DataFrame) -> dict[str, list[int]]:
+    """Folder of each series -> numbers of the slices that belong there: its key slices and all of their `Slice_range`."""
+    ranges = read_numbers(csv, table, "Slice_range", 2, blank=True)
+    expected: dict[str, set[int]] = {}
+    for name, (first, last) in zip(table["File_name"], ranges):
+        series, number = name.removesuffix(".png").rsplit("_", 1)
+        expected.setdefault(series, set()).add(int(number))
+        if np.isfinite((first, last)).all():
+            expected[series].update(range(int(first), int(last) + 1))
+    return {series: sorted(numbers) for series, numbers in sorted(expected.items())}
+
+
+def faulty_slices(
+    images: Path, expected: dict[str, list[int]], full: bool = False, workers: int = 1
+) -> dict[str, tuple[list[int], list[int]]]:
+    """Folder of each series that is not whole -> numbers of its missing and of its damaged slices.
+
+    Damaged are empty files and, if `full`, those that cannot be decoded as 16-bit PNG; `workers` processes share the work.
+    """
+    check = partial(_faults, full=full)
+    folders = [images / series for series in expected]
+    progress = partial(tqdm, total=len(expected), desc="decoding" if full else "looking", unit="series", leave=False)
+    if workers == 1:
+        found = list(progress(map(check, folders, expected.values())))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            found = list(progress(pool.map(check, folders, expected.values(), chunksize=8)))
+    return {series: faults for series, faults in zip(expected, found, strict=True) if any(faults)}
+
+
+def _faults(folder: Path, numbers: Sequence[int], full: bool) -> tuple[list[int], list[int]]:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
+    there = [number for number in numbers if _file(number) in sizes]
+    damaged = [number for number in there if not sizes[_file(number)] or (full and not _decodes(folder / _file(number)))]
+    return [number for number in numbers if _file(number) not in sizes], damaged
+
+
+def _file(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        read_png(path)
+    except DeepLesionError:
+        return False
+    return True
+
+
+def verify(folder: Path, full: bool = False, workers: int = 1, listing: Path | None = None) -> bool:
+    """Print what the download in `folder` counts beside what is published, and its missing and damaged slices; True if it is whole.
+
+    `folder` as in `read_info`, `full` and `workers` as in `faulty_slices`; `listing` is a file for all missing and damaged slices, of which
+    the first `LISTED` series are printed. DeepLesionError where the folder cannot be used.
+    """
+    csv, images = _located(folder, None)
+    table = read_table(csv, (*NEEDED, "Slice_range"))
+    expected = expected_slices(csv, table)
+    found, known = counts(table), published()
+    differs = bool((known.notna() & (found != known)).any(axis=None))
+    print(_beside(found, known))
+    print(f"{csv} is not the whole DL_info.csv: what is published stands in brackets." if differs else "All counts are as published.")
+    faults = faulty_slices(images, expected, full, workers)
+    missing, damaged = (sum(len(fault[kind]) for fault in faults.values()) for kind in (0, 1))
+    how = "each one was decoded" if full else "damage inside a file shows with --full"
+    total = sum(map(len, expected.values()))
+    print(f"{total:,} slices in {len(expected):,} series belong to it: {missing:,} are missing, {damaged:,} damaged ({how}).")
+    lines = [f"{images / series}: {_fault(*fault)}" for series, fault in faults.items()]
+    print(*lines[:LISTED], sep="\n", end="\n" if lines else "")
+    if listing is not None:
+        listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    elif len(lines) > LISTED:
+        print(f"... and {len(lines) - LISTED:,} more series; --list FILE writes them all.")
+    if faults:
+        print("Unpack their archives again. Training leaves out missing key slices; past a missing neighbour the last slice repeats.")
+    return not differs and not faults
+
+
+def _beside(found: pd.DataFrame, known: pd.DataFrame) -> str:
+    """The counts as text, a published one in brackets where it differs."""
+    cells = [
+        [f"{value:,}" if np.isnan(target) or value == target else f"{value:,} ({target:,.0f})" for value, target in zip(*rows)]
+        for rows in zip(found.to_numpy(), known.to_numpy())
+    ]
+    return pd.DataFrame(cells, index=found.index, columns=found.columns).to_string()
+
+
+def _fault(missing: Sequence[int], damaged: Sequence[int]) -> str:
+    kinds = [f"{kind} {_ranges(numbers)}" for kind, numbers in (("missing", missing), ("damaged", damaged)) if numbers]
+    return ", ".join(kinds)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """ "3-5 9" for 3, 4, 5, 9."""
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    return " ".join(f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; the exit code says how the download is, see `EXAMPLES`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.deeplesion", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check = parser.add_subparsers(dest="command", required=True).add_parser(
+        "verify", help="is a download whole?", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png, or a csv beside Images_png")
+    check.add_argument("--full", action="store_true", help="decode every slice too, which takes about an hour on one core")
+    check.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
+    check.add_argument("--list", type=Path, metavar="FILE", help="write all missing and damaged slices there")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    try:
+        return 0 if verify(options.folder, options.full, options.workers, options.list) else 1
+    except (DeepLesionError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

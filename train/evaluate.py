@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     common.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     kinds = parser.add_subparsers(dest="kind", required=True)
     slices = kinds.add_parser("slices", parents=[common], help="on the key slices of a data set in DeepLesion's layout")
-    slices.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png")
+    slices.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png, or a csv of train.balance beside Images_png")
     slices.add_argument("--split", default="test", choices=("train", "val", "test"))
     slices.add_argument("--each", action="store_true", help="list every lesion and whether it was found")
     whole = kinds.add_parser("ct", parents=[common], help="on every slice of one CT with a csv of boxes")

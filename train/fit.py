@@ -33,6 +33,7 @@ EXAMPLES = """
 examples:
   python -m train.fit --data runs/phantoms --out runs/vfnet
   python -m train.fit --data runs/phantoms runs/inserted=2 runs/real=0.5 --out runs/vfnet --backbone-weights mobilenet_v2.pth
+  python -m train.fit --data DeepLesion/bp.csv --out runs/bp          a training set of train.balance
   python -m train.fit --out runs/vfnet --resume          continue a run that was stopped
 """
 VISIBLE = 0.6
@@ -188,7 +189,10 @@ class Plan:
 
 
 def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice], np.ndarray]:
-    """The key slices of several folders and how often each is to be drawn; "FOLDER=2" draws a folder's slices twice as often in all."""
+    """The key slices of several folders, or csv files as `read_info` takes them, and how often each is to be drawn.
+
+    "FOLDER=2" draws a folder's slices twice as often in all.
+    """
     key_slices, shares = [], []
     for entry in specification:
         folder, _, share = entry.partition("=")
@@ -387,7 +391,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     plan = Plan((), {})
     parser.add_argument(
-        "--data", nargs="+", metavar="DIR[=SHARE]", help="folders with DL_info.csv and Images_png; SHARE weighs a folder (1)"
+        "--data",
+        nargs="+",
+        metavar="DATA[=SHARE]",
+        help="folders with DL_info.csv and Images_png, or csv files of train.balance beside Images_png; SHARE weighs one of them (1)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the run: checkpoint, best and last weights, log, picture of the curves"

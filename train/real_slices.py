@@ -16,11 +16,9 @@ import SimpleITK
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
 
-from train.deeplesion import UNKNOWN
+from train.deeplesion import UNKNOWN, USUAL_SPACING
 from train.deeplesion_layout import COLUMNS, MARGIN_PX, write_csv, write_png
 
-USUAL_SPACING = (0.8, 0.8, 5.0)
-"""mm, for slices whose spacing was not published with them; DeepLesion's medians."""
 DUPLICATE_IOU = 0.4
 
 
