@@ -196,7 +196,13 @@ def _by_rate(labelled: Froc, anywhere: Froc, bootstrap: Bootstrap) -> dict[str, 
         "mean_over_labels": stated(labelled, bootstrap, RATES, label_groups(labelled), mean=True).get("mean"),
         "whatever_the_label": stated(anywhere, bootstrap, RATES, everything).get("all"),
     }
-    return {f"{rate:g}": {name: entries[r] for name, entries in columns.items() if entries} for r, rate in enumerate(RATES)}
+    return {
+        f"{rate:g}": {
+            **{name: entries[r] for name, entries in columns.items() if entries},
+            "by_label": label_sensitivities(labelled, rate),
+        }
+        for r, rate in enumerate(RATES)
+    }
 
 
 def _by_size(labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap: Bootstrap, rate: float) -> dict[str, dict]:

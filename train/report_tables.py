@@ -31,9 +31,9 @@ def markdown(result: dict, title: str, pictures: Sequence[str] = ()) -> str:
     parts = [f"# {title}", *intro]
     parts += ["## How it is counted", "\n".join(f"- {name.replace('_', ' ')}: {text}" for name, text in result["how_counted"].items())]
     parts += ["## By label", _label_table(result["by_label"])]
-    parts += ["## By rate of false positives per image", _table("FP per image", result["by_rate"])]
+    parts += ["## By rate of false positives per image", _table("FP per image", _without_labels(result["by_rate"]))]
     parts += ["## By size, mean of the two diameters, mm", _table("mm", result["by_size_mm"])]
-    parts += ["## By IoU limit", _table("IoU >=", {name: _without_labels(row) for name, row in result["by_iou"].items()})]
+    parts += ["## By IoU limit", _table("IoU >=", _without_labels(result["by_iou"]))]
     parts += ["## Average precision, %", _precision_table(result["average_precision"])]
     parts += [f"## Which label is detected, at {rate} false positives per image whatever the label", _confusion_table(result["confusion"])]
     parts += [f"![{name}]({name})" for name in pictures]
@@ -59,8 +59,8 @@ def _table(first: str, entries: dict[str, dict]) -> str:
     return _lines([first, "lesions", *titles], [[row[0], count, *row[1:]] for row, count in zip(rows, lesions)])
 
 
-def _without_labels(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name != "by_label"}
+def _without_labels(entries: dict[str, dict]) -> dict[str, dict]:
+    return {name: {column: cell for column, cell in row.items() if column != "by_label"} for name, row in entries.items()}
 
 
 def _cell(cell: dict | float | None, lesions: bool = False) -> str:

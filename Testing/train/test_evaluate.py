@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from LesionDetectorLib.lesion import BodyPart, Recist
 from matplotlib.image import imread
 
 from train import evaluate, plots
+from train.deeplesion import UNKNOWN, read_info
 from train.deeplesion_layout import row, write_csv, write_png
 from train.report import Evaluation, plain, report, size_groups
+from train.report_tables import markdown
 
 LIVER, LUNG, BONE = BodyPart.LIVER, BodyPart.LUNG, BodyPart.BONE
 SAD_MM = {1: 16.0, 2: 8.0, 3: 16.0}
@@ -58,7 +61,7 @@ def test_the_report_of_a_data_set_and_its_boxes_read_back(data_set, detector, tm
     assert lung["false_positives_of_all_labels"]["interval_95"] is None, "one patient gives no interval"
     assert result["confusion"]["rows"]["Liver"] == [0, 0, 0, 1, 0, 0, 0, 0, 1] and result["confusion"]["rows"]["Lung"][3] == 1
     assert result["average_precision"]["0.5"]["Lung"] == 0
-    assert result["by_size_mm"]["10 to 15"] == {} and result["by_size_mm"]["15 to 20"]["with_the_right_label"]["lesions"] == 2
+    assert result["by_size_mm"]["< 10"] == {} and result["by_size_mm"]["15 to 20"]["with_the_right_label"]["lesions"] == 2
     assert [entry["found"] for entry in result["each_lesion"]] == [True, False, False]
     assert result["how_counted"]["second_hit_on_a_found_lesion"] == "neither a true nor a false positive"
 
@@ -86,10 +89,9 @@ def test_without_a_folder_it_prints_json(data_set, detector, capsys):
 
 
 def test_a_data_set_of_ignored_lesions_only_makes_a_report(data_set, tmp_path):
-    key_slices = [
-        key_slice.__class__(**{**vars(key_slice), "labels": np.array([-1])}) for key_slice in evaluate.read_info(data_set, "test")
-    ]
+    key_slices = [replace(key_slice, labels=np.array([UNKNOWN])) for key_slice in read_info(data_set, "test")]
     result = report(Evaluation.of(key_slices, FOUND), replicates=5)
+    assert "0 lesions (and 3 of unknown label, ignored)" in markdown(result, "title")
     assert (result["lesions"], result["ignored_lesions"], result["by_label"]) == (0, 3, {})
     json.dumps(result, allow_nan=False)
 
@@ -141,7 +143,7 @@ def test_images_with_nothing_on_them_are_counted_when_told(tmp_path, capsys):
         (DETECTIONS.replace("2,0,0,9", ",0,0,9"), TRUTH, (), "D.csv, row 3, column image"),
         (DETECTIONS, TRUTH.replace("1,0,0,9,9", "1,0,0,9,9,7,7"), (), "G.csv cannot be read as a csv"),
         ("", TRUTH, (), "D.csv cannot be read as a csv"),
-        (DETECTIONS.split("1,")[0], TRUTH.split("1,0")[0], (), "name no image; say with --images"),
+        (DETECTIONS.split("1,0")[0], TRUTH.split("1,0")[0], (), "name no image; say with --images"),
         (DETECTIONS, TRUTH, ("--images", "1"), "--images 1 is too few"),
         (DETECTIONS, TRUTH, ("--bootstrap", "10"), "G.csv lacks the column patient"),
     ],
