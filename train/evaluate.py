@@ -20,7 +20,7 @@ from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
 
-from train import boxes_csv, report_files
+from train import boxes_csv
 from train.deeplesion import UNKNOWN, DeepLesionError, KeySlice, read_info
 from train.froc import SECOND_HIT, Boxes, Froc, froc
 from train.froc_csv import froc_of_csv
@@ -218,6 +218,8 @@ def _slices(options: argparse.Namespace) -> str:
     if not options.out:
         return json.dumps(plain(result), indent=2)
     name = options.weights.stem if options.weights else "The detector that ships"
+    from train import report_files  # brings matplotlib
+
     title = f"{name} on {options.folder.resolve().name}, {options.split}"
     report_files.write(options.out, result, evaluation, key_slices, title)
     return f"Written to {options.out}: report.md, report.json, detections.csv, ground_truth.csv and pictures."

@@ -17,7 +17,7 @@ from LesionDetectorLib.lesion import BodyPart
 from train.deeplesion import UNKNOWN
 
 SECOND_HIT = "neither a true nor a false positive"
-PAIRS_AT_ONCE = 4_000_000
+PAIRS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def pairwise_iou(first: np.ndarray, second: np.ndarray, count_pixels: bool = Fal
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of places in `first` and `second` (image numbers, any order) that belong to the same image, some millions at a time."""
+    """All pairs of places in `first` and `second` (image numbers, any order) that belong to the same image, in blocks."""
     order = np.argsort(second, kind="stable")
     start = np.searchsorted(second[order], first, "left")
     count = np.searchsorted(second[order], first, "right") - start

@@ -14,7 +14,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
 from train.deeplesion import UNKNOWN
@@ -23,7 +22,6 @@ from train.froc import Froc
 GROUND_TRUTH, TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = "lime", "yellow", "red", "0.6"
 RATES_SHOWN = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-OUTLINED = {"path_effects": [withStroke(linewidth=1.5, foreground="black")]}
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,12 @@ def label_froc_curves(result: Froc, path: Path) -> None:
         _draw_curve(axes, *own.curve(), color=COLOURS[1], linestyle="--")
         _draw_curve(axes, *result.curve(result.labels == part), color=COLOURS[0])
         _froc_axes(axes)
-        axes.set_title(f"{part.title}, {len(own.found)} lesions", fontsize=10)
+        axes.set_title(f"{part.title} ({len(own.found)})", fontsize=10)
         axes.tick_params(labelsize=8)
     styles = [(COLOURS[0], "-", "false positives of all labels"), (COLOURS[1], "--", "false positives of that label only")]
     lines = [Line2D([], [], color=colour, linestyle=style, label=label) for colour, style, label in styles]
     figure.legend(
-        handles=[*lines, Line2D([], [], color="0.8", label="the other labels")], loc="outside lower center", ncols=3, frameon=False
+        handles=[*lines, Line2D([], [], color="0.8", label="the other labels")], loc="outside upper center", ncols=3, frameon=False
     )
     figure.supxlabel("false positives per image", fontsize=10)
     figure.supylabel("sensitivity", fontsize=10)
@@ -87,7 +85,7 @@ def confusion_matrix(matrix: np.ndarray, path: Path) -> None:
     axes = figure.add_subplot()
     lesions = matrix.sum(1)
     shares = matrix / np.maximum(lesions, 1)[:, None]
-    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(matrix.shape):
         if matrix[row, column]:
             colour = "white" if shares[row, column] > 0.55 else "black"
@@ -111,6 +109,7 @@ def key_slices(examples: Sequence[SliceExample], path: Path, columns: int = 4) -
     columns = max(1, min(columns, len(examples)))
     rows = max(1, -(-len(examples) // columns))
     figure = _figure(3.6 * columns, 3.75 * rows + 0.4, facecolor="black")
+    figure.get_layout_engine().set(h_pad=0.08)
     for place, example in enumerate(examples):
         _draw_slice(figure.add_subplot(rows, columns, place + 1), example)
     meanings = {
@@ -139,7 +138,7 @@ def _draw_curve(axes: Axes, rates: np.ndarray, sensitivity: np.ndarray, **style)
 def _froc_axes(axes: Axes) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlim(RATES_SHOWN[0], RATES_SHOWN[-1])
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
     axes.set_xticks(RATES_SHOWN, ["1/8", "1/4", "1/2", *(f"{rate:g}" for rate in RATES_SHOWN[3:])])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="0.9", linewidth=0.6)
@@ -160,8 +159,10 @@ def _draw_slice(axes: Axes, example: SliceExample) -> None:
         _draw_box(axes, box, colour, 1.1)
         caption = f"{BodyPart(example.labels[place]).title} {100 * example.scores[place]:.0f} %"
         right = box[0] > 0.7 * example.hu.shape[1]
-        style = {"ha": "right" if right else "left", "va": "bottom", "fontsize": 6.5, "clip_on": True, **OUTLINED}
-        axes.text(box[2] if right else box[0], box[1] - 2, caption, color=colour, **style)
+        style = {"ha": "right" if right else "left", "va": "bottom", "fontsize": 6.5, "clip_on": True}
+        text = "white" if colour == FALSE_POSITIVE else "black"
+        ground = {"facecolor": colour, "edgecolor": "none", "pad": 0.6}
+        axes.text(box[2] if right else box[0], box[1] - 3, caption, color=text, bbox=ground, **style)
 
 
 def _draw_box(axes: Axes, box: np.ndarray, colour: str, width: float, style: str = "-") -> None:

@@ -36,7 +36,7 @@ HOW_COUNTED = {
     "second_hit_on_a_found_lesion": SECOND_HIT,
     "wrong_label": "a false positive, except in the figures whatever the label, where only the place counts",
     "ignored_lesions": "of unknown label: neither found nor missed, and a detection on one counts as nothing",
-    "interval_95": "percentiles of a bootstrap over patients; none where the lesions are of fewer than two patients",
+    "interval_95": "percentiles of a bootstrap over patients; none where the lesions are of one patient, or all replicates agree",
 }
 
 
@@ -158,8 +158,8 @@ def _entries(names: list[str], values: np.ndarray, samples: np.ndarray, owners: 
     low, high = interval(samples)
     entries = {}
     for g, (name, whose) in enumerate(zip(names, owners)):
-        known = len(samples) and len(np.unique(whose)) > 1
-        bounds = [[low[r, g], high[r, g]] if known else None for r in range(len(values))]
+        several = len(np.unique(whose)) > 1
+        bounds = [[low[r, g], high[r, g]] if several and low[r, g] < high[r, g] else None for r in range(len(values))]
         entries[name] = [{"lesions": len(whose), "sensitivity": values[r, g], "interval_95": bounds[r]} for r in range(len(values))]
     return entries
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from train.report import ALL_LABELS, OWN_LABEL
 
@@ -15,8 +15,8 @@ LABEL_COLUMNS = {
 }
 
 
-def markdown(result: dict, title: str, pictures: Sequence[str] = ()) -> str:
-    """The report as tables for a reader; `pictures` are shown by their file names."""
+def markdown(result: dict, title: str, pictures: Mapping[str, str] | None = None) -> str:
+    """The report as tables for a reader; `pictures` are file names with their captions."""
     rate, iou = f"{result['false_positives_per_image']:g}", f"{result['iou']:g}"
     reached = result["false_positives_per_image_of_all_detections"]
     intro = [
@@ -36,7 +36,7 @@ def markdown(result: dict, title: str, pictures: Sequence[str] = ()) -> str:
     parts += ["## By IoU limit", _table("IoU >=", _without_labels(result["by_iou"]))]
     parts += ["## Average precision, %", _precision_table(result["average_precision"])]
     parts += [f"## Which label is detected, at {rate} false positives per image whatever the label", _confusion_table(result["confusion"])]
-    parts += [f"![{name}]({name})" for name in pictures]
+    parts += [f"{caption}:\n\n![{caption}]({name})" for name, caption in (pictures or {}).items()]
     return "\n\n".join(parts) + "\n"
 
 
