@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from LesionDetectorLib.lesion import BodyPart
@@ -64,12 +65,12 @@ class Froc:
     hits: np.ndarray
     false: np.ndarray
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """(lesions,) labels of the known lesions."""
         return self.truth.labels[self.lesion]
 
-    @property
+    @cached_property
     def false_positives(self) -> np.ndarray:
         """(n,) scores of the false positives, falling."""
         return self.detections.scores[self.false]
