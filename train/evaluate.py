@@ -1,7 +1,8 @@
-"""Measure a trained detector: sensitivity per label at a rate of false positives per image.
+"""Measure a detector: sensitivity per label at a rate of false positives per image.
 
-A lesion counts as found when a detection of *its label* overlaps it (IoU >= 0.3, the class-imbalance paper's limit), at the one score
-threshold at which all false positives together, of all labels, reach the rate. A second hit on a found lesion counts as nothing.
+`slices` and `ct` run a trained detector; `froc` reads the detections of any detector from a csv. A lesion counts as found when a detection
+of *its label* overlaps it (IoU >= 0.3, the class-imbalance paper's limit), at the one score threshold at which all false positives
+together, of all labels, reach the rate. A second hit on a found lesion counts as nothing. Other readings are stated beside, by name.
 """
 
 from __future__ import annotations
@@ -11,30 +12,43 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pydicom
-import torch
 from LesionDetectorLib import ct
-from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector, SliceBoxes, detect
 from LesionDetectorLib.lesion import BodyPart
-from LesionDetectorLib.models.weights import WeightsError
 from tqdm import tqdm
 
+from train import boxes_csv
 from train.deeplesion import UNKNOWN, DeepLesionError, KeySlice, read_info
-from train.froc import Boxes, Froc, froc
+from train.froc import SECOND_HIT, Boxes, Froc, froc
+from train.froc_csv import froc_of_csv
+from train.report import Evaluation, label_sensitivities, plain, report
+
+if TYPE_CHECKING:
+    from LesionDetectorLib.detect import Detector, SliceBoxes
 
 EXAMPLES = """
 examples:
   python -m train.evaluate slices runs/phantoms --split test
-  python -m train.evaluate slices runs/real --split test --weights runs/vfnet/best.safetensors
+  python -m train.evaluate slices runs/real --split test --weights runs/vfnet/best.safetensors --out runs/vfnet/test
+  python -m train.evaluate froc --detections runs/vfnet/test/detections.csv --ground-truth runs/vfnet/test/ground_truth.csv --iou 0.3
   python -m train.evaluate ct ircad17/PATIENT_DICOM --boxes boxes_derived.csv
+"""
+FROC_EXAMPLES = """
+Both csv have the columns image, x1, y1, x2, y2 (one box a row; image is a number or a name), the detections also score. Optional: label in
+both (body-part codes 1..8, -1 unknown), for figures by label; patient in the ground truth, for --bootstrap. May be gzipped.
+
+example:
+  python -m train.evaluate froc --detections D.csv --ground-truth G.csv --iou 0.5 --fps 0.5 1 2 4 8 16 --count-pixels
 """
 
 
 def detect_key_slices(detector: Detector, key_slices: Sequence[KeySlice], quiet: bool = False) -> list[SliceBoxes]:
     """What the detector finds on each key slice, boxes in its 0-based pixels."""
+    from LesionDetectorLib.detect import SliceBoxes
+
     found = []
     for key_slice in tqdm(key_slices, desc="detecting", unit="slice", disable=quiet, leave=False):
         hu, k = key_slice.read(detector.wanted_slices)
@@ -51,13 +65,7 @@ def match(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], iou: floa
     return froc(detections, truth, len(key_slices), iou, same_label)
 
 
-def label_sensitivities(result: Froc, rate: float = 4.0) -> dict[str, float]:
-    """Sensitivity of each label, by title, at `rate` false positives an image, and their "mean"; labels without lesions are left out."""
-    per_label = {part.title: result.sensitivity(rate, result.labels == part) for part in BodyPart if (result.labels == part).any()}
-    return {**per_label, "mean": float(np.mean(list(per_label.values()))) if per_label else float("nan")}
-
-
-def report(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: float, iou: float) -> dict:
+def summary(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: float, iou: float) -> dict:
     """All that a model card states about one set of slices."""
     labelled, anywhere = match(key_slices, found, iou), match(key_slices, found, iou, same_label=False)
     return {
@@ -66,10 +74,12 @@ def report(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: fl
         "lesions": {part.title: int((labelled.labels == part).sum()) for part in BodyPart if (labelled.labels == part).any()},
         "iou": iou,
         "false_positives_per_image": rate,
-        "sensitivity_with_the_right_label": _rounded(label_sensitivities(labelled, rate)),
-        "sensitivity_whatever_the_label": _rounded(label_sensitivities(anywhere, rate)),
-        "sensitivity_at_rates_whatever_the_label": {f"{fps:g}": round(anywhere.sensitivity(fps), 4) for fps in (0.5, 1, 2, 4, 8)},
-        "score_threshold": round(float(labelled.threshold(rate)), 4),
+        "false_positives_counted": "of all labels together, at one score threshold",
+        "second_hit_on_a_found_lesion": SECOND_HIT,
+        "sensitivity_with_the_right_label": label_sensitivities(labelled, rate),
+        "sensitivity_whatever_the_label": label_sensitivities(anywhere, rate),
+        "sensitivity_at_rates_whatever_the_label": {f"{fps:g}": anywhere.sensitivity(fps) for fps in (0.5, 1, 2, 4, 8)},
+        "score_threshold": labelled.threshold(rate),
     }
 
 
@@ -84,22 +94,21 @@ def each_lesion(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rat
     ]
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
-
-
-def report_on_ct(path: Path, boxes_csv: Path, detector: Detector, rate: float, iou: float) -> dict:
+def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: float) -> dict:
     """Which of the lesions drawn on the slices of one CT are found.
 
-    `boxes_csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an image.
+    `csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an image.
     """
+    from LesionDetectorLib.detect import detect
+
     volume = ct.read(path)
-    table = pd.read_csv(boxes_csv)
+    table = boxes_csv.read_table(csv, ["slice_file", "tumor", "class", *boxes_csv.SIDES])
+    boxes_csv.check_sides(csv, table)
+    labels = np.array([_label(csv, row, name) for row, name in enumerate(table["class"], 2)], int)
     ks = table["slice_file"].map({name: _k_of(volume, path / name) for name in table["slice_file"].unique()})
     with tqdm(desc="detecting", unit="slice", leave=False) as bar:
         found = detect(volume, [detector], progress=lambda done, total: bar.update(done - bar.n))
-    labels = np.array([BodyPart.from_title(name.replace("_", " ")) for name in table["class"]])
-    truth = Boxes(ks.to_numpy(int), table[["x1", "y1", "x2", "y2"]].to_numpy(float), labels)
+    truth = Boxes(ks.to_numpy(int), table[boxes_csv.SIDES].to_numpy(float), labels)
     result = froc(Boxes.of([(entry.boxes, entry.labels, entry.scores) for entry in found]), truth, len(found), iou)
     hit = result.found > result.threshold(rate)
     return {
@@ -107,8 +116,15 @@ def report_on_ct(path: Path, boxes_csv: Path, detector: Detector, rate: float, i
         "false_positives_per_image": rate,
         "iou": iou,
         "boxes_found": {name: f"{hit[rows].sum()} of {len(rows)}" for name, rows in table.groupby("tumor").indices.items()},
-        "score_threshold": round(float(result.threshold(rate)), 4),
+        "score_threshold": result.threshold(rate),
     }
+
+
+def _label(csv: Path, row: int, name: str) -> BodyPart:
+    try:
+        return BodyPart.from_title(str(name).replace("_", " "))
+    except ValueError as error:
+        raise DeepLesionError(f"{csv}, row {row}, column class: {error}") from error
 
 
 def _k_of(volume: ct.Volume, file: Path) -> int:
@@ -120,45 +136,113 @@ def _k_of(volume: ct.Volume, file: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--weights", type=Path, help="weights file (the ones that ship)")
-    common.add_argument("--fps", type=float, default=4.0, help="false positives per image (%(default)s)")
-    common.add_argument("--iou", type=float, default=0.3, help="IoU from which a box is a hit (%(default)s)")
-    common.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    slices = kinds.add_parser("slices", parents=[common], help="on the key slices of a data set in DeepLesion's layout")
-    slices.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png, or a csv of train.balance beside Images_png")
-    slices.add_argument("--split", default="test", choices=("train", "val", "test"))
-    slices.add_argument("--each", action="store_true", help="list every lesion and whether it was found")
-    whole = kinds.add_parser("ct", parents=[common], help="on every slice of one CT with a csv of boxes")
-    whole.add_argument("ct", type=Path)
-    whole.add_argument("--boxes", type=Path, required=True, help="csv: slice_file, tumor, class, x1, y1, x2, y2")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        print(json.dumps(_evaluate(options), indent=2))
-    except (DeepLesionError, WeightsError) as error:
+        print({"slices": _slices, "ct": _ct, "froc": _froc}[options.kind](options))
+    except (DeepLesionError, ct.CTError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def _evaluate(options: argparse.Namespace) -> dict:
-    detector = Detector.load(options.weights or DEFAULT_WEIGHTS, options.device)
-    if options.kind == "ct":
-        return report_on_ct(options.ct, options.boxes, detector, options.fps, options.iou)
+def _parser() -> argparse.ArgumentParser:
+    plain_text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__, epilog=EXAMPLES, formatter_class=plain_text)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--weights", type=Path, help="weights file (the ones that ship)")
+    common.add_argument("--fps", type=_rate, default=4.0, help="false positives per image (%(default)s)")
+    common.add_argument("--iou", type=_iou, default=0.3, help="IoU from which a box is a hit (%(default)s)")
+    common.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    kinds = parser.add_subparsers(dest="kind", required=True)
+
+    slices = kinds.add_parser("slices", parents=[common], help="a detector on the key slices of a data set in DeepLesion's layout")
+    slices.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png, or a csv of train.balance beside Images_png")
+    slices.add_argument("--split", default="test", choices=("train", "val", "test"))
+    slices.add_argument("--each", action="store_true", help="list every lesion and whether it was found")
+    slices.add_argument("--out", type=Path, help="folder for report.md, report.json, the boxes as csv, and pictures")
+    slices.add_argument("--replicates", type=_count, default=1000, help="bootstrap replicates for the report's intervals (%(default)s)")
+    slices.add_argument("--seed", type=_count, default=0, help="of the bootstrap (%(default)s)")
+
+    whole = kinds.add_parser("ct", parents=[common], help="a detector on every slice of one CT with a csv of boxes")
+    whole.add_argument("ct", type=Path)
+    whole.add_argument("--boxes", type=Path, required=True, help="csv: slice_file, tumor, class, x1, y1, x2, y2")
+
+    table = kinds.add_parser("froc", help="any detector's boxes from a csv", epilog=FROC_EXAMPLES, formatter_class=plain_text)
+    table.add_argument("--detections", type=Path, required=True, help="csv: image, x1, y1, x2, y2, score and, optional, label")
+    table.add_argument("--ground-truth", type=Path, required=True, help="csv: image, x1, y1, x2, y2 and, optional, label, patient")
+    table.add_argument("--iou", type=_iou, default=0.5, help="IoU from which a box is a hit (%(default)s)")
+    table.add_argument("--fps", type=_rate, nargs="+", default=[0.5, 1, 2, 4, 8, 16], help="false positives per image (0.5 1 2 4 8 16)")
+    table.add_argument("--count-pixels", action="store_true", help="widths are x2 - x1 + 1, as older published figures have it")
+    table.add_argument("--images", type=_count, help="how many images there are, if some have no detection and no lesion")
+    table.add_argument("--bootstrap", type=_count, default=0, metavar="REPLICATES", help="add 95 %% intervals over patients, such as 1000")
+    table.add_argument("--seed", type=_count, default=0, help="of the bootstrap (%(default)s)")
+    return parser
+
+
+def _iou(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no IoU; give a number above 0 and up to 1")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no rate of false positives; give 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0; give 0 or more")
+    return value
+
+
+def _slices(options: argparse.Namespace) -> str:
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise DeepLesionError(f"{options.out} is a file; name a folder with --out.")
+    detector = _detector(options)
     key_slices = read_info(options.folder, options.split)
     if not key_slices:
         raise DeepLesionError(f"{options.folder} holds no slice of the {options.split} split; choose another with --split.")
     found = detect_key_slices(detector, key_slices)
-    result = report(key_slices, found, options.fps, options.iou)
+    if options.out:
+        evaluation = Evaluation.of(key_slices, found)
+        result = report(evaluation, options.fps, options.iou, options.replicates, options.seed)
+    else:
+        result = summary(key_slices, found, options.fps, options.iou)
     if options.each:
         result["each_lesion"] = each_lesion(key_slices, found, options.fps, options.iou)
-    return result
+    if not options.out:
+        return json.dumps(plain(result), indent=2)
+    name = options.weights.stem if options.weights else "The detector that ships"
+    from train import report_files  # brings matplotlib
+
+    title = f"{name} on {options.folder.resolve().name}, {options.split}"
+    report_files.write(options.out, result, evaluation, key_slices, title)
+    return f"Written to {options.out}: report.md, report.json, detections.csv, ground_truth.csv and pictures."
+
+
+def _ct(options: argparse.Namespace) -> str:
+    return json.dumps(plain(report_on_ct(options.ct, options.boxes, _detector(options), options.fps, options.iou)), indent=2)
+
+
+def _froc(options: argparse.Namespace) -> str:
+    files = options.detections, options.ground_truth
+    rest = options.count_pixels, options.images, options.bootstrap, options.seed
+    return json.dumps(froc_of_csv(*files, options.iou, options.fps, *rest), indent=2)
+
+
+def _detector(options: argparse.Namespace) -> Detector:
+    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector  # brings torch, which takes seconds and `froc` needs not
+
+    try:
+        return Detector.load(options.weights or DEFAULT_WEIGHTS, options.device)
+    except ValueError as error:  # the weights cannot be used, or a GPU is asked for and absent
+        raise DeepLesionError(str(error)) from error
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     sys.exit(main())

@@ -1,0 +1,104 @@
+"""Detections and ground truth as CSV: one box a row, image, x1, y1, x2, y2, and a detection's score.
+
+Optional columns: label (body-part codes 1..8, -1 unknown), and in the ground truth patient, long_mm, short_mm.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from LesionDetectorLib.lesion import BodyPart
+
+from train.deeplesion import UNKNOWN, DeepLesionError
+from train.froc import Boxes
+
+SIDES = ["x1", "y1", "x2", "y2"]
+
+
+def read_detections(path: Path) -> pd.DataFrame:
+    """The rows of a csv with the columns image, x1, y1, x2, y2, score and, optional, label; DeepLesionError names what is wrong."""
+    return _checked(path, read_table(path, ["image", *SIDES, "score"]), ["score"])
+
+
+def read_truth(path: Path) -> pd.DataFrame:
+    """The rows of a csv with the columns image, x1, y1, x2, y2 and, optional, label, patient; DeepLesionError names what is wrong."""
+    return _checked(path, read_table(path, ["image", *SIDES]), [])
+
+
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A csv (.csv or .csv.gz) that needs `columns`; DeepLesionError says what is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header would shift or lose values
+            table = pd.read_csv(path, index_col=False, dtype={"image": str, "patient": str})
+    except FileNotFoundError as error:
+        raise DeepLesionError(f"{path} does not exist; give a csv with the columns {', '.join(columns)}.") from error
+    except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserWarning) as error:
+        raise DeepLesionError(f"{path} cannot be read as a csv: {str(error).strip().rstrip('.')}.") from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DeepLesionError(f"{path} lacks the column {missing[0]}; it needs {', '.join(columns)}.")
+    return table
+
+
+def _checked(path: Path, table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
+    _complain(path, table, "image", table["image"].isna(), "an image's name or number")
+    check_sides(path, table)
+    for name in numbers:
+        _check_number(path, table, name)
+    if "label" in table:
+        codes = [UNKNOWN, *BodyPart]
+        _complain(path, table, "label", ~pd.to_numeric(table["label"], errors="coerce").isin(codes), "a body-part code, 1 to 8 or -1")
+        table["label"] = pd.to_numeric(table["label"]).astype(int)
+    return table
+
+
+def check_sides(path: Path, table: pd.DataFrame) -> None:
+    """Make the columns x1, y1, x2, y2 numbers; DeepLesionError names the row that holds no box."""
+    for name in SIDES:
+        _check_number(path, table, name)
+    for low, high in (("x1", "x2"), ("y1", "y2")):
+        _complain(path, table, high, table[high] < table[low], f"a number not below {low}")
+
+
+def _check_number(path: Path, table: pd.DataFrame, column: str) -> None:
+    values = pd.to_numeric(table[column], errors="coerce")
+    _complain(path, table, column, ~np.isfinite(values), "a finite number")
+    table[column] = values
+
+
+def _complain(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DeepLesionError(f"{path}, row {row + 2}, column {column}: {wanted} is expected, not '{table[column].iloc[row]}'.")
+
+
+def to_boxes(table: pd.DataFrame, images: pd.Index, labels: bool) -> Boxes:
+    """The rows as `Boxes` whose images are numbered by their place in `images`; without `labels` all known lesions are of one kind."""
+    codes = table["label"].to_numpy(int) if "label" in table else np.ones(len(table), int)
+    if not labels:
+        codes = np.where(codes == UNKNOWN, UNKNOWN, 1)
+    scores = table["score"].to_numpy(float) if "score" in table else None
+    return Boxes(images.get_indexer(table["image"]), table[SIDES].to_numpy(float), codes, scores)
+
+
+def patients(path: Path, truth: pd.DataFrame, images: pd.Index, count: int) -> np.ndarray:
+    """Whose each of `count` images is: (count,) names, from the truth's column patient; an image without lesions stands for itself."""
+    if "patient" not in truth:
+        raise DeepLesionError(f"{path} lacks the column patient, which intervals over patients need.")
+    _complain(path, truth, "patient", truth["patient"].isna(), "a patient's name or number")
+    names = "patient " + truth.drop_duplicates("image").set_index("image")["patient"].reindex(images)
+    nameless = [f"image {number}" for number in range(count)]
+    return np.array([*names.where(names.notna(), nameless[: len(names)]), *nameless[len(names) :]], str)
+
+
+def write(path: Path, boxes: Boxes, names: list[str], **columns: np.ndarray) -> None:
+    """Write boxes, whose images are called `names`, and further `columns` as `read_detections` and `read_truth` want them."""
+    table = pd.DataFrame({"image": np.array(names, object)[boxes.image], **dict(zip(SIDES, boxes.boxes.T))})
+    if boxes.scores is not None:
+        table["score"] = boxes.scores
+    table.assign(label=boxes.labels, **columns).to_csv(path, index=False)
