@@ -181,7 +181,7 @@ def test_every_lesion_is_learnt(name: str, side: float, ratio: float, x: float, 
 OVER_FIT = {  # options, steps, highest learning rate
     "faster_rcnn": ({"channels": 32, "head_depth": 1, "features": 64}, 100, 2e-3),
     "retinanet": ({"channels": 32}, 70, 3e-3),
-    "foveabox": ({"channels": 32, "tower_depth": 1}, 120, 3e-3),
+    "foveabox": ({"channels": 32, "tower_depth": 1}, 200, 3e-3),
 }
 
 
