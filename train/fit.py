@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from LesionDetectorLib.detect import Detector, pick_device
 from LesionDetectorLib.models import weights
-from LesionDetectorLib.models.vfnet import Target
+from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.slices import WINDOW, Frame, NetworkSlices
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
@@ -35,9 +35,26 @@ examples:
   python -m train.fit --data runs/phantoms runs/inserted=2 runs/real=0.5 --out runs/vfnet --backbone-weights mobilenet_v2.pth
   python -m train.fit --data DeepLesion/bp.csv --out runs/bp          a training set of train.balance
   python -m train.fit --out runs/vfnet --resume          continue a run that was stopped
+  python -m train.fit --detector retinanet --data runs/phantoms --out runs/retinanet
+  python -m train.fit --detector jmi --data DeepLesion --out runs/jmi --backbone-weights vgg16.pth --steps 22000
 """
 VISIBLE = 0.6
 """A box of which a crop shows less is neither lesion nor background."""
+DEFAULTS = {
+    "jmi": {  # Yan et al., 2018; momentum and weight decay, which the paper leaves out, are the usual ones of Faster R-CNN
+        "backbone": "vgg16",
+        "size": 512,
+        "optimiser": "sgd",
+        "schedule": "step",
+        "rate": 2e-3,
+        "backbone_rate": 1.0,
+        "warm_up": 0,
+        "weight_decay": 5e-4,
+        "ema": 0.0,
+        "frozen_stages": 2,
+    }
+}
+"""The options that a detector has other defaults for."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- samples
@@ -175,7 +192,10 @@ class Plan:
     steps: int = 2000
     batch: int = 8
     size: int = 320
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
     rate: float = 1e-3
+    backbone_rate: float = 1 / 3
     warm_up: int = 100
     weight_decay: float = 0.01
     clip: float = 10.0
@@ -203,9 +223,11 @@ def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the rate."""
+    """Linear warm-up, then half a cosine down to 1 % of the rate, or a step down to 10 % after three quarters of the run."""
     if step < plan.warm_up:
         return plan.rate * (step + 1) / plan.warm_up
+    if plan.schedule == "step":
+        return plan.rate * (1.0 if step < 0.75 * plan.steps else 0.1)
     progress = (step - plan.warm_up) / max(plan.steps - plan.warm_up, 1)
     return plan.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
@@ -223,7 +245,11 @@ class Run:
             stage.requires_grad_(False)
         self.model.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, plan.weight_decay), lr=plan.rate)
+        groups = _parameter_groups(self.model, plan.weight_decay, plan.backbone_rate)
+        if plan.optimiser == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=plan.rate, momentum=0.9)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=plan.rate)
         self.step, self.best, self.since_best = 0, -1.0, 0
         self.log: list[dict[str, float]] = []
 
@@ -290,6 +316,7 @@ class Run:
     def _step(self, images: Tensor, targets: list[Target]) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.plan) * group.get("factor", 1.0)
+        torch.manual_seed(self.plan.seed + self.step)  # two-stage detectors draw regions; a resumed run draws the same
         self.model.train()
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         targets = [Target(*(part.to(self.device) for part in target)) for target in targets]
@@ -347,14 +374,14 @@ def card(plan: Plan, step: int, sensitivity: float) -> dict:
     }
 
 
-def _parameter_groups(model: nn.Module, decay: float) -> list[dict]:
-    """No weight decay on biases and norms; a pretrained backbone learns at a third of the rate."""
+def _parameter_groups(model: nn.Module, decay: float, backbone_rate: float) -> list[dict]:
+    """No weight decay on biases and norms; a pretrained backbone learns at `backbone_rate` times the rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((parameter.ndim > 1, name.startswith("pyramid.stages")), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay if decayed else 0.0, "factor": 1 / 3 if body else 1.0}
+        {"params": parameters, "weight_decay": decay if decayed else 0.0, "factor": backbone_rate if body else 1.0}
         for (decayed, body), parameters in groups.items()
     ]
 
@@ -386,8 +413,14 @@ def picture(log: list[dict[str, float]], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    first = argparse.ArgumentParser(prog="python -m train.fit", add_help=False, allow_abbrev=False)
+    first.add_argument("--detector", default="vfnet", choices=weights.DETECTORS, help="what to train; sets some defaults (%(default)s)")
     parser = argparse.ArgumentParser(
-        prog="python -m train.fit", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m train.fit",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[first],
     )
     plan = Plan((), {})
     parser.add_argument(
@@ -400,18 +433,26 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, required=True, help="folder of the run: checkpoint, best and last weights, log, picture of the curves"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint")
-    parser.add_argument("--backbone", default="mobilenet_v2", help="mobilenet_v2, resnet18, resnet34 or resnet50 (%(default)s)")
+    parser.add_argument(
+        "--backbone", default="mobilenet_v2", help="mobilenet_v2, resnet18, resnet34, resnet50; vgg16 for jmi (%(default)s)"
+    )
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="ImageNet state_dict of torchvision to start from")
     parser.add_argument(
         "--start-from", type=Path, metavar="FILE", help="trained weights (.safetensors) of the same architecture to go on from"
     )
     parser.add_argument("--slices", type=int, default=3, choices=(1, 3, 9), help="slices of a sample (%(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--optimiser", default=plan.optimiser, choices=("adamw", "sgd"), help="%(default)s")
+    parser.add_argument(
+        "--schedule", default=plan.schedule, choices=("cosine", "step"), help="of the learning rate; step: a tenth after 3/4 (%(default)s)"
+    )
     for name, kind, text in (
         ("steps", int, "optimiser steps"),
         ("batch", int, "crops a step"),
         ("size", int, "pixels a crop's side, a multiple of 64"),
         ("rate", float, "highest learning rate"),
+        ("backbone_rate", float, "learning rate of the backbone, as a share of --rate"),
+        ("weight_decay", float, "weight decay"),
         ("warm_up", int, "steps until the learning rate is at its highest"),
         ("ema", float, "decay of the running average of the weights, which is what is kept"),
         ("frozen_stages", int, "first stages of the backbone that keep their weights"),
@@ -422,6 +463,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("workers", int, "processes that prepare crops"),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} (%(default)s)")
+    parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
     options = parser.parse_args(arguments)
     try:
         _run(options, parser).train()
@@ -442,12 +484,16 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
     if (options.out / "checkpoint.pt").exists():
         parser.error(f"{options.out} already holds a run; continue it with --resume, or choose another --out")
     options.out.mkdir(parents=True, exist_ok=True)
-    architecture = {"detector": "vfnet", "backbone": options.backbone, "slices": options.slices}
+    architecture = {"detector": options.detector, "backbone": options.backbone, "slices": options.slices}
     names = (
         "steps",
         "batch",
         "size",
+        "optimiser",
+        "schedule",
         "rate",
+        "backbone_rate",
+        "weight_decay",
         "warm_up",
         "ema",
         "frozen_stages",

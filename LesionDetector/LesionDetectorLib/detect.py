@@ -12,7 +12,7 @@ import torch
 from .ct import Volume
 from .fuse import weighted_boxes_fusion
 from .models import weights
-from .models.vfnet import VFNet, pad_to_multiple
+from .models.detections import pad_to_multiple
 from .slices import NetworkSlices
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "vfnet_mobilenet_v2.safetensors"
@@ -31,7 +31,7 @@ class SliceBoxes(NamedTuple):
 class Detector:
     """A trained network on a device."""
 
-    def __init__(self, model: VFNet, device: torch.device) -> None:
+    def __init__(self, model: weights.Model, device: torch.device) -> None:
         self.model = model
         self.wanted_slices = model.architecture["slices"]
         self.to(device)
@@ -58,7 +58,7 @@ class Detector:
         """For each of `samples` (n, slices, rows, columns), 0..255: boxes (m, 4) xyxy in its pixels, scores (m,), body-part codes (m,)."""
         images = torch.from_numpy(samples).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            raw = self.model(pad_to_multiple(images))
+            raw = self.model(pad_to_multiple(images, self.model.strides[-1]))
         height, width = samples.shape[-2:]
         found = []
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):

@@ -6,8 +6,9 @@ import statistics
 
 import pytest
 import torch
-from LesionDetectorLib.models.atss import BACKGROUND, IGNORE, assign
+from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.boxes import grid_points
+from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
 
 FINE, STOCK = (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
 

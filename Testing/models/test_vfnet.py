@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from LesionDetectorLib.models.atss import IGNORE
 from LesionDetectorLib.models.backbone import BACKBONES, Pyramid
 from LesionDetectorLib.models.boxes import grid_points, paired_iou, xyxy_to_ltrb
-from LesionDetectorLib.models.vfnet import RawOutputs, Target, VFNet, pad_to_multiple, sample_star, star_conv
+from LesionDetectorLib.models.detections import IGNORE, pad_to_multiple
+from LesionDetectorLib.models.vfnet import RawOutputs, VFNet, sample_star, star_conv
+from targets import target
 from torchvision.ops import deform_conv2d
 
 STAR_YX = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]
@@ -17,14 +18,6 @@ STAR_YX = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0),
 def small(**changes) -> VFNet:
     torch.manual_seed(0)
     return VFNet(**{"channels": 16, "tower_depth": 1, **changes})
-
-
-def target(boxes: list[list[float]], labels: list[int] | None = None, ignore: list[bool] | None = None) -> Target:
-    return Target(
-        torch.tensor(boxes).reshape(-1, 4),
-        torch.tensor(labels or [0] * len(boxes), dtype=torch.long),
-        torch.tensor(ignore or [False] * len(boxes), dtype=torch.bool),
-    )
 
 
 def made_up(model: VFNet, box: list[float], logit: float = -8.0, size: int = 64) -> RawOutputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,22 +79,24 @@ def test_beyond_a_missing_neighbour_the_last_slice_repeats(data_set):
 
 
 SMALL = {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "tower_depth": 1}
+TWO_STAGE = {"detector": "faster_rcnn", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "head_depth": 1, "features": 32}
 
 
-def plan(data_set, steps):
-    return fit.Plan((str(data_set),), SMALL, steps=steps, batch=2, size=64, warm_up=1, evaluate_every=2, workers=0)
+def plan(data_set, steps, architecture=SMALL):
+    return fit.Plan((str(data_set),), architecture, steps=steps, batch=2, size=64, warm_up=1, evaluate_every=2, workers=0)
 
 
-def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path):
+@pytest.mark.parametrize("architecture", [SMALL, TWO_STAGE], ids=lambda architecture: architecture["detector"])
+def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architecture):
     torch.manual_seed(0)
     folders = [tmp_path / name for name in ("whole", "killed")]
     for folder in folders:
         folder.mkdir()
     cpu = torch.device("cpu")
-    whole = fit.Run(plan(data_set, 4), folders[0], cpu)
+    whole = fit.Run(plan(data_set, 4, architecture), folders[0], cpu)
     whole.train()
 
-    killed = fit.Run(plan(data_set, 4), folders[1], cpu)
+    killed = fit.Run(plan(data_set, 4, architecture), folders[1], cpu)
     step = killed._step
 
     def dies_after_two(*batch):
@@ -127,6 +130,23 @@ def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_pat
     other = fit.Run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
     with pytest.raises(weights.WeightsError, match="architecture"):
         other.start_from(tmp_path / "trained.safetensors")
+
+
+def test_a_detector_brings_its_defaults_and_options_overrule_them(monkeypatch, tmp_path):
+    plans = []
+    monkeypatch.setattr(fit, "Run", lambda plan, *rest: plans.append(plan) or SimpleNamespace(train=lambda: None))
+    for number, options in enumerate(([], ["--detector", "jmi"], ["--detector", "jmi", "--rate", "0.01", "--optimiser", "adamw"])):
+        fit.main(["--data", "x", "--out", str(tmp_path / str(number)), *options])
+    plain, jmi, changed = plans
+    assert plain == fit.Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3})
+    assert jmi.architecture == {"detector": "jmi", "backbone": "vgg16", "slices": 3}
+    assert (jmi.optimiser, jmi.rate, jmi.frozen_stages) == ("sgd", 0.002, 2)
+    assert (changed.optimiser, changed.rate, changed.schedule) == ("adamw", 0.01, "step")
+
+
+def test_the_jmi_detectors_learning_rate_falls_to_a_tenth_after_six_of_eight_epochs():
+    plan = fit.Plan((), {}, steps=800, **{name: value for name, value in fit.DEFAULTS["jmi"].items() if name != "backbone"})
+    assert [fit.learning_rate(step, plan) for step in (0, 599, 600, 799)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from .boxes import xyxy_to_ltrb
+from .detections import BACKGROUND, leave_out_ignored
 
-BACKGROUND = -1
-IGNORE = -2
 _INSIDE_PX = 0.01
 
 
@@ -58,8 +57,4 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, igno
     inside = xyxy_to_ltrb(all_points[:, None], boxes).amin(dim=-1) > _INSIDE_PX  # (P, M)
     claims = torch.zeros_like(inside).scatter_(0, candidate, candidate_iou >= threshold) & inside
     best_iou, best_box = torch.where(claims, iou, -1.0).max(dim=1)  # (P,)
-    assigned = torch.where(best_iou >= 0, best_box, BACKGROUND)
-
-    learns_ignored = (assigned >= 0) & ignore[best_box]
-    inside_ignored = (assigned == BACKGROUND) & (inside & ignore).any(dim=1)
-    return assigned.masked_fill(learns_ignored | inside_ignored, IGNORE)
+    return leave_out_ignored(torch.where(best_iou >= 0, best_box, BACKGROUND), all_points, boxes, ignore)

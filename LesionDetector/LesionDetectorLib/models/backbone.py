@@ -1,4 +1,4 @@
-"""A feature pyramid on a torchvision backbone."""
+"""Backbones of torchvision that give maps of features: a pyramid of several strides, or VGG-16 at one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from itertools import pairwise
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FeaturePyramidNetwork
 
 BACKBONES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
@@ -104,3 +105,50 @@ def _adapt_stem(conv: nn.Conv2d, slices: int) -> nn.Conv2d:
 def _width(stage: nn.Module) -> int:
     """The number of channels that leave a stage, which is that of its last convolution."""
     return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+
+
+class Vgg16(nn.Module):
+    """VGG-16 (Simonyan and Zisserman, ICLR 2015) without its last two poolings: one map of 512 channels at stride 8.
+
+    Parameters
+    ----------
+    slices: input channels.
+    """
+
+    STRIDE = 8
+
+    def __init__(self, slices: int) -> None:
+        super().__init__()
+        self.slices = slices
+        self.stages = _vgg_stages(_vgg_features(), slices)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """One map (N, 512, H / 8, W / 8) of `images` (N, slices, H, W), whose darkest value is -1.
+
+        Three poolings of 2 x 2 centre cell x on pixel 8 x + 3.5; a margin of air brings it to 8 x, to half a pixel.
+        """
+        images = pad(images, (self.STRIDE // 2, 0, self.STRIDE // 2, 0), value=-1.0)
+        for stage in self.stages:
+            images = stage(images)
+        return [images]
+
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        """Take the weights of torchvision's image classifier vgg16; RuntimeError names those that do not fit."""
+        features = _vgg_features()
+        features.load_state_dict({name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")})
+        self.stages.load_state_dict(_vgg_stages(features, self.slices).state_dict())
+
+
+def _vgg_features() -> nn.Sequential:
+    features = make_layers(cfgs["D"])
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return features
+
+
+def _vgg_stages(features: nn.Sequential, slices: int) -> nn.ModuleList:
+    """Conv1 to Conv5 of the paper, of which the first three end with a pooling."""
+    features[0] = _adapt_stem(features[0], slices)
+    return nn.ModuleList([features[:5], features[5:10], features[10:17], features[17:23], features[24:30]])

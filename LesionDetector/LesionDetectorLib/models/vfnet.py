@@ -12,19 +12,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, linear, pad, relu
-from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, remove_small_boxes
+from torch.nn.functional import embedding_bag, linear, relu
+from torchvision.ops import generalized_box_iou_loss
 
-from .atss import BACKGROUND, IGNORE, assign
+from .atss import assign
 from .backbone import Pyramid
 from .boxes import grid_points, ltrb_to_xyxy, paired_iou
+from .dense import best_detections, by_point, check_channels, conv_norm, initialise
+from .detections import BACKGROUND, IGNORE, Detections, Target, network_input
 from .losses import varifocal_loss
-from .tone import tone
 
-_CHANNELS_PER_GROUP = 8
 _LOG_LARGEST_FACTOR = math.log(1000 / 16)
 _STAR_GRADIENT = 0.1
-_PRIOR = 0.01
 _LOSS_WEIGHTS = {"class": 1.0, "initial": 1.5, "refined": 2.0}
 
 
@@ -38,33 +37,6 @@ class RawOutputs(NamedTuple):
     logits: tuple[Tensor, ...]
     initial: tuple[Tensor, ...]
     refined: tuple[Tensor, ...]
-
-
-class Target(NamedTuple):
-    """The lesions of one image.
-
-    boxes: (M, 4) xyxy in px of the network input, pixel centres at whole numbers.
-    labels: (M,) int64, 0..C-1.
-    ignore: (M,) bool, True for a box that shall count neither as lesion nor as background; its label is not read.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
-
-
-class Detections(NamedTuple):
-    """What was found on one image, best first: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,) 0..C-1."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-
-def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
-    """Images (..., H, W) with air (grey value 0) added at the right and the bottom until H and W are multiples of `multiple`."""
-    height, width = images.shape[-2:]
-    return pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
 class VFNet(nn.Module):
@@ -92,8 +64,7 @@ class VFNet(nn.Module):
         anchor_scale: float = 8,
     ) -> None:
         super().__init__()
-        if channels <= 0 or channels % _CHANNELS_PER_GROUP:
-            raise ValueError(f"Channels must be a multiple of {_CHANNELS_PER_GROUP}, not {channels}.")
+        check_channels(channels)
         self.architecture = {
             "detector": "vfnet",
             "backbone": backbone,
@@ -112,10 +83,7 @@ class VFNet(nn.Module):
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
-        if any(side % self.strides[-1] for side in images.shape[-2:]):
-            raise ValueError(f"Image sides must be multiples of {self.strides[-1]}, not {tuple(images.shape[-2:])}; use pad_to_multiple.")
-        images = tone(images).contiguous(memory_format=torch.channels_last)  # the layout that the star reads
-        return self.head(self.pyramid(images))
+        return self.head(self.pyramid(network_input(images, self.strides[-1])))
 
     def label_points(self, points: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Per image and point the index of the box that it learns, BACKGROUND or IGNORE (see `atss.assign`), shape (N, P)."""
@@ -151,29 +119,11 @@ class VFNet(nn.Module):
     def decode(
         self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.6, max_detections: int = 100, top_k: int = 1000
     ) -> list[Detections]:
-        """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label.
-
-        Boxes are clipped to the edges of the image, 0.5 px beyond its outermost pixel centres.
-        """
-        points = self._points(raw)
+        """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
+        boxes = [ltrb_to_xyxy(points, by_point(ltrb)) for points, ltrb in zip(self._points(raw), raw.refined)]
         size = tuple(side * self.strides[0] for side in raw.logits[0].shape[-2:])
-        found = []
-        for image in range(len(raw.logits[0])):
-            boxes, scores, labels = [], [], []
-            for level, logits, ltrb in zip(points, raw.logits, raw.refined):
-                level_scores = logits[image].flatten(1).T.sigmoid()  # (P_l, C)
-                candidates = level_scores.flatten()
-                best = candidates.topk(min(top_k, len(candidates))).indices
-                best = best[candidates[best] > score_threshold]
-                cell = best // self.num_classes
-                boxes.append(ltrb_to_xyxy(level[cell], ltrb[image].flatten(1).T[cell]))
-                scores.append(candidates[best])
-                labels.append(best % self.num_classes)
-            boxes, scores, labels = clip_boxes_to_image(torch.cat(boxes) + 0.5, size) - 0.5, torch.cat(scores), torch.cat(labels)
-            visible = remove_small_boxes(boxes, 1e-3)
-            kept = visible[batched_nms(boxes[visible], scores[visible], labels[visible], nms_iou)[:max_detections]]
-            found.append(Detections(boxes[kept], scores[kept], labels[kept]))
-        return found
+        logits = [by_point(level) for level in raw.logits]
+        return best_detections(logits, boxes, size, score_threshold, nms_iou, max_detections, top_k)
 
     def _points(self, raw: RawOutputs) -> list[Tensor]:
         return [grid_points(*level.shape[-2:], stride, level.device) for level, stride in zip(raw.logits, self.strides)]
@@ -186,9 +136,9 @@ class VFNetHead(nn.Module):
         super().__init__()
         self.strides = tuple(strides)
         self.anchor_scale = anchor_scale
-        self.class_tower = nn.Sequential(*[_conv_norm(channels) for _ in range(tower_depth)])
-        self.box_tower = nn.Sequential(*[_conv_norm(channels) for _ in range(tower_depth)])
-        self.initial_conv = _conv_norm(channels)
+        self.class_tower = nn.Sequential(*[conv_norm(channels) for _ in range(tower_depth)])
+        self.box_tower = nn.Sequential(*[conv_norm(channels) for _ in range(tower_depth)])
+        self.initial_conv = conv_norm(channels)
         self.initial = nn.Conv2d(channels, 4, 3, padding=1)
         self.class_star = nn.Parameter(torch.empty(channels, 9 * channels))
         self.box_star = nn.Parameter(torch.empty(channels, 9 * channels))
@@ -197,14 +147,9 @@ class VFNetHead(nn.Module):
         self.initial_scales = nn.Parameter(torch.ones(len(self.strides)))
         self.refined_scales = nn.Parameter(torch.ones(len(self.strides)))
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self, self.logits)
         nn.init.normal_(self.class_star, std=0.01)
         nn.init.normal_(self.box_star, std=0.01)
-        nn.init.constant_(self.logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> RawOutputs:
         return RawOutputs(*zip(*[self._level(level, features) for level, features in enumerate(maps)]))
@@ -263,12 +208,6 @@ def star_conv(taps: Tensor, weight: Tensor) -> Tensor:
     return linear(taps.flatten(3), weight).permute(0, 3, 1, 2)
 
 
-def _conv_norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.GroupNorm(channels // _CHANNELS_PER_GROUP, channels), nn.ReLU()
-    )
-
-
 def _factor(outputs: Tensor, scale: Tensor) -> Tensor:
     """exp(scale * outputs) in float32, bounded so that no output overflows."""
     return (scale * outputs.float()).clamp(max=_LOG_LARGEST_FACTOR).exp()
@@ -282,4 +221,4 @@ def _box_loss(predicted: Tensor, boxes: Tensor, iou: Tensor) -> Tensor:
 
 def _join(levels: Sequence[Tensor]) -> Tensor:
     """Per-level maps (N, K, h, w) as one tensor (N, P, K), points in the order of `grid_points`."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+    return torch.cat([by_point(level) for level in levels], dim=1)

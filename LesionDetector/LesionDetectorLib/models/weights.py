@@ -11,11 +11,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..lesion import BodyPart
+from .faster_rcnn import FasterRCNN
+from .foveabox import FoveaBox
+from .jmi import Jmi
+from .retinanet import RetinaNet
 from .vfnet import VFNet
 
 FORMAT = 1
 LABELS = [part.title for part in BodyPart]
-DETECTORS = {"vfnet": VFNet}
+DETECTORS = {"vfnet": VFNet, "faster_rcnn": FasterRCNN, "retinanet": RetinaNet, "foveabox": FoveaBox, "jmi": Jmi}
+Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
 PREPROCESSING = {"window": [-1024, 3071], "pixel_mm": 0.8, "neighbour_mm": 2.0, "max_size": 512}
 
 
@@ -23,7 +28,7 @@ class WeightsError(ValueError):
     """A weights file that cannot be used; the message is one sentence for the user."""
 
 
-def build(architecture: dict) -> VFNet:
+def build(architecture: dict) -> Model:
     """A new model from a card's "architecture": "detector" and the keyword arguments of its class."""
     arguments = dict(architecture)
     detector = arguments.pop("detector", None)
@@ -35,7 +40,7 @@ def build(architecture: dict) -> VFNet:
         raise WeightsError(f"The architecture {architecture} cannot be built: {error}") from error
 
 
-def save(model: VFNet, path: Path | str, card: dict, half: bool = False) -> None:
+def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None:
     """Write the weights to `path` (.safetensors) and the card beside it (.json), each at once or not at all.
 
     The card gets "format", "architecture", "labels" and "preprocessing" from the program; `card` adds the rest ("training",
@@ -55,7 +60,7 @@ def save(model: VFNet, path: Path | str, card: dict, half: bool = False) -> None
     _write(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def load(path: Path | str) -> tuple[VFNet, dict]:
+def load(path: Path | str) -> tuple[Model, dict]:
     """The model in evaluation mode, in float32 on the CPU, and its card; WeightsError if the two files are not usable together."""
     path = Path(path)
     card = _read_card(path)
@@ -72,7 +77,7 @@ def load(path: Path | str) -> tuple[VFNet, dict]:
     return model, card
 
 
-def load_backbone(model: VFNet, path: Path | str) -> None:
+def load_backbone(model: Model, path: Path | str) -> None:
     """Start the backbone from a state_dict of the torchvision classifier of the same name (a .pth file)."""
     try:
         model.pyramid.load_backbone(torch.load(path, map_location="cpu", weights_only=True))

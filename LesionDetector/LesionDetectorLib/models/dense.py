@@ -1,0 +1,76 @@
+"""What the one-stage detectors share: the layers of their heads, and the way from scores at every point to detections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .detections import Detections, thin
+
+CHANNELS_PER_GROUP = 8
+_PRIOR = 0.01
+
+
+def check_channels(channels: int) -> None:
+    """ValueError if group normalisation cannot divide `channels`."""
+    if channels <= 0 or channels % CHANNELS_PER_GROUP:
+        raise ValueError(f"Channels must be a multiple of {CHANNELS_PER_GROUP}, not {channels}.")
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // CHANNELS_PER_GROUP, channels)
+
+
+def conv_norm(channels: int) -> nn.Sequential:
+    """A 3 x 3 convolution, group normalisation and ReLU."""
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), group_norm(channels), nn.ReLU())
+
+
+def initialise(head: nn.Module, logits: nn.Conv2d) -> None:
+    """Small random convolutions in the `head`; the `logits` among them begin at a probability of 1 % for every label."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.constant_(logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
+
+
+def by_point(level: Tensor) -> Tensor:
+    """A map (N, K, h, w) as (N, P, K), points in the order of `grid_points`."""
+    return level.flatten(2).transpose(1, 2)
+
+
+def best_detections(
+    logits: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    size: tuple[int, int],
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+    top_k: int,
+) -> list[Detections]:
+    """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label.
+
+    Parameters
+    ----------
+    logits: per level (N, P, C).
+    boxes: per level (N, P, 4) xyxy in px.
+    size: height and width of the images in px, to which boxes are clipped.
+    """
+    found = []
+    for image in range(len(logits[0])):
+        kept_boxes, kept_scores, kept_labels = [], [], []
+        for level_logits, level_boxes in zip(logits, boxes):
+            scores = level_logits[image].flatten().sigmoid()
+            best = scores.topk(min(top_k, len(scores))).indices
+            best = best[scores[best] > score_threshold]
+            num_classes = level_logits.shape[-1]
+            kept_boxes.append(level_boxes[image, best // num_classes])
+            kept_scores.append(scores[best])
+            kept_labels.append(best % num_classes)
+        found.append(thin(torch.cat(kept_boxes), torch.cat(kept_scores), torch.cat(kept_labels), size, nms_iou, max_detections))
+    return found

@@ -1,0 +1,76 @@
+"""What every detector takes and gives: images and targets in, detections out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from .boxes import xyxy_to_ltrb
+from .tone import tone
+
+BACKGROUND = -1
+IGNORE = -2
+
+
+class Target(NamedTuple):
+    """The lesions of one image.
+
+    boxes: (M, 4) xyxy in px of the network input, pixel centres at whole numbers.
+    labels: (M,) int64, 0..C-1.
+    ignore: (M,) bool, True for a box that shall count neither as lesion nor as background; its label is not read.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+
+class Detections(NamedTuple):
+    """What was found on one image, best first: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,) 0..C-1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
+    """Images (..., H, W) with air (grey value 0) added at the right and the bottom until H and W are multiples of `multiple`."""
+    height, width = images.shape[-2:]
+    return pad(images, (0, -width % multiple, 0, -height % multiple))
+
+
+def network_input(images: Tensor, multiple: int) -> Tensor:
+    """Images (N, slices, H, W), 0..255, through the tone curve; ValueError if a side is no multiple of `multiple`."""
+    if any(side % multiple for side in images.shape[-2:]):
+        raise ValueError(f"Image sides must be multiples of {multiple}, not {tuple(images.shape[-2:])}; use pad_to_multiple.")
+    return tone(images).contiguous(memory_format=torch.channels_last)
+
+
+def leave_out_ignored(assigned: Tensor, points: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:
+    """IGNORE for all that learns an ignored box, and for background inside one.
+
+    Parameters
+    ----------
+    assigned: (P,) int64, the index of the box that each point learns, BACKGROUND or IGNORE.
+    points: (P, 2), x and y in px.
+    boxes: (M, 4) xyxy in px, M > 0.
+    ignore: (M,) bool.
+    """
+    learns_ignored = (assigned >= 0) & ignore[assigned.clamp(min=0)]
+    inside_ignored = (xyxy_to_ltrb(points[:, None], boxes[ignore]).amin(dim=-1) > 0).any(dim=1)
+    return assigned.masked_fill(learns_ignored | (inside_ignored & (assigned == BACKGROUND)), IGNORE)
+
+
+def thin(boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], nms_iou: float, max_detections: int) -> Detections:
+    """The best of (K, 4) boxes, thinned label by label by non-maximum suppression.
+
+    Boxes are clipped to the edges of the image of `size` (H, W), 0.5 px beyond its outermost pixel centres.
+    """
+    boxes = clip_boxes_to_image(boxes + 0.5, size) - 0.5
+    visible = remove_small_boxes(boxes, 1e-3)
+    kept = visible[batched_nms(boxes[visible], scores[visible], labels[visible], nms_iou)[:max_detections]]
+    return Detections(boxes[kept], scores[kept], labels[kept])
