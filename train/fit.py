@@ -485,24 +485,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         parser.error(f"{options.out} already holds a run; continue it with --resume, or choose another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     architecture = {"detector": options.detector, "backbone": options.backbone, "slices": options.slices}
-    names = (
-        "steps",
-        "batch",
-        "size",
-        "optimiser",
-        "schedule",
-        "rate",
-        "backbone_rate",
-        "weight_decay",
-        "warm_up",
-        "ema",
-        "frozen_stages",
-        "evaluate_every",
-        "patience",
-        "validation_slices",
-        "seed",
-        "workers",
-    )
+    names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}
     plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
     run = Run(plan, options.out, device, options.backbone_weights)
     if options.start_from:

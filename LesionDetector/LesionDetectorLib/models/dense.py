@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .detections import Detections, thin
+from .detections import BACKGROUND, Detections, Target, thin
 
 CHANNELS_PER_GROUP = 8
 _PRIOR = 0.01
@@ -42,6 +42,13 @@ def initialise(head: nn.Module, logits: nn.Conv2d) -> None:
 def by_point(level: Tensor) -> Tensor:
     """A map (N, K, h, w) as (N, P, K), points in the order of `grid_points`."""
     return level.flatten(2).transpose(1, 2)
+
+
+def learnt_lesions(targets: Sequence[Target], assigned: Tensor) -> tuple[Tensor, Tensor]:
+    """The boxes (K, 4) and labels (K,) that the positive points of `assigned` (N, P) learn, image by image in the order of points."""
+    chosen = [indices[indices > BACKGROUND] for indices in assigned]
+    boxes = torch.cat([target.boxes[indices] for target, indices in zip(targets, chosen)])
+    return boxes, torch.cat([target.labels[indices] for target, indices in zip(targets, chosen)])
 
 
 def best_detections(

@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from .backbone import Pyramid
 from .boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
-from .dense import best_detections, by_point, check_channels, conv_norm, initialise
+from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
 from .detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
 
 _CENTRAL = 0.4
@@ -86,8 +86,7 @@ class FoveaBox(nn.Module):
         points = self._points(raw)
         assigned = torch.stack([assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets])  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
-        boxes = torch.cat([target.boxes[chosen[chosen > BACKGROUND]] for target, chosen in zip(targets, assigned)])
-        labels = torch.cat([target.labels[chosen[chosen > BACKGROUND]] for target, chosen in zip(targets, assigned)])
+        boxes, labels = learnt_lesions(targets, assigned)
 
         logits = torch.cat([by_point(level) for level in raw.logits], dim=1)  # (N, P, C)
         truth = torch.zeros_like(logits)

@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss
 from .atss import assign
 from .backbone import Pyramid
 from .boxes import grid_points, ltrb_to_xyxy, paired_iou
-from .dense import best_detections, by_point, check_channels, conv_norm, initialise
+from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
 from .detections import BACKGROUND, IGNORE, Detections, Target, network_input
 from .losses import varifocal_loss
 
@@ -94,10 +94,8 @@ class VFNet(nn.Module):
         """The weighted losses "class", "initial" and "refined" of `targets`, one per image; their sum is to be minimised."""
         points = self._points(raw)
         assigned = self.label_points(points, targets)  # (N, P)
-        positive = assigned > BACKGROUND
-        image, point = positive.nonzero(as_tuple=True)
-        boxes = torch.cat([target.boxes[chosen[chosen > BACKGROUND]] for target, chosen in zip(targets, assigned)])
-        labels = torch.cat([target.labels[chosen[chosen > BACKGROUND]] for target, chosen in zip(targets, assigned)])
+        image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
+        boxes, labels = learnt_lesions(targets, assigned)
 
         centres = torch.cat(points)[point]
         initial = ltrb_to_xyxy(centres, _join(raw.initial)[image, point])
