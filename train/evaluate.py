@@ -24,6 +24,7 @@ from train import boxes_csv
 from train.deeplesion import UNKNOWN, DeepLesionError, KeySlice, read_info
 from train.froc import SECOND_HIT, Boxes, Froc, froc
 from train.froc_csv import froc_of_csv
+from train.prepared import PreparedSlices
 from train.report import Evaluation, label_sensitivities, plain, report
 
 if TYPE_CHECKING:
@@ -45,16 +46,18 @@ example:
 """
 
 
-def detect_key_slices(detector: Detector, key_slices: Sequence[KeySlice], quiet: bool = False) -> list[SliceBoxes]:
-    """What the detector finds on each key slice, boxes in its 0-based pixels."""
+def detect_key_slices(
+    detector: Detector, key_slices: Sequence[KeySlice], quiet: bool = False, cache: Path | None = None
+) -> list[SliceBoxes]:
+    """What the detector finds on each key slice, boxes in its 0-based pixels; `cache` keeps prepared slices."""
     from LesionDetectorLib.detect import SliceBoxes
 
+    prepared = PreparedSlices(cache, detector.wanted_slices, detector.pixel_mm)
     found = []
     for key_slice in tqdm(key_slices, desc="detecting", unit="slice", disable=quiet, leave=False):
-        hu, k = key_slice.read(detector.wanted_slices)
-        prepared = detector.slices(hu, key_slice.spacing)
-        boxes, scores, labels = detector(prepared.sample(k)[None])[0]
-        found.append(SliceBoxes(k, prepared.frame.to_index(boxes), scores, labels))
+        sample, frame = prepared(key_slice)
+        boxes, scores, labels = detector(sample[None].astype(np.float32))[0]
+        found.append(SliceBoxes(key_slice.number - 1, frame.to_index(boxes), scores, labels))
     return found
 
 
@@ -160,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     slices.add_argument("--split", default="test", choices=("train", "val", "test"))
     slices.add_argument("--each", action="store_true", help="list every lesion and whether it was found")
     slices.add_argument("--out", type=Path, help="folder for report.md, report.json, the boxes as csv, and pictures")
+    slices.add_argument("--cache", type=Path, help="folder of prepared slices, which several runs may share")
     slices.add_argument("--replicates", type=_count, default=1000, help="bootstrap replicates for the report's intervals (%(default)s)")
     slices.add_argument("--seed", type=_count, default=0, help="of the bootstrap (%(default)s)")
 
@@ -207,7 +211,7 @@ def _slices(options: argparse.Namespace) -> str:
     key_slices = read_info(options.folder, options.split)
     if not key_slices:
         raise DeepLesionError(f"{options.folder} holds no slice of the {options.split} split; choose another with --split.")
-    found = detect_key_slices(detector, key_slices)
+    found = detect_key_slices(detector, key_slices, cache=options.cache)
     if options.out:
         evaluation = Evaluation.of(key_slices, found)
         result = report(evaluation, options.fps, options.iou, options.replicates, options.seed)

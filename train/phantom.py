@@ -36,6 +36,8 @@ Array = np.ndarray
 OVERSAMPLING = 2
 # Labelled lesions of DeepLesion (Yan et al. 2018): bone, abdomen, mediastinum, liver, lung, kidney, soft tissue, pelvis.
 _NATURAL = np.array([232, 2166, 1638, 1318, 2426, 490, 677, 869], float)
+# Lesions of a patient in DeepLesion, as a log-normal: its official test part, first visits, labelled, has a median of 4 and a mean of 6.1.
+_LOG_LESIONS, _LOG_LESIONS_SPREAD, _MOST_LESIONS = 1.32, 0.98, 30
 
 _T = Tissue
 _BONES = (_T.CORTEX, _T.MARROW, _T.ENDPLATE)
@@ -424,12 +426,12 @@ def _annotations(study: Study, shown: Sequence[int]) -> list[Lesion]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a data set holds; one for all patients."""
+    """What a data set holds; one for all patients. `lesions` of a patient: None for as many as in DeepLesion."""
 
     out: Path
     seed: int
     layout: str
-    lesions: int
+    lesions: int | None
     context_mm: float
     balanced: bool
     region: str
@@ -439,7 +441,8 @@ class Plan:
 
 def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
     """Render and write patient `number`; the rows of its `DL_info.csv`."""
-    study = Study((plan.seed, number), plan.lesions, plan.balanced, plan.size, plan.region, plan.interval)
+    lesions = natural_lesions(plan.seed, number) if plan.lesions is None else plan.lesions
+    study = Study((plan.seed, number), lesions, plan.balanced, plan.size, plan.region, plan.interval)
     series = deeplesion_layout.series_folder(number)
     if plan.layout == "deeplesion":
         rows, shown = _rows(study, number, split, plan.context_mm)
@@ -457,6 +460,12 @@ def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
     else:
         _write_dicom(study, hu, number, plan)
     return rows
+
+
+def natural_lesions(seed: int, number: int) -> int:
+    """How many lesions patient `number` has if patients are to differ as in DeepLesion: at least 1, most have few."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, number), spawn_key=(8,)))
+    return int(np.clip(np.rint(rng.lognormal(_LOG_LESIONS, _LOG_LESIONS_SPREAD)), 1, _MOST_LESIONS))
 
 
 def _rows(study: Study, number: int, split: int, context_mm: float | None) -> tuple[list[dict], list[int]]:
@@ -570,6 +579,12 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
     return len(rows)
 
 
+def _lesions(text: str) -> int | None:
+    if text != "natural" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of lesions nor natural")
+    return None if text == "natural" else int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the data set stands, 2 with one sentence on stderr when it cannot."""
     parser = argparse.ArgumentParser(
@@ -578,6 +593,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m train.phantom --out data/phantom --patients 40 --seed 0 --labels balanced\n"
+        "  python -m train.phantom --out data/deeplesion-like --patients 900 --lesions-per-patient natural --labels natural\n"
         "  python -m train.phantom --out data/ct --patients 1 --format dicom --region chest\n",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -586,7 +602,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=("deeplesion", "nrrd", "dicom"), default="deeplesion")
     parser.add_argument("--region", choices=tuple(_REGIONS), default="torso")
-    parser.add_argument("--lesions-per-patient", type=int, default=6)
+    parser.add_argument(
+        "--lesions-per-patient",
+        type=_lesions,
+        default=6,
+        metavar="N",
+        help="or natural: 1 to 30, as in DeepLesion (default 6)",
+    )
     parser.add_argument(
         "--labels", choices=("natural", "balanced"), default="natural", help="as common as in DeepLesion, or equally common"
     )
@@ -598,7 +620,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args(arguments)
-    if min(given.patients, given.workers, given.first_patient) < 1 or given.lesions_per_patient < 0 or given.seed < 0 or given.size < 64:
+    if (
+        min(given.patients, given.workers, given.first_patient) < 1
+        or (given.lesions_per_patient or 0) < 0
+        or given.seed < 0
+        or given.size < 64
+    ):
         parser.error(
             "--patients, --workers and --first-patient must be at least 1, --size at least 64, --seed and --lesions-per-patient at least 0"
         )

@@ -33,7 +33,7 @@ class Detector:
 
     def __init__(self, model: weights.Model, device: torch.device) -> None:
         self.model = model
-        self.wanted_slices = model.architecture["slices"]
+        self.wanted_slices, self.pixel_mm = model.architecture["slices"], model.architecture["pixel_mm"]
         self.to(device)
 
     @classmethod
@@ -51,7 +51,7 @@ class Detector:
 
     def slices(self, hu: np.ndarray, spacing: tuple[float, float, float]) -> NetworkSlices:
         """The CT's slices as this network wants them."""
-        return NetworkSlices(hu, spacing, slices=self.wanted_slices)
+        return NetworkSlices(hu, spacing, self.wanted_slices, pixel_mm=self.pixel_mm)
 
     @torch.inference_mode()
     def __call__(self, samples: np.ndarray, lowest_score: float = LOWEST_SCORE) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -70,15 +70,23 @@ class NetworkSlices:
     spacing: (si, sj, sk) mm.
     slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends the last repeats.
     max_size: longest side of a sample in pixels; a larger body is shrunk further.
+    pixel_mm: side of a pixel.
     """
 
-    def __init__(self, hu: np.ndarray, spacing: tuple[float, float, float], slices: int = 3, max_size: int = MAX_SIZE) -> None:
+    def __init__(
+        self,
+        hu: np.ndarray,
+        spacing: tuple[float, float, float],
+        slices: int = 3,
+        max_size: int = MAX_SIZE,
+        pixel_mm: float = PIXEL_MM,
+    ) -> None:
         if slices < 1 or slices % 2 == 0:
             raise ValueError(f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}.")
         first_row, end_row, first_column, end_column = body_bounds(hu)
         self._hu = hu[:, first_row:end_row, first_column:end_column]
         rows_mm, columns_mm = self._hu.shape[1] * spacing[1], self._hu.shape[2] * spacing[0]
-        pixel_mm = max(PIXEL_MM, max(rows_mm, columns_mm) / max_size)
+        pixel_mm = max(pixel_mm, max(rows_mm, columns_mm) / max_size)
         shape = (max(round(rows_mm / pixel_mm), 1), max(round(columns_mm / pixel_mm), 1))
         scale = (self._hu.shape[2] / shape[1], self._hu.shape[1] / shape[0])
         self.frame = Frame((first_column - 0.5, first_row - 0.5), scale, shape)

@@ -11,16 +11,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign
 
+from ..slices import PIXEL_MM
 from .anchors import lay_anchors, match_anchors, pyramid_anchors
 from .backbone import Pyramid, Vgg16
 from .dense import check_channels, group_norm
 from .detections import IGNORE, Detections, Target, network_input, thin
+from .losses import process_number
 
 _ROI_CELLS = 7
 _ROI_LEVELS = 4
@@ -167,11 +170,12 @@ class FasterRCNN(TwoStage):
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
     slices: how many neighbouring slices are the input channels; the middle one is examined.
     num_classes: number of labels.
+    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid, a multiple of 8.
     head_depth: convolutions of the second stage.
     features: width of the layer that follows them.
-    anchor_scale: size of the smaller of the two anchors of a level, in strides.
+    anchor_scale: size of the smaller of the two anchors of a level, in strides at 0.8 mm a pixel.
     regions: how many regions of an image train the second stage.
     """
 
@@ -180,6 +184,7 @@ class FasterRCNN(TwoStage):
         backbone: str = "mobilenet_v2",
         slices: int = 3,
         num_classes: int = 8,
+        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         head_depth: int = 4,
@@ -192,7 +197,7 @@ class FasterRCNN(TwoStage):
             Pyramid(backbone, slices, channels, strides),
             strides,
             channels,
-            pyramid_anchors(strides, anchor_scale, per_octave=2),
+            pyramid_anchors(strides, anchor_scale * PIXEL_MM / pixel_mm, per_octave=2),
             FastRCNNConvFCHead((channels, _ROI_CELLS, _ROI_CELLS), [channels] * head_depth, [features], group_norm),
             features,
             num_classes,
@@ -203,6 +208,7 @@ class FasterRCNN(TwoStage):
             "backbone": backbone,
             "slices": slices,
             "num_classes": num_classes,
+            "pixel_mm": pixel_mm,
             "strides": list(strides),
             "channels": channels,
             "head_depth": head_depth,
@@ -212,8 +218,31 @@ class FasterRCNN(TwoStage):
         }
 
 
+class ImageSampler(BalancedPositiveNegativeSampler):
+    """torchvision's choice of the anchors or regions that learn, drawn for every image of a batch by itself.
+
+    So an image has the same ones whether one process trains on the whole batch or several on parts of it.
+    """
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of the chosen positives and of the chosen negatives, one of each an image."""
+        batch, first = int(torch.randint(2**31, ())), process_number() * len(matched_idxs)
+        devices = [matched_idxs[0].device] if matched_idxs[0].is_cuda else []
+        chosen = []
+        with torch.random.fork_rng(devices):
+            for number, matched in enumerate(matched_idxs, first):
+                torch.manual_seed(batch + number)
+                chosen.append([masks[0] for masks in super().__call__([matched])])
+        positives, negatives = zip(*chosen)
+        return list(positives), list(negatives)
+
+
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's first stage, for images with boxes to ignore."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.fg_bg_sampler = ImageSampler(self.fg_bg_sampler.batch_size_per_image, self.fg_bg_sampler.positive_fraction)
 
     def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
         """Per image and anchor 1 for a lesion, 0 for background, -1 to leave it out, (A,), and the box it learns, (A, 4)."""
@@ -235,6 +264,10 @@ class ProposalNetwork(RegionProposalNetwork):
 
 class BoxHeads(RoIHeads):
     """torchvision's second stage, for images with boxes to ignore, whose label is -1."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.fg_bg_sampler = ImageSampler(self.fg_bg_sampler.batch_size_per_image, self.fg_bg_sampler.positive_fraction)
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]

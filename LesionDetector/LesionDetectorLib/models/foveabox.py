@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
+from ..slices import PIXEL_MM
 from .backbone import Pyramid
 from .boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
 from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
 from .detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
+from .losses import divisor
 
 _CENTRAL = 0.4
 _LOG_LARGEST_FACTOR = math.log(16)
@@ -47,6 +49,7 @@ class FoveaBox(nn.Module):
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
     slices: how many neighbouring slices are the input channels; the middle one is examined.
     num_classes: number of labels.
+    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     tower_depth: convolutions before the outputs, for class and box part each.
@@ -57,6 +60,7 @@ class FoveaBox(nn.Module):
         backbone: str = "mobilenet_v2",
         slices: int = 3,
         num_classes: int = 8,
+        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         tower_depth: int = 4,
@@ -68,6 +72,7 @@ class FoveaBox(nn.Module):
             "backbone": backbone,
             "slices": slices,
             "num_classes": num_classes,
+            "pixel_mm": pixel_mm,
             "strides": list(strides),
             "channels": channels,
             "tower_depth": tower_depth,
@@ -98,7 +103,8 @@ class FoveaBox(nn.Module):
         ltrb = xyxy_to_ltrb(torch.cat(points)[point], boxes) / units[point, None]
         wanted = ltrb.clamp(min=1e-3).log().clamp(-_LOG_LARGEST_FACTOR, _LOG_LARGEST_FACTOR)
         box_loss = smooth_l1_loss(log_ltrb, wanted, beta=_BETA, reduction="sum")
-        return {"class": class_loss / (len(boxes) + len(targets)), "box": box_loss / max(len(boxes), 1)}
+        positives = (assigned > BACKGROUND).sum()
+        return {"class": class_loss / divisor(positives + len(targets)), "box": box_loss / divisor(positives)}
 
     @torch.no_grad()
     def decode(

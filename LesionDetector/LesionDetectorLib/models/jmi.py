@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from ..slices import PIXEL_MM
 from .backbone import Vgg16
 from .detections import Detections
 from .faster_rcnn import RawOutputs, TwoStage
@@ -27,10 +28,13 @@ class Jmi(TwoStage):
     backbone: "vgg16", the only one.
     slices: how many neighbouring slices are the input channels; the middle one is examined.
     num_classes: number of labels.
+    pixel_mm: side of a pixel of the slices; the paper's anchors are for 0.8.
     regions: how many regions of an image train the second stage.
     """
 
-    def __init__(self, backbone: str = "vgg16", slices: int = 3, num_classes: int = 8, regions: int = 32) -> None:
+    def __init__(
+        self, backbone: str = "vgg16", slices: int = 3, num_classes: int = 8, pixel_mm: float = PIXEL_MM, regions: int = 32
+    ) -> None:
         if backbone != "vgg16":
             raise ValueError(f"'{backbone}' is no backbone of the JMI detector; it has vgg16 only.")
         conv6, conv7 = nn.Conv2d(_WIDTH, _WIDTH, 3), nn.Conv2d(_WIDTH, _WIDTH, 5)  # 7 x 7 cells to 5 x 5 to one
@@ -47,7 +51,14 @@ class Jmi(TwoStage):
             num_classes,
             regions,
         )
-        self.architecture = {"detector": "jmi", "backbone": backbone, "slices": slices, "num_classes": num_classes, "regions": regions}
+        self.architecture = {
+            "detector": "jmi",
+            "backbone": backbone,
+            "slices": slices,
+            "num_classes": num_classes,
+            "pixel_mm": pixel_mm,
+            "regions": regions,
+        }
 
     def decode(self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.3, max_detections: int = 100) -> list[Detections]:
         """As `TwoStage.decode`, with the paper's overlap."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ..slices import PIXEL_MM
 from .anchors import RATIOS, lay_anchors, match_anchors, pyramid_anchors
 from .backbone import Pyramid
 from .dense import best_detections, check_channels, group_norm
@@ -42,9 +43,10 @@ class RetinaNet(nn.Module):
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
     slices: how many neighbouring slices are the input channels; the middle one is examined.
     num_classes: number of labels.
+    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
-    anchor_scale: size of the smallest anchor of a level, in strides.
+    anchor_scale: size of the smallest anchor of a level, in strides at 0.8 mm a pixel.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class RetinaNet(nn.Module):
         backbone: str = "mobilenet_v2",
         slices: int = 3,
         num_classes: int = 8,
+        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         anchor_scale: float = 3.5,
@@ -63,6 +66,7 @@ class RetinaNet(nn.Module):
             "backbone": backbone,
             "slices": slices,
             "num_classes": num_classes,
+            "pixel_mm": pixel_mm,
             "strides": list(strides),
             "channels": channels,
             "anchor_scale": anchor_scale,
@@ -70,7 +74,7 @@ class RetinaNet(nn.Module):
         self.strides = tuple(strides)
         self.pyramid = Pyramid(backbone, slices, channels, self.strides)
         self.head = RetinaNetHead(channels, _ANCHORS_PER_CELL, num_classes, norm_layer=group_norm)
-        self.anchors = pyramid_anchors(self.strides, anchor_scale, _SIZES_PER_OCTAVE)
+        self.anchors = pyramid_anchors(self.strides, anchor_scale * PIXEL_MM / pixel_mm, _SIZES_PER_OCTAVE)
         self.matcher = Matcher(high_threshold=0.5, low_threshold=0.4, allow_low_quality_matches=True)
 
     def forward(self, images: Tensor) -> RawOutputs:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, relu
 from torchvision.ops import generalized_box_iou_loss
 
+from ..slices import PIXEL_MM
 from .atss import assign
 from .backbone import Pyramid
 from .boxes import grid_points, ltrb_to_xyxy, paired_iou
 from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
 from .detections import BACKGROUND, IGNORE, Detections, Target, network_input
-from .losses import varifocal_loss
+from .losses import divisor, varifocal_loss
 
 _LOG_LARGEST_FACTOR = math.log(1000 / 16)
 _STAR_GRADIENT = 0.1
@@ -47,10 +48,11 @@ class VFNet(nn.Module):
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
     slices: how many neighbouring slices are the input channels; the middle one is examined.
     num_classes: number of labels.
+    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     tower_depth: convolutions before the branches for class and box part.
-    anchor_scale: side of the square that stands for a cell in ATSS, in strides; also the box of a zero output.
+    anchor_scale: side of the square that stands for a cell in ATSS, in strides at 0.8 mm a pixel; also the box of a zero output.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class VFNet(nn.Module):
         backbone: str = "mobilenet_v2",
         slices: int = 3,
         num_classes: int = 8,
+        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         tower_depth: int = 2,
@@ -70,16 +73,17 @@ class VFNet(nn.Module):
             "backbone": backbone,
             "slices": slices,
             "num_classes": num_classes,
+            "pixel_mm": pixel_mm,
             "strides": list(strides),
             "channels": channels,
             "tower_depth": tower_depth,
             "anchor_scale": anchor_scale,
         }
         self.strides = tuple(strides)
-        self.anchor_scale = anchor_scale
+        self.anchor_scale = anchor_scale * PIXEL_MM / pixel_mm
         self.num_classes = num_classes
         self.pyramid = Pyramid(backbone, slices, channels, self.strides)
-        self.head = VFNetHead(channels, num_classes, tower_depth, self.strides, anchor_scale)
+        self.head = VFNetHead(channels, num_classes, tower_depth, self.strides, self.anchor_scale)
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
@@ -105,7 +109,7 @@ class VFNet(nn.Module):
         logits = _join(raw.logits)  # (N, P, C)
         quality = torch.zeros_like(logits)
         quality[image, point, labels] = refined_iou
-        class_loss = varifocal_loss(logits, quality)[assigned != IGNORE].sum() / max(len(boxes), 1)
+        class_loss = varifocal_loss(logits, quality)[assigned != IGNORE].sum() / divisor((assigned > BACKGROUND).sum())
         losses = {
             "class": class_loss,
             "initial": _box_loss(initial, boxes, paired_iou(initial.detach(), boxes)),
@@ -214,7 +218,7 @@ def _factor(outputs: Tensor, scale: Tensor) -> Tensor:
 def _box_loss(predicted: Tensor, boxes: Tensor, iou: Tensor) -> Tensor:
     """GIoU loss of (M, 4) boxes, each weighted with its `iou` (M,)."""
     weight = iou.clamp(min=1e-6)
-    return (weight * generalized_box_iou_loss(predicted, boxes)).sum() / weight.sum().clamp(min=1)
+    return (weight * generalized_box_iou_loss(predicted, boxes)).sum() / divisor(weight.sum())
 
 
 def _join(levels: Sequence[Tensor]) -> Tensor:

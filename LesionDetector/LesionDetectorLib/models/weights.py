@@ -11,6 +11,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..lesion import BodyPart
+from ..slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
 from .faster_rcnn import FasterRCNN
 from .foveabox import FoveaBox
 from .jmi import Jmi
@@ -21,7 +22,7 @@ FORMAT = 1
 LABELS = [part.title for part in BodyPart]
 DETECTORS = {"vfnet": VFNet, "faster_rcnn": FasterRCNN, "retinanet": RetinaNet, "foveabox": FoveaBox, "jmi": Jmi}
 Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
-PREPROCESSING = {"window": [-1024, 3071], "pixel_mm": 0.8, "neighbour_mm": 2.0, "max_size": 512}
+PREPROCESSING = {"window": list(WINDOW), "neighbour_mm": NEIGHBOUR_MM, "max_size": MAX_SIZE}
 
 
 class WeightsError(ValueError):
@@ -54,7 +55,7 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None
         "format": FORMAT,
         "architecture": model.architecture,
         "labels": LABELS,
-        "preprocessing": {**PREPROCESSING, "slices": model.architecture["slices"]},
+        "preprocessing": {**PREPROCESSING, **{name: model.architecture[name] for name in ("slices", "pixel_mm")}},
     }
     _write(path, to_bytes(tensors))
     _write(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
