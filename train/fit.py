@@ -10,6 +10,7 @@ import argparse
 import csv
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -335,7 +336,8 @@ def picture(log: list[dict[str, float]], path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- command line
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """The options, a detector's own defaults among them, and the parser, which ends the program where they cannot be read."""
     first = argparse.ArgumentParser(prog="python -m train.fit", add_help=False, allow_abbrev=False)
     first.add_argument("--detector", default="vfnet", choices=weights.DETECTORS, help="what to train; sets some defaults (%(default)s)")
     parser = argparse.ArgumentParser(
@@ -397,7 +399,12 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} (%(default)s)")
     parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments), parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    options, parser = parse(arguments)
     try:
         _join_others(options.device)
         _run(options, parser).train()

@@ -12,6 +12,7 @@ from LesionDetectorLib.lesion import BodyPart
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
@@ -81,8 +82,25 @@ def label_froc_curves(result: Froc, path: Path) -> None:
 
 def confusion_matrix(matrix: np.ndarray, path: Path) -> None:
     """Draw a confusion matrix (8, 9) of `froc.confusion`, coloured by the share of each row, and write it as a picture."""
-    figure = _figure(7.6, 5.6)
-    axes = figure.add_subplot()
+    confusion_matrices({"": matrix}, path)
+
+
+def confusion_matrices(matrices: dict[str, np.ndarray], path: Path) -> None:
+    """Draw confusion matrices, two beside one another, with their names, and write them as one picture."""
+    columns = min(2, len(matrices))
+    rows = -(-len(matrices) // columns)
+    figure = _figure(7.6 * columns, 5.6 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(matrices) :]:
+        axes.remove()
+    for axes, (name, matrix) in zip(panels.flat, matrices.items()):
+        picture = _draw_confusion(axes, matrix)
+        axes.set_title(name)
+    figure.colorbar(picture, ax=panels, label="% of the lesions of a label", shrink=0.85 / rows)
+    figure.savefig(path)
+
+
+def _draw_confusion(axes: Axes, matrix: np.ndarray) -> AxesImage:
     lesions = matrix.sum(1)
     shares = matrix / np.maximum(lesions, 1)[:, None]
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -97,7 +115,49 @@ def confusion_matrix(matrix: np.ndarray, path: Path) -> None:
     axes.axvline(len(titles) - 0.5, color="black", linewidth=1)
     axes.set_xlabel("label of the detection that overlaps best")
     axes.set_ylabel("label of the lesion (lesions)")
-    figure.colorbar(picture, label="% of the lesions of a label", shrink=0.85)
+    return picture
+
+
+def grouped_bars(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], titles: Sequence[str], line_after: int, path: Path) -> None:
+    """Draw a panel for each entry, with bars of every set at each of `titles`, and write them as one picture.
+
+    A set is its sensitivities (titles,) and their intervals (2, titles); a line parts the first `line_after` titles from the others.
+    """
+    figure = _figure(11, 2.4 * len(panels) + 0.6)
+    for axes, (name, sets) in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels.items()):
+        width = 0.8 / len(sets)
+        for place, (label, (values, bounds)) in enumerate(sets.items()):
+            x = np.arange(len(titles)) + (place - (len(sets) - 1) / 2) * width
+            errors = np.abs(100 * (bounds - values))
+            axes.bar(x, 100 * values, width, yerr=errors, label=label, color=COLOURS[place], error_kw={"elinewidth": 0.7, "ecolor": "0.3"})
+        axes.axvline(line_after - 0.5, color="black", linewidth=1)
+        axes.set_xticks(range(len(titles)), titles)
+        axes.set(title=name, ylabel="sensitivity, %", ylim=(0, 100))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False)
+    figure.savefig(path)
+
+
+def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[str], path: Path) -> None:
+    """Draw differences in sensitivity, a row for each of `titles` and a colour for each entry, and write them as a picture.
+
+    An entry is its differences (titles,) and their intervals (2, titles).
+    """
+    figure = _figure(8, 0.55 * len(titles) + 1.2)
+    axes = figure.add_subplot()
+    for place, (name, (values, bounds)) in enumerate(entries.items()):
+        y = np.arange(len(titles)) + (place - (len(entries) - 1) / 2) * 0.8 / len(entries)
+        style = {"fmt": "o", "markersize": 4, "color": COLOURS[place], "elinewidth": 1}
+        axes.errorbar(100 * values, y, xerr=np.abs(100 * (bounds - values)), label=name, **style)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(titles)), titles)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference in sensitivity, percentage points")
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(entries), frameon=False)
     figure.savefig(path)
 
 

@@ -45,7 +45,7 @@ def _label_table(by_label: dict[str, dict]) -> str:
     for name, columns in by_label.items():
         strata = [_cell(columns.get(column), lesions=column.startswith("sad")) for column in LABEL_COLUMNS]
         rows.append([name, str(columns[ALL_LABELS]["lesions"]), *strata])
-    return _lines(["label", "lesions", *LABEL_COLUMNS.values()], rows)
+    return markdown_table(["label", "lesions", *LABEL_COLUMNS.values()], rows)
 
 
 def _table(first: str, entries: dict[str, dict]) -> str:
@@ -55,8 +55,8 @@ def _table(first: str, entries: dict[str, dict]) -> str:
     lesions = [next((str(cell["lesions"]) for cell in row.values() if isinstance(cell, dict)), "0") for row in entries.values()]
     titles = [column.replace("_", " ") for column in columns]
     if set(lesions) <= {"0"}:
-        return _lines([first, *titles], rows)
-    return _lines([first, "lesions", *titles], [[row[0], count, *row[1:]] for row, count in zip(rows, lesions)])
+        return markdown_table([first, *titles], rows)
+    return markdown_table([first, "lesions", *titles], [[row[0], count, *row[1:]] for row, count in zip(rows, lesions)])
 
 
 def _without_labels(entries: dict[str, dict]) -> dict[str, dict]:
@@ -67,31 +67,33 @@ def _cell(cell: dict | float | None, lesions: bool = False) -> str:
     if cell is None:
         return "-"
     if not isinstance(cell, dict):
-        return _percent(cell)
-    text = _percent(cell["sensitivity"])
+        return percent(cell)
+    text = percent(cell["sensitivity"])
     if cell.get("interval_95"):
-        text += " ({} to {})".format(*map(_percent, cell["interval_95"]))
+        text += " ({} to {})".format(*map(percent, cell["interval_95"]))
     return f"{text}, n = {cell['lesions']}" if lesions else text
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """A share in per cent, "-" where there is none."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def _precision_table(entries: dict) -> str:
     limits = [name for name in entries if name != "how_counted"]
     labels = entries[limits[0]]
-    table = _lines(
+    table = markdown_table(
         ["label", *(f"IoU >= {limit}" for limit in limits)],
-        [[name, *(_percent(entries[limit].get(name)) for limit in limits)] for name in labels],
+        [[name, *(percent(entries[limit].get(name)) for limit in limits)] for name in labels],
     )
     return f"{table}\n\n{entries['how_counted']}."
 
 
 def _confusion_table(entries: dict) -> str:
-    return _lines(["lesions of", *entries["columns"]], [[name, *map(str, row)] for name, row in entries["rows"].items()])
+    return markdown_table(["lesions of", *entries["columns"]], [[name, *map(str, row)] for name, row in entries["rows"].items()])
 
 
-def _lines(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in markdown."""
     rule = ["---"] * len(head)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
