@@ -118,10 +118,9 @@ class Losses(nn.Module):
         self.model, self.mixed = model, precision == "bfloat16"
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """The losses by name, in float32 whatever the network's precision."""
+        """The losses by name, in float32 whatever the layers' precision."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            raw = self.model(images)
-        return self.model.loss(raw, targets)
+            return self.model.loss(self.model(images), targets)  # a second stage is part of the loss
 
 
 class Run:

@@ -79,8 +79,8 @@ class TwoStage(nn.Module):
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 2000, "testing": 1000},
-            post_nms_top_n={"training": 1000, "testing": 300},
+            pre_nms_top_n={"training": 1000, "testing": 1000},
+            post_nms_top_n={"training": 500, "testing": 300},
             nms_thresh=0.7,
         )
         self.roi_heads = BoxHeads(
@@ -159,7 +159,8 @@ class TwoStage(nn.Module):
         maps = {str(level): features for level, features in enumerate(raw.maps)}
         with torch.autocast(raw.maps[0].device.type, enabled=False):
             cut = self.roi_heads.box_roi_pool(maps, regions, [self._size(raw)] * len(regions))
-            return self.roi_heads.box_predictor(self.roi_heads.box_head(cut))
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(cut))
+        return logits.float(), deltas.float()
 
 
 class FasterRCNN(TwoStage):
@@ -190,7 +191,7 @@ class FasterRCNN(TwoStage):
         head_depth: int = 4,
         features: int = 512,
         anchor_scale: float = 3.5,
-        regions: int = 128,
+        regions: int = 64,
     ) -> None:
         check_channels(channels)
         super().__init__(
