@@ -10,7 +10,8 @@ import argparse
 import csv
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,10 +204,14 @@ class Run:
             persistent_workers=plan.workers > 0,
             pin_memory=self.device.type == "cuda",
         )
-        with tqdm(loader, initial=self.step, total=plan.steps, unit="step", smoothing=0.05, disable=not is_first()) as bar:
-            for images, targets in bar:
+        started, waited = time.monotonic(), 0.0
+        with tqdm(initial=self.step, total=plan.steps, unit="step", smoothing=0.05, disable=not is_first()) as bar:
+            for (images, targets), seconds in _timed(loader):
                 losses = self._step(images, targets)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+                bar.update()
+                waited += seconds
+                share = f"{100 * waited / (time.monotonic() - started):.0f} %"
+                bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, "waiting for crops": share})
                 if self.step % plan.evaluate_every == 0 or self.step == plan.steps:
                     self._evaluate(validation)
                     if self.since_best >= plan.patience:
@@ -278,6 +283,17 @@ class Run:
             writer.writeheader()
             writer.writerows(self.log)
         picture(self.log, self.folder / "curves.png")
+
+
+def _timed(batches: Iterable) -> Iterator[tuple]:
+    """Each of `batches`, and the seconds that it was waited for."""
+    batches = iter(batches)
+    while True:
+        started = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.monotonic() - started
 
 
 def is_first() -> bool:
@@ -394,7 +410,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, a
         ("patience", int, "validations without a gain before stopping"),
         ("validation_slices", int, "most slices to validate on"),
         ("seed", int, "same seed, same run"),
-        ("workers", int, "processes that prepare crops"),
+        ("workers", int, "processes that prepare crops; more where the bar says that much time goes to waiting for them"),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} (%(default)s)")
     parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))

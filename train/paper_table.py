@@ -189,7 +189,7 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
         *(f"## What balancing by body part gains: BP minus U, {STRATA[s]}\n\n{_gains(runs, s)}" for s in (0, 1)),
         *(f"![{caption}]({name})\n\n{caption}." for name, caption in pictures.items()),
         "## How it was made",
-        f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} {' '.join(settings['training'])}\n```",
+        f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} {' '.join(map(_shown, settings['training']))}\n```",
         "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + ". "
         f"{_hardware()} Minutes a training took: "
         + ", ".join(
@@ -198,6 +198,11 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
         + " (median).",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(option: str) -> str:
+    """An option as it is told to others: of a path the file's name."""
+    return Path(option).name if Path(option).is_absolute() else option
 
 
 def _hardware() -> str:

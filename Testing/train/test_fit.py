@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,25 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     assert card["training"]["steps_done"] == 4 and json.dumps(card)
     assert (folders[1] / "curves.png").stat().st_size > 1000
     assert (folders[1] / "log.csv").read_text().count("\n") == 5
+
+
+def test_a_process_that_is_killed_loses_at_most_an_epoch(data_set, tmp_path):
+    out = tmp_path / "run"
+    options = "--steps 12 --batch 2 --size 64 --warm-up 1 --evaluate-every 12 --workers 0 --device cpu".split()  # noqa: SIM905
+    command = [sys.executable, "-m", "train.fit", "--out", str(out)]
+    process = subprocess.Popen([*command, "--data", str(data_set), *options], stderr=subprocess.PIPE)
+    shown = b""
+    while not re.search(rb"[4-9]/12 ", shown):
+        assert process.poll() is None, shown
+        shown += process.stderr.read1(256)
+    process.kill()
+    done = int(re.findall(rb"(\d+)/12 ", shown + process.stderr.read())[-1])
+    process.wait()
+    kept = torch.load(out / "checkpoint.pt", weights_only=True)["progress"]["step"]
+    assert kept >= done - 1 >= 3  # there is one key slice, so an epoch is a step
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["step"] for line in csv.DictReader((out / "log.csv").open())] == [str(step) for step in range(1, 13)]
 
 
 @pytest.mark.parametrize("detector", ["vfnet", "faster_rcnn", "retinanet", "foveabox"])
