@@ -58,22 +58,45 @@ class Origin(StrEnum):
     READER = "reader"
 
 
+class Axis(StrEnum):
+    """The two axes of a lesion."""
+
+    LONG = "long"
+    SHORT = "short"
+
+
 @dataclass(frozen=True, slots=True)
 class Recist:
     """The long axis and the longest perpendicular short axis of a lesion on its key slice.
 
-    End points are (i, j) in continuous voxel indices of the key slice; diameters are in mm.
+    End points are (i, j) in continuous voxel indices of the key slice; diameters are in mm. `drawn` are the axes that a reader drew: they
+    stay as they are when the rest is measured anew.
     """
 
     long_axis: tuple[Point, Point]
     short_axis: tuple[Point, Point]
     long_mm: float
     short_mm: float
+    drawn: frozenset[Axis] = frozenset()
 
     def __post_init__(self) -> None:
         values = (*self.long_axis[0], *self.long_axis[1], *self.short_axis[0], *self.short_axis[1], self.long_mm, self.short_mm)
         if not all(math.isfinite(value) for value in values) or min(self.long_mm, self.short_mm) < 0:
             raise ValueError(f"A RECIST measurement needs finite end points and diameters of at least 0 mm, not {self}.")
+
+    def with_axis(self, axis: Axis, ends: tuple[Point, Point], mm: float) -> Recist:
+        """These axes with one that a reader drew; the longer of the two is then the long axis."""
+        drawn = replace(self, **{f"{axis}_axis": ends, f"{axis}_mm": mm}, drawn=self.drawn | {axis})
+        if drawn.long_mm >= drawn.short_mm:
+            return drawn
+        other = {Axis.LONG: Axis.SHORT, Axis.SHORT: Axis.LONG}
+        return Recist(drawn.short_axis, drawn.long_axis, drawn.short_mm, drawn.long_mm, frozenset(other[name] for name in drawn.drawn))
+
+    def measured_anew(self, measured: Recist) -> Recist:
+        """`measured`, but with the axes of these that a reader drew."""
+        for axis in sorted(self.drawn):
+            measured = measured.with_axis(axis, getattr(self, f"{axis}_axis"), getattr(self, f"{axis}_mm"))
+        return measured
 
     def __str__(self) -> str:
         return f"{self.long_mm:.0f} x {self.short_mm:.0f} mm"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report import DicomSeries, Geometry, Model, Reading
 
 GEOMETRY = Geometry((512, 512, 80), (0.8, 0.8, 5.0), (-200.0, -190.5, 12.5), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
@@ -47,7 +47,7 @@ def lesions(draw) -> Lesion:
         key_slice=key,
         slices=(first, last),
         box=draw(boxes()),
-        recist=draw(st.none() | st.builds(Recist, axes, axes, length, length)),
+        recist=draw(st.none() | st.builds(Recist, axes, axes, length, length, st.frozensets(st.sampled_from(Axis)))),
         status=draw(st.sampled_from(ReviewStatus)),
         origin=draw(st.sampled_from(Origin)),
         id=draw(st.uuids().map(str)),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
@@ -59,7 +59,7 @@ def dumps(reading: Reading) -> str:
             "dicom": None if reading.dicom is None else _dicom_record(reading.dicom),
             "warnings": list(reading.warnings),
         },
-        "lesions": [_lesion_record(lesion) for lesion in reading.lesions],
+        "lesions": [lesion_record(lesion) for lesion in reading.lesions],
     }
     return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
@@ -94,7 +94,7 @@ def loads(content: str) -> Reading:
             warnings=tuple(_items(ct, "ct.", "warnings", str)),
             models=tuple(_model(model, f"models[{index}].") for index, model in enumerate(models)),
             confidence=_take(parameters, "parameters.", "confidence", float),
-            lesions=tuple(_lesion(lesion, f"lesions[{index}].") for index, lesion in enumerate(lesions)),
+            lesions=tuple(lesion(entry, f"lesions[{index}].") for index, entry in enumerate(lesions)),
             software_version=_take(record, "", "software_version", str),
         )
     except ExchangeError:
@@ -103,7 +103,8 @@ def loads(content: str) -> Reading:
         raise ExchangeError(str(error)) from error
 
 
-def _lesion_record(lesion: Lesion) -> dict[str, Any]:
+def lesion_record(lesion: Lesion) -> dict[str, Any]:
+    """One lesion, field by field as the schema says."""
     return {
         "id": lesion.id,
         "body_part": lesion.body_part.title,
@@ -123,6 +124,7 @@ def _recist_record(recist: Recist) -> dict[str, Any]:
         "short_axis": [_floats(point) for point in recist.short_axis],
         "long_mm": float(recist.long_mm),
         "short_mm": float(recist.short_mm),
+        **({"drawn": sorted(recist.drawn)} if recist.drawn else {}),
     }
 
 
@@ -135,7 +137,8 @@ def _dicom_record(dicom: DicomSeries) -> dict[str, Any]:
     }
 
 
-def _lesion(record: dict, where: str) -> Lesion:
+def lesion(record: dict, where: str) -> Lesion:
+    """The lesion in a record that `lesion_record` made; ExchangeError names the field, after the path `where`, that is wrong."""
     try:
         return Lesion(
             body_part=BodyPart.from_title(_take(record, where, "body_part", str)),
@@ -162,6 +165,7 @@ def _recist(record: dict | None, where: str) -> Recist | None:
         short_axis=_axis(record, where, "short_axis"),
         long_mm=_take(record, where, "long_mm", float),
         short_mm=_take(record, where, "short_mm", float),
+        drawn=frozenset(map(Axis, _items(record, where, "drawn", str) if "drawn" in record else ())),
     )
 
 

@@ -1,0 +1,213 @@
+"""The state of one review: what the detector found, each thing that the reader changed, and undo and redo of all of it.
+
+The lesions that were found stay as they were; the reader's edits are kept one by one, so that both are on record and a review that is
+saved in the middle goes on with its undo.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from .lesion import Axis, BodyPart, Box, Lesion, Origin, Point, Recist, ReviewStatus
+from .report import exchange
+from .report.reading import Reading
+
+FORMAT = "lesion-detector/review"
+VERSION = 1
+
+
+class Action(StrEnum):
+    """What a reader can do to a lesion, as the undo button calls it."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    RESET = "set to pending"
+    RELABEL = "relabel"
+    DELETE = "delete"
+    ADD = "add"
+    MOVE_BOX = "move box"
+    DRAW_AXIS = "draw axis"
+
+
+_ACTION_OF_STATUS = {ReviewStatus.ACCEPTED: Action.ACCEPT, ReviewStatus.REJECTED: Action.REJECT, ReviewStatus.PENDING: Action.RESET}
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One thing that the reader did: `before` is None for a lesion that was added, `after` for one that was deleted."""
+
+    action: Action
+    before: Lesion | None
+    after: Lesion | None
+
+    @property
+    def lesion_id(self) -> str:
+        return (self.before or self.after).id
+
+    @property
+    def inverse(self) -> Edit:
+        return Edit(self.action, self.after, self.before)
+
+    def __str__(self) -> str:
+        return f"{self.action.value} {(self.before or self.after).body_part.title}"
+
+
+class Review:
+    """One reading under review.
+
+    Every change goes through a method named after it, is one `Edit`, and can be undone; a method that changes nothing makes no edit.
+
+    Attributes
+    ----------
+    found: the reading as the detector left it; its confidence is the threshold below which pending lesions are not reported.
+    done, undone: the reader's edits in their order, and those taken back, the last one to be redone first.
+    """
+
+    def __init__(self, found: Reading) -> None:
+        self.found = found
+        self.done: list[Edit] = []
+        self.undone: list[Edit] = []
+        self._lesions: dict[str, Lesion | None] = {lesion.id: lesion for lesion in found.lesions}  # None: deleted, its place is kept
+
+    @property
+    def lesions(self) -> list[Lesion]:
+        """The lesions as they are now, those that the reader added last."""
+        return [lesion for lesion in self._lesions.values() if lesion is not None]
+
+    @property
+    def reading(self) -> Reading:
+        """The reading as it is now, for a report."""
+        return replace(self.found, lesions=tuple(self.lesions))
+
+    @property
+    def confidence(self) -> float:
+        """The threshold below which lesions that are pending are neither shown nor reported. Setting it is no edit."""
+        return self.found.confidence
+
+    @confidence.setter
+    def confidence(self, value: float) -> None:
+        self.found = replace(self.found, confidence=value)
+
+    def lesion(self, lesion_id: str) -> Lesion:
+        """The lesion with this id; KeyError where there is none, or none any more."""
+        lesion = self._lesions[lesion_id]
+        if lesion is None:
+            raise KeyError(lesion_id)
+        return lesion
+
+    def set_status(self, lesion_id: str, status: ReviewStatus) -> None:
+        """Accept or reject a lesion, or set it back to pending."""
+        self._change(_ACTION_OF_STATUS[status], lesion_id, status=status)
+
+    def relabel(self, lesion_id: str, body_part: BodyPart) -> None:
+        """Give a lesion another body part."""
+        self._change(Action.RELABEL, lesion_id, body_part=body_part)
+
+    def move_box(self, lesion_id: str, key_slice: int, box: Box, measured: Recist | None) -> None:
+        """Give a lesion another box on slice `key_slice`; `measured` are the axes inside it.
+
+        An axis that the reader drew stays, unless the box went to another slice.
+        """
+        lesion = self.lesion(lesion_id)
+        recist, slices = measured, (min(lesion.slices[0], key_slice), max(lesion.slices[1], key_slice))
+        if lesion.recist is not None and lesion.recist.drawn and key_slice == lesion.key_slice:
+            recist = lesion.recist if measured is None else lesion.recist.measured_anew(measured)
+        self._change(Action.MOVE_BOX, lesion_id, key_slice=key_slice, slices=slices, box=box, recist=recist)
+
+    def draw_axis(self, lesion_id: str, axis: Axis, ends: tuple[Point, Point], mm: float) -> None:
+        """Take over an axis that the reader drew; it is not measured anew from then on."""
+        lesion = self.lesion(lesion_id)
+        if lesion.recist is None:
+            raise ValueError("A lesion that is not measured has no axis to change.")
+        if ends != getattr(lesion.recist, f"{axis}_axis"):
+            self._change(Action.DRAW_AXIS, lesion_id, recist=lesion.recist.with_axis(axis, ends, mm))
+
+    def add(self, body_part: BodyPart, key_slice: int, box: Box, measured: Recist | None) -> Lesion:
+        """Add a lesion that the reader drew, accepted by that."""
+        lesion = Lesion(
+            body_part, None, key_slice, (key_slice, key_slice), box, measured, status=ReviewStatus.ACCEPTED, origin=Origin.READER
+        )
+        self._do(Edit(Action.ADD, None, lesion))
+        return lesion
+
+    def delete(self, lesion_id: str) -> None:
+        """Take a lesion out of the list; that it was found stays on record."""
+        self._do(Edit(Action.DELETE, self.lesion(lesion_id), None))
+
+    def undo(self) -> Edit | None:
+        """Take back the last edit; None where there is none."""
+        if not self.done:
+            return None
+        edit = self.done.pop()
+        self.undone.append(edit)
+        self._apply(edit.inverse)
+        return edit
+
+    def redo(self) -> Edit | None:
+        """Do again what was taken back last; None where nothing was."""
+        if not self.undone:
+            return None
+        edit = self.undone.pop()
+        self.done.append(edit)
+        self._apply(edit)
+        return edit
+
+    def _change(self, action: Action, lesion_id: str, **changes) -> None:
+        before = self.lesion(lesion_id)
+        after = before.edited(**changes)
+        if after != before:
+            self._do(Edit(action, before, after))
+
+    def _do(self, edit: Edit) -> None:
+        self.undone.clear()
+        self.done.append(edit)
+        self._apply(edit)
+
+    def _apply(self, edit: Edit) -> None:
+        self._lesions[edit.lesion_id] = edit.after
+
+
+def dumps(review: Review) -> str:
+    """The review as JSON text: the reading that was found, as lesions.json has it, and the edits."""
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "found": json.loads(exchange.dumps(review.found)),
+        "done": [_edit_record(edit) for edit in review.done],
+        "undone": [_edit_record(edit) for edit in review.undone],
+    }
+    return json.dumps(record, ensure_ascii=False)
+
+
+def loads(content: str) -> Review:
+    """The review in JSON text that `dumps` wrote, with its undo; ExchangeError for anything else."""
+    try:
+        record = json.loads(content)
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
+        if record.get("version") != VERSION:
+            raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
+        review = Review(exchange.loads(json.dumps(record["found"])))
+        review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
+    except exchange.ExchangeError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise exchange.ExchangeError(f"this review is damaged ({error}).") from error
+    for edit in review.done:
+        review._apply(edit)
+    return review
+
+
+def _edit_record(edit: Edit) -> dict[str, Any]:
+    lesions = {"before": edit.before, "after": edit.after}
+    return {"action": edit.action.value, **{name: lesion and exchange.lesion_record(lesion) for name, lesion in lesions.items()}}
+
+
+def _edit(record: dict[str, Any]) -> Edit:
+    lesions = [record[name] and exchange.lesion(record[name], f"{name}.") for name in ("before", "after")]
+    if lesions == [None, None]:
+        raise ValueError("an edit without a lesion")
+    return Edit(Action(record["action"]), *lesions)

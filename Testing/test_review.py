@@ -1,0 +1,157 @@
+"""A review: every edit, undone and redone, kept with what was found, through its JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from LesionDetectorLib import review
+from LesionDetectorLib.lesion import Axis, BodyPart, Origin, Recist, ReviewStatus
+from LesionDetectorLib.report import Reading
+from LesionDetectorLib.report.exchange import ExchangeError
+from LesionDetectorLib.review import Review
+
+from Testing.report.readings import AXES, lesion, reading
+
+LIVER, LUNG = lesion(BodyPart.LIVER, 0.87, recist=AXES), lesion(BodyPart.LUNG, 0.3, k=20, recist=AXES)
+
+
+def fresh() -> Review:
+    return Review(reading(LIVER, LUNG))
+
+
+def test_accepting_rejecting_and_relabelling_change_the_lesion_and_nothing_else():
+    state = fresh()
+    state.set_status(LIVER.id, ReviewStatus.ACCEPTED)
+    state.relabel(LIVER.id, BodyPart.KIDNEY)
+    assert state.lesion(LIVER.id) == LIVER.edited(status=ReviewStatus.ACCEPTED, body_part=BodyPart.KIDNEY)
+    assert state.lesion(LUNG.id) == LUNG and state.found.lesions == (LIVER, LUNG)
+    state.set_status(LIVER.id, ReviewStatus.ACCEPTED)
+    assert [str(edit) for edit in state.done] == ["accept Liver", "relabel Liver"]
+
+
+def test_a_box_that_moves_is_measured_anew_except_for_an_axis_that_the_reader_drew():
+    state, anew = fresh(), Recist(((0, 0), (30, 0)), ((5, -5), (5, 5)), 24.0, 8.0)
+    state.draw_axis(LIVER.id, Axis.SHORT, ((110, 100), (110, 120)), 16.0)
+    assert state.lesion(LIVER.id).recist.short_mm == 16.0 and state.lesion(LIVER.id).recist.drawn == {Axis.SHORT}
+    state.move_box(LIVER.id, 50, (90, 90, 130, 130), anew)
+    moved = state.lesion(LIVER.id).recist
+    assert (moved.long_mm, moved.short_mm) == (24.0, 16.0) and moved.short_axis == ((110, 100), (110, 120))
+    state.move_box(LIVER.id, 52, (90, 90, 130, 130), anew)
+    assert state.lesion(LIVER.id).recist == anew and state.lesion(LIVER.id).slices == (50, 52)
+
+
+def test_a_short_axis_drawn_longer_than_the_long_one_is_the_long_axis():
+    drawn = AXES.with_axis(Axis.SHORT, ((110, 80), (110, 120)), 32.0)
+    assert (drawn.long_mm, drawn.short_mm) == (32.0, 18.0) and drawn.drawn == {Axis.LONG}
+    assert drawn.long_axis == ((110, 80), (110, 120))
+
+
+def test_what_the_reader_adds_is_accepted_and_the_readers():
+    state = fresh()
+    added = state.add(BodyPart.BONE, 30, (10, 10, 30, 30), None)
+    assert (added.origin, added.status, added.confidence) == (Origin.READER, ReviewStatus.ACCEPTED, None)
+    assert added in state.reading.reported
+    with pytest.raises(ValueError, match="not measured"):
+        state.draw_axis(added.id, Axis.LONG, ((0, 0), (1, 1)), 1.0)
+
+
+def test_a_deleted_lesion_comes_back_to_its_place():
+    state = fresh()
+    state.delete(LIVER.id)
+    assert state.lesions == [LUNG]
+    with pytest.raises(KeyError):
+        state.set_status(LIVER.id, ReviewStatus.ACCEPTED)
+    state.undo()
+    assert state.lesions == [LIVER, LUNG]
+
+
+def test_undo_and_redo_end_quietly_and_a_new_edit_forgets_what_was_undone():
+    state = fresh()
+    assert state.undo() is None and state.redo() is None
+    state.set_status(LIVER.id, ReviewStatus.REJECTED)
+    assert str(state.undo()) == "reject Liver"
+    state.relabel(LUNG.id, BodyPart.BONE)
+    assert state.redo() is None and [str(edit) for edit in state.done] == ["relabel Lung"]
+
+
+def test_the_threshold_is_kept_and_is_no_edit():
+    state = fresh()
+    state.confidence = 0.25
+    assert state.reading.reported == [LUNG, LIVER] and not state.done
+    assert review.loads(review.dumps(state)).confidence == 0.25
+
+
+edits = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3), st.sampled_from(BodyPart)), max_size=25)
+
+
+def edit_at_random(state: Review, steps: list[tuple[int, int, BodyPart]]) -> None:
+    for kind, which, part in steps:
+        if kind == 0:
+            state.undo()
+        elif kind == 1:
+            state.redo()
+        elif kind == 2:
+            state.add(part, 10 + which, (0, 0, 5 + which, 5), AXES)
+        elif state.lesions:
+            chosen = state.lesions[which % len(state.lesions)].id
+            if kind == 3:
+                state.delete(chosen)
+            elif kind == 4:
+                state.relabel(chosen, part)
+            elif kind == 5:
+                state.move_box(chosen, 40 + which, (1, 1, 9, 9 + which), AXES)
+            elif kind == 6:
+                state.draw_axis(chosen, Axis.LONG, ((which, 0), (9, 9)), 20.0 + which)
+            else:
+                state.set_status(chosen, list(ReviewStatus)[which % 3])
+
+
+@given(edits)
+@settings(max_examples=60, deadline=None)
+def test_undoing_all_gives_what_was_found_and_redoing_all_what_was_made_of_it(steps):
+    state = fresh()
+    edit_at_random(state, steps)
+    made = state.lesions
+    count = len(state.done)
+    while state.undo():
+        pass
+    assert state.lesions == [LIVER, LUNG]
+    for _ in range(count):
+        state.redo()
+    assert state.lesions == made
+
+
+@given(edits)
+@settings(max_examples=60, deadline=None)
+def test_a_review_goes_through_its_json_with_its_undo(steps):
+    state = fresh()
+    edit_at_random(state, steps)
+    again = review.loads(review.dumps(state))
+    assert (again.lesions, again.done, again.undone, again.found) == (state.lesions, state.done, state.undone, state.found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda record: record.update(format="other"), "no review"),
+        (lambda record: record.update(version=9), "version 9"),
+        (lambda record: record.pop("done"), "damaged"),
+        (lambda record: record["done"].append({"action": "accept", "before": None, "after": None}), "without a lesion"),
+        (lambda record: record["done"].append({"action": "fly", "before": None, "after": None}), "damaged"),
+        (lambda record: record["found"].pop("ct"), "'ct' is missing"),
+    ],
+)
+def test_a_damaged_review_is_named(spoil, sentence):
+    record = json.loads(review.dumps(fresh()))
+    spoil(record)
+    with pytest.raises(ExchangeError, match=sentence):
+        review.loads(json.dumps(record))
+    with pytest.raises(ExchangeError, match="damaged"):
+        review.loads("{")
+
+
+def test_the_reading_of_a_review_is_one_that_every_report_takes():
+    assert isinstance(fresh().reading, Reading)
