@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     find.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
+    find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
     find.set_defaults(run=_detect)
 
     size = commands.add_parser("measure", parents=[shared], help="print long and short axis of the lesion in a box as JSON")
@@ -171,15 +172,22 @@ def _detect(options: argparse.Namespace) -> int:
     for sentence in volume.warnings:
         progress.warn(sentence)
 
-    from .detect import DEFAULT_WEIGHTS, Detector
-    from .pipeline import LOWEST_CONFIDENCE, find_lesions
+    try:
+        from .detect import DEFAULT_WEIGHTS, Detector
+        from .pipeline import LOWEST_CONFIDENCE, find_lesions
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The Python package {error.name} is missing; install it with: pip install {error.name}") from error
 
     paths = options.weights or [DEFAULT_WEIGHTS]
     detectors = [Detector.load(path, options.device) for path in paths]
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
     models = [Model(path.stem, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
     reading = Reading.of(volume, lesions, models, options.confidence)
-    _write(volume, reading, options.out, options.no_scene, progress)
+    if options.lesions_only:
+        options.out.mkdir(parents=True, exist_ok=True)
+        exchange.write(options.out / "lesions.json", reading)
+    else:
+        _write(volume, reading, options.out, options.no_scene, progress)
     progress.finish(options.out, reading)
     return 0
 
