@@ -35,7 +35,7 @@ def test_accepting_rejecting_and_relabelling_change_the_lesion_and_nothing_else(
 def test_a_box_that_moves_is_measured_anew_except_for_an_axis_that_the_reader_drew():
     state, anew = fresh(), Recist(((0, 0), (30, 0)), ((5, -5), (5, 5)), 24.0, 8.0)
     state.draw_axis(LIVER.id, Axis.SHORT, ((110, 100), (110, 120)), 16.0)
-    assert state.lesion(LIVER.id).recist.short_mm == 16.0 and state.lesion(LIVER.id).recist.drawn == {Axis.SHORT}
+    assert state.lesion(LIVER.id).recist.short_mm == 16.0 and state.lesion(LIVER.id).recist.drawn == (Axis.SHORT,)
     state.move_box(LIVER.id, 50, (90, 90, 130, 130), anew)
     moved = state.lesion(LIVER.id).recist
     assert (moved.long_mm, moved.short_mm) == (24.0, 16.0) and moved.short_axis == ((110, 100), (110, 120))
@@ -45,7 +45,7 @@ def test_a_box_that_moves_is_measured_anew_except_for_an_axis_that_the_reader_dr
 
 def test_a_short_axis_drawn_longer_than_the_long_one_is_the_long_axis():
     drawn = AXES.with_axis(Axis.SHORT, ((110, 80), (110, 120)), 32.0)
-    assert (drawn.long_mm, drawn.short_mm) == (32.0, 18.0) and drawn.drawn == {Axis.LONG}
+    assert (drawn.long_mm, drawn.short_mm) == (32.0, 18.0) and drawn.drawn == (Axis.LONG,)
     assert drawn.long_axis == ((110, 80), (110, 120))
 
 

@@ -16,7 +16,7 @@ from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading
-from LesionDetectorLib.scene import SceneError
+from LesionDetectorLib.scene import SceneError, mrml
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
@@ -31,10 +31,11 @@ import json, sys
 from dataclasses import asdict
 import slicer
 from LesionDetectorLib import scene as s
+from LesionDetectorLib.scene import mrml
 result = {}
 for path in sys.argv[1:]:
     scene = s.load_scene(path)
-    boxes = s._all_nodes(scene, "vtkMRMLMarkupsROINode")
+    boxes = mrml.all_nodes(scene, "vtkMRMLMarkupsROINode")
     table = scene.GetFirstNodeByClass("vtkMRMLTableNode")
     volume = scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
     array = slicer.util.arrayFromVolume(volume)
@@ -43,13 +44,13 @@ for path in sys.argv[1:]:
     result[path] = {
         "lesions": [asdict(lesion) for lesion in s.read_lesions(scene)],
         "names": [box.GetName() for box in boxes],
-        "locked": [bool(node.GetLocked()) for node in s._all_nodes(scene, "vtkMRMLMarkupsNode")],
+        "locked": [bool(node.GetLocked()) for node in mrml.all_nodes(scene, "vtkMRMLMarkupsNode")],
         "colours": [box.GetDisplayNode().GetSelectedColor() for box in boxes],
         "native labels": [bool(box.GetDisplayNode().GetPropertiesLabelVisibility()) for box in boxes],
         "labels": [labels.GetNthControlPointLabel(i) for i in range(labels.GetNumberOfControlPoints())],
         "table": [[table.GetCellText(row, column) for column in range(8)] for row in range(table.GetNumberOfRows())],
         "columns": [table.GetColumnName(column) for column in range(table.GetNumberOfColumns())],
-        "ijk to ras": s._ijk_to_ras(volume).tolist(),
+        "ijk to ras": mrml.ijk_to_ras(volume).tolist(),
         "shape": array.shape,
         "voxels": [int(array[2, 3, 4]), int(array.sum())],
         "parents": sorted({hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(box))) for box in boxes}),
@@ -184,7 +185,7 @@ def test_a_caption_starts_at_the_left_anterior_corner_of_its_box(shown, lesions)
 def test_a_box_and_an_axis_that_were_moved_are_read_where_they_are(shown, lesions):
     scene, _, volume = shown
     box = scene.GetFirstNodeByClass("vtkMRMLMarkupsROINode")
-    line = box.GetNodeReference(lesion_scene.LONG_AXIS)
+    line = box.GetNodeReference(mrml.LONG_AXIS)
     box.SetCenter(volume.to_lps((72.0, 43.0, 7.0)) * (-1, -1, 1))
     line.SetNthControlPointPosition(0, volume.to_lps((70.0, 30.0, 6.0)) * (-1, -1, 1))
     moved = lesion_scene.read_lesion(box)

@@ -77,25 +77,29 @@ class Recist:
     short_axis: tuple[Point, Point]
     long_mm: float
     short_mm: float
-    drawn: frozenset[Axis] = frozenset()
+    drawn: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
         values = (*self.long_axis[0], *self.long_axis[1], *self.short_axis[0], *self.short_axis[1], self.long_mm, self.short_mm)
         if not all(math.isfinite(value) for value in values) or min(self.long_mm, self.short_mm) < 0:
             raise ValueError(f"A RECIST measurement needs finite end points and diameters of at least 0 mm, not {self}.")
 
+    def ends(self, axis: Axis) -> tuple[Point, Point]:
+        """The end points of one axis."""
+        return self.long_axis if axis is Axis.LONG else self.short_axis
+
     def with_axis(self, axis: Axis, ends: tuple[Point, Point], mm: float) -> Recist:
         """These axes with one that a reader drew; the longer of the two is then the long axis."""
-        drawn = replace(self, **{f"{axis}_axis": ends, f"{axis}_mm": mm}, drawn=self.drawn | {axis})
+        drawn = replace(self, **{f"{axis}_axis": ends, f"{axis}_mm": mm}, drawn=tuple(sorted({*self.drawn, axis})))
         if drawn.long_mm >= drawn.short_mm:
             return drawn
         other = {Axis.LONG: Axis.SHORT, Axis.SHORT: Axis.LONG}
-        return Recist(drawn.short_axis, drawn.long_axis, drawn.short_mm, drawn.long_mm, frozenset(other[name] for name in drawn.drawn))
+        return Recist(drawn.short_axis, drawn.long_axis, drawn.short_mm, drawn.long_mm, tuple(sorted(other[name] for name in drawn.drawn)))
 
     def measured_anew(self, measured: Recist) -> Recist:
         """`measured`, but with the axes of these that a reader drew."""
-        for axis in sorted(self.drawn):
-            measured = measured.with_axis(axis, getattr(self, f"{axis}_axis"), getattr(self, f"{axis}_mm"))
+        for axis in self.drawn:
+            measured = measured.with_axis(axis, self.ends(axis), getattr(self, f"{axis}_mm"))
         return measured
 
     def __str__(self) -> str:
@@ -141,11 +145,11 @@ class Lesion:
         """A copy with `changes`, for example ``lesion.edited(status=ReviewStatus.ACCEPTED)``."""
         return replace(self, **changes)
 
-    def caption(self, number: int) -> str:
-        """One line for a picture or a view: "1 Liver 87 % 18 x 12 mm"."""
+    def caption(self, number: int | None) -> str:
+        """One line for a picture or a view: "1 Liver 87 % 18 x 12 mm"; a lesion without a number gets a dash."""
         confidence = "" if self.confidence is None else f" {self.confidence:.0%}".replace("%", " %")
         size = "" if self.recist is None else f" {self.recist}"
-        return f"{number} {self.body_part.title}{confidence}{size}"
+        return f"{number or '-'} {self.body_part.title}{confidence}{size}"
 
 
 def stable_id(series: str, key_slice: int, box: Box, body_part: BodyPart) -> str:

@@ -8,14 +8,11 @@ from .ct import Volume
 from .detect import Detector, detect
 from .fuse import Candidate, stack
 from .lesion import Lesion, stable_id
-from .recist import measure
-from .slices import PIXEL_MM
+from .recist import DETECTOR_MARGIN_MM, measure
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
 MOST_LESIONS = 300
-MARGIN_MM = 5 * PIXEL_MM
-"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
 
 
 def find_lesions(
@@ -40,7 +37,7 @@ def find_lesions(
 
 
 def _measured(volume: Volume, candidate: Candidate) -> Lesion:
-    margin_px = MARGIN_MM / (sum(volume.spacing[:2]) / 2)
+    margin_px = DETECTOR_MARGIN_MM / (sum(volume.spacing[:2]) / 2)
     return Lesion(
         body_part=candidate.body_part,
         confidence=candidate.confidence,

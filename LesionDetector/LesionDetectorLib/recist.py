@@ -14,7 +14,10 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from .lesion import Box, Point, Recist
+from .slices import PIXEL_MM
 
+DETECTOR_MARGIN_MM = 5 * PIXEL_MM
+"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
 _RAYS = 128
 _ANGLES = 2 * np.pi * np.arange(_RAYS) / _RAYS
 _RADII = (np.arange(45) + 0.5) / 30  # in radii of the prior ellipse; a round lesion measured along the box's diagonals reaches 1.41
@@ -57,7 +60,7 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
     slice_hu: (rows, columns), the key slice in HU.
     spacing: (si, sj), mm from column to column and from row to row.
     box: (x0, y0, x1, y1), continuous voxel index; clipped at the image's border.
-    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion. A detector's own margin is `pipeline.MARGIN_MM`.
+    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion. A detector's own is `DETECTOR_MARGIN_MM`.
 
     Raises
     ------

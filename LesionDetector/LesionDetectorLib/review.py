@@ -122,7 +122,7 @@ class Review:
         lesion = self.lesion(lesion_id)
         if lesion.recist is None:
             raise ValueError("A lesion that is not measured has no axis to change.")
-        if ends != getattr(lesion.recist, f"{axis}_axis"):
+        if ends != lesion.recist.ends(axis):
             self._change(Action.DRAW_AXIS, lesion_id, recist=lesion.recist.with_axis(axis, ends, mm))
 
     def add(self, body_part: BodyPart, key_slice: int, box: Box, measured: Recist | None) -> Lesion:

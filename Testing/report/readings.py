@@ -47,7 +47,7 @@ def lesions(draw) -> Lesion:
         key_slice=key,
         slices=(first, last),
         box=draw(boxes()),
-        recist=draw(st.none() | st.builds(Recist, axes, axes, length, length, st.frozensets(st.sampled_from(Axis)))),
+        recist=draw(st.none() | st.builds(Recist, axes, axes, length, length, st.lists(st.sampled_from(Axis), unique=True).map(tuple))),
         status=draw(st.sampled_from(ReviewStatus)),
         origin=draw(st.sampled_from(Origin)),
         id=draw(st.uuids().map(str)),

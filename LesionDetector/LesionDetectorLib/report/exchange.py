@@ -124,7 +124,7 @@ def _recist_record(recist: Recist) -> dict[str, Any]:
         "short_axis": [_floats(point) for point in recist.short_axis],
         "long_mm": float(recist.long_mm),
         "short_mm": float(recist.short_mm),
-        **({"drawn": sorted(recist.drawn)} if recist.drawn else {}),
+        **({"drawn": list(recist.drawn)} if recist.drawn else {}),
     }
 
 
@@ -165,7 +165,7 @@ def _recist(record: dict | None, where: str) -> Recist | None:
         short_axis=_axis(record, where, "short_axis"),
         long_mm=_take(record, where, "long_mm", float),
         short_mm=_take(record, where, "short_mm", float),
-        drawn=frozenset(map(Axis, _items(record, where, "drawn", str) if "drawn" in record else ())),
+        drawn=tuple(map(Axis, _items(record, where, "drawn", str) if "drawn" in record else ())),
     )
 
 

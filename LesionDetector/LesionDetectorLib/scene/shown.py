@@ -1,0 +1,214 @@
+"""All lesions of a reading on their CT: the CT itself, the markups of every lesion, the table, the folder, and the views that show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from LesionDetectorLib.lesion import Lesion, Point, Recist
+
+from .markups import add_labels, add_lesion
+from .mrml import LPS_TO_RAS, VOLUME, SceneError, all_nodes, ijk_to_ras, ras, remove_with_display, slicer_module, view_node
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLTableNode
+
+    from LesionDetectorLib.ct import Volume
+    from LesionDetectorLib.report.reading import Reading
+
+Numbered = Iterable[tuple[int | None, Lesion]]
+FOLDER = "Lesions"
+COLUMNS = ("Number", "Body part", "Confidence", "Long axis (mm)", "Short axis (mm)", "Slice", "Status", "Id")
+SOFT_TISSUE = {"window": 400, "level": 40}
+
+
+def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
+    """The CT as a volume node with its true geometry, be it oblique or left-handed, in a soft-tissue window."""
+    slicer = slicer_module()
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"CT {volume.study} {volume.series}")
+    slicer.util.updateVolumeFromArray(node, volume.hu)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(LPS_TO_RAS @ volume.index_to_lps))
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevel(SOFT_TISSUE["window"], SOFT_TISSUE["level"])
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    storage = scene.AddNewNodeByClass("vtkMRMLNRRDStorageNode")
+    storage.SetDefaultWriteFileExtension("nrrd")
+    storage.SetCompressionParameter("gzip_fastest")
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    return node
+
+
+def show_lesions(
+    scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesions: list[Lesion], slice_number: Callable[[int], int]
+) -> None:
+    """Show `lesions` on `volume_node`, in place of any that are shown there; numbered from 1 in the order given.
+
+    `slice_number` gives the number by which a reader calls slice k.
+    """
+    remove_lesions(scene, volume_node)
+    scene.StartState(scene.BatchProcessState)
+    try:
+        for number, lesion in enumerate(lesions, 1):
+            add_lesion(scene, volume_node, lesion, number)
+        add_labels(scene, volume_node, list(enumerate(lesions, 1)))
+        add_table(scene, volume_node, list(enumerate(lesions, 1)), slice_number)
+    finally:
+        scene.EndState(scene.BatchProcessState)
+    _put_in_folder(scene, volume_node)
+
+
+def remove_lesions(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> None:
+    """Take every node out of the scene that shows a lesion of `volume_node`, and their folder."""
+    for node in _nodes_of(scene, volume_node):
+        remove_with_display(scene, node)
+    hierarchy = slicer_module().vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    if folder := _folder(hierarchy, volume_node):
+        hierarchy.RemoveItem(folder)
+
+
+def add_table(
+    scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, entries: Numbered, slice_number: Callable[[int], int]
+) -> vtkMRMLTableNode:
+    """A locked table of lesions, see `fill_table`."""
+    node = scene.AddNewNodeByClass("vtkMRMLTableNode", FOLDER)
+    node.SetNodeReferenceID(VOLUME, volume_node.GetID())
+    fill_table(node, entries, slice_number)
+    node.SetLocked(True)
+    return node
+
+
+def fill_table(node: vtkMRMLTableNode, entries: Numbered, slice_number: Callable[[int], int]) -> None:
+    """One row a lesion with the `COLUMNS`: confidence 0..1, diameters in mm, "nan" where a lesion has none; 0 for one without a number."""
+    from vtkmodules.vtkCommonCore import vtkDoubleArray, vtkIntArray, vtkStringArray
+
+    kinds = (vtkIntArray, vtkStringArray, vtkDoubleArray, vtkDoubleArray, vtkDoubleArray, vtkIntArray, vtkStringArray, vtkStringArray)
+    rows = [_row(lesion, number or 0, slice_number(lesion.key_slice)) for number, lesion in entries]
+    node.RemoveAllColumns()
+    for column, (title, kind) in enumerate(zip(COLUMNS, kinds)):
+        array = kind()
+        array.SetName(title)
+        for row in rows:
+            array.InsertNextValue(row[column])
+        node.AddColumn(array)
+
+
+def _row(lesion: Lesion, number: int, slice_number: int) -> tuple:
+    long_mm, short_mm = (lesion.recist.long_mm, lesion.recist.short_mm) if lesion.recist else (math.nan, math.nan)
+    confidence = math.nan if lesion.confidence is None else lesion.confidence
+    return number, lesion.body_part.title, confidence, long_mm, short_mm, slice_number, lesion.status.value, lesion.id
+
+
+def lesions_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> tuple[list[Lesion], Callable[[int], int]]:
+    """The reported lesions of `reading` in the voxel indices of `volume_node`, and the numbers of its slices as the reading counts them.
+
+    Slicer may hold the voxels of a CT in another order than `ct.read`. Raises SceneError where the node is not the CT of the reading.
+    """
+    geometry = reading.geometry
+    index_to_ras = np.eye(4)
+    index_to_ras[:3, :3] = np.array(geometry.direction) * geometry.spacing
+    index_to_ras[:3, 3] = geometry.origin
+    to_node = np.linalg.inv(ijk_to_ras(volume_node)) @ LPS_TO_RAS @ index_to_ras
+    order = np.rint(to_node)
+    last = np.array(geometry.size) - 1
+    ends = order @ np.array([(0, 0, 0, 1), (*last, 1)]).T
+    same_grid = (
+        np.abs((to_node - order) @ (*last, 1)).max() < 0.1
+        and np.array_equal(ends[:3].min(axis=1), (0, 0, 0))
+        and np.array_equal(ends[:3].max(axis=1) + 1, volume_node.GetImageData().GetDimensions())
+    )
+    if not same_grid or abs(order[2, 2]) != 1:
+        raise SceneError(f"The lesions were found on another CT than '{volume_node.GetName()}': choose the CT {reading.source}.")
+    turn, start = int(order[2, 2]), int(order[2, 3])
+
+    def slice_number(k: int) -> int:
+        return reading.slice_number(turn * (k - start))
+
+    return [_moved(lesion, order) for lesion in reading.reported], slice_number
+
+
+def _moved(lesion: Lesion, matrix: np.ndarray) -> Lesion:
+    """The lesion in other voxel indices: `matrix` (4, 4) turns and shifts (i, j, k, 1), k into k."""
+
+    def point(i: float, j: float) -> Point:
+        x, y = matrix[:2] @ (i, j, lesion.key_slice, 1)
+        return float(x), float(y)
+
+    def slice_index(k: int) -> int:
+        return round(matrix[2, 2] * k + matrix[2, 3])
+
+    corners = np.array([point(*lesion.box[:2]), point(*lesion.box[2:])])
+    recist = lesion.recist
+    if recist is not None:
+        long_axis, short_axis = (tuple(point(*end) for end in axis) for axis in (recist.long_axis, recist.short_axis))
+        recist = Recist(long_axis, short_axis, recist.long_mm, recist.short_mm)
+    return lesion.edited(
+        key_slice=slice_index(lesion.key_slice),
+        slices=tuple(sorted(map(slice_index, lesion.slices))),
+        box=(*map(float, corners.min(axis=0)), *map(float, corners.max(axis=0))),
+        recist=recist,
+    )
+
+
+def show_in_slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion | None = None) -> None:
+    """Fill the three slice views of Slicer's standard layouts with the CT, the axial one with the key slice of `lesion`.
+
+    An application's own views turn to it; in a scene that is saved, they open so.
+    """
+    columns, rows, slices = volume_node.GetImageData().GetDimensions()
+    key_slice = (slices - 1) / 2 if lesion is None else lesion.key_slice
+    centre = ras(volume_node, ((columns - 1) / 2, (rows - 1) / 2, key_slice))
+    spacing = volume_node.GetSpacing()
+    extent = max(columns * spacing[0], rows * spacing[1])
+    for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+        view_node(scene, "vtkMRMLSliceCompositeNode", name).SetBackgroundVolumeID(volume_node.GetID())
+        view = view_node(scene, "vtkMRMLSliceNode", name)
+        view.SetOrientation(orientation)
+        if name == "Red":
+            view.GetSliceToRAS().DeepCopy(slicer_module().util.vtkMatrixFromArray(_slice_plane(volume_node)))
+            view.UpdateMatrices()
+        width, height, _ = view.GetDimensions()
+        view.SetFieldOfView(extent, extent * height / width, spacing[2])
+        view.JumpSliceByCentering(*centre)
+
+
+def _slice_plane(volume_node: vtkMRMLScalarVolumeNode) -> np.ndarray:
+    """The SliceToRAS rotation (4, 4) that shows slices nearest to axial along the volume's axes, the patient's left on the right."""
+    axes = ijk_to_ras(volume_node)[:3, :3] / volume_node.GetSpacing()
+    right, up = (max((*axes.T, *-axes.T), key=wanted.dot) for wanted in (np.array((-1, 0, 0)), np.array((0, 1, 0))))
+    plane = np.eye(4)
+    plane[:3, :3] = np.column_stack((right, up, np.cross(up, right)))
+    return plane
+
+
+def _nodes_of(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> list[vtkMRMLNode]:
+    """Every node that shows lesions of the volume: markups and the table."""
+    nodes = all_nodes(scene, "vtkMRMLMarkupsNode") + all_nodes(scene, "vtkMRMLTableNode")
+    return [node for node in nodes if node.GetNodeReferenceID(VOLUME) == volume_node.GetID()]
+
+
+def _folder(hierarchy: vtkMRMLNode, volume_node: vtkMRMLScalarVolumeNode) -> int:
+    """The subject hierarchy folder beside the volume, 0 if there is none yet."""
+    return hierarchy.GetItemChildWithName(_study(hierarchy, volume_node), f"{FOLDER} of {volume_node.GetName()}")
+
+
+def _study(hierarchy: vtkMRMLNode, volume_node: vtkMRMLScalarVolumeNode) -> int:
+    """The subject hierarchy item that holds the volume: its DICOM study, or the scene."""
+    item = hierarchy.GetItemByDataNode(volume_node)
+    return hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
+
+
+def _put_in_folder(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> None:
+    """Gather the nodes of all lesions in one subject hierarchy folder. Slicer makes the items by itself, slicer-core does not."""
+    hierarchy = slicer_module().vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    folder = hierarchy.CreateFolderItem(_study(hierarchy, volume_node), f"{FOLDER} of {volume_node.GetName()}")
+    for node in _nodes_of(scene, volume_node):
+        item = hierarchy.GetItemByDataNode(node)
+        if item:
+            hierarchy.SetItemParent(item, folder)
+        else:
+            hierarchy.CreateItem(folder, node)
