@@ -1,18 +1,32 @@
-"""The Slicer module: choose a CT and the lesions.json that `lesion-detector detect` wrote for it, and see the lesions on the CT."""
+"""The Slicer module: click Detect lesions, review what is found, report it. The only file that knows Qt."""
 
+import pathlib
+import shutil
+import sys
 from pathlib import Path
+from typing import Annotated
 
+import qt
 import slicer
+import vtk
 from LesionDetectorLib import scene
-from LesionDetectorLib.report import exchange
+from LesionDetectorLib.child import ChildError, Detection
+from LesionDetectorLib.lesion import BodyPart, ReviewStatus
+from LesionDetectorLib.report import exchange, table, text
+from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
+
+POLL_MS = 100
+STATUS_SIGNS = {ReviewStatus.PENDING: "?", ReviewStatus.ACCEPTED: "\u2713", ReviewStatus.REJECTED: "\u2717"}
 
 
 class LesionDetector(ScriptedLoadableModule):
@@ -25,14 +39,35 @@ class LesionDetector(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["LesionDetectorExtension contributors"]
         parent.helpText = _(
-            "Shows the lesions that were found on a CT: a box, the long and the short axis of each, and a table of all. "
-            "Research use only. Not a medical device."
+            "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
+            "them. Research use only. Not a medical device."
         )
         parent.acknowledgementText = _("Labels and the layout of training data follow DeepLesion (Yan et al., 2018).")
 
 
-class LesionDetectorWidget(ScriptedLoadableModuleWidget):
-    """The panel."""
+@parameterNodeWrapper
+class LesionDetectorParameterNode:
+    """What the panel is set to, kept in the scene.
+
+    inputVolume: the CT. weights: a file of trained weights, none for the detector that ships. device: where the detector runs.
+    confidence: pending lesions below it are hidden.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    weights: pathlib.Path
+    device: str = "auto"
+    confidence: Annotated[float, WithinRange(0, 1)] = 0.5
+
+
+class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: it shows what the logic knows, and passes on what the user does."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
 
     def setup(self):
         """Called when the user opens the module for the first time."""
@@ -42,72 +77,494 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget):
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = LesionDetectorLogic()
-        self.ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.updateButton)
-        self.ui.lesionsPath.connect("currentPathChanged(QString)", self.updateButton)
-        self.ui.showButton.connect("clicked(bool)", self.onShow)
-        self.updateButton()
+        self.logic.onChanged = self.updateLesions
+        self.timer = qt.QTimer()
+        self.timer.setInterval(POLL_MS)
+        self.timer.connect("timeout()", self.onPoll)
+        for part in BodyPart:
+            self.ui.bodyPartComboBox.addItem(part.title, int(part))
+        self._connect()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.initializeParameterNode()
 
-    def updateButton(self, *_args):
-        """Lesions can be shown once a CT and an existing file are chosen; the tooltip says what is missing."""
-        if self.ui.volumeSelector.currentNode() is None:
-            missing = _("Choose the CT first.")
-        elif not Path(self.ui.lesionsPath.currentPath).is_file():
-            missing = _("Choose the lesions.json of this CT first.")
+    def _connect(self):
+        for button, action in (
+            (self.ui.detectButton, self.onDetect),
+            (self.ui.previousButton, lambda *_args: self.onStep(-1)),
+            (self.ui.nextButton, lambda *_args: self.onStep(1)),
+            (self.ui.acceptButton, lambda *_args: self.onStatus(ReviewStatus.ACCEPTED)),
+            (self.ui.rejectButton, lambda *_args: self.onStatus(ReviewStatus.REJECTED)),
+            (self.ui.deleteButton, lambda *_args: self.onSelected("delete")),
+            (self.ui.largestSliceButton, lambda *_args: self.onSelected("to_largest_slice")),
+            (self.ui.undoButton, lambda *_args: self.session().undo()),
+            (self.ui.redoButton, lambda *_args: self.session().redo()),
+            (self.ui.copyButton, self.onCopy),
+            (self.ui.saveButton, self.onSave),
+        ):
+            button.connect("clicked(bool)", action)
+        self.ui.editButton.connect("toggled(bool)", self.onEdit)
+        self.ui.addBoxButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsROINode"))
+        self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsFiducialNode"))
+        self.ui.bodyPartComboBox.connect("activated(int)", self.onRelabel)
+        self.ui.lesionTable.connect("itemSelectionChanged()", self.onRowSelected)
+        for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox):
+            box.connect("toggled(bool)", self.updateReport)
+
+    # -- life of the panel ---------------------------------------------------------------------------------------------------------------
+
+    def cleanup(self):
+        """Called when the application closes or the module is reloaded."""
+        self.timer.stop()
+        self.setParameterNode(None)
+        self.removeObservers()
+        self.logic.close()
+
+    def enter(self):
+        """Called each time the user opens this module."""
+        self.initializeParameterNode()
+
+    def exit(self):
+        """Called each time the user opens another module; a detector that runs goes on."""
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, *_args):
+        """Called just before the scene is closed."""
+        self.setParameterNode(None)
+        self.timer.stop()
+        self.logic.close()
+
+    def onSceneEndImport(self, *_args):
+        """Called after a scene was loaded: go on with the reviews that it holds."""
+        with slicer.util.tryWithErrorDisplay(_("The reviews in this scene cannot be continued.")):
+            self.logic.restore()
+        self.initializeParameterNode()
+
+    def initializeParameterNode(self):
+        """Show the settings that the scene keeps; take the first CT where none is chosen."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if self._parameterNode.inputVolume is None:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if first is not None:
+                self._parameterNode.inputVolume = first
+
+    def setParameterNode(self, parameterNode):
+        """Bind the widgets to the settings, or, with None, to nothing."""
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+            self.onParametersChanged()
+
+    def onParametersChanged(self, *_args):
+        """Called when a setting changed, in the panel or elsewhere."""
+        if self.session() is not None:
+            self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
+        self.updateInput()
+        self.updateLesions()
+
+    def volumeNode(self):
+        """The CT that the panel shows, None if none is chosen."""
+        return self._parameterNode.inputVolume if self._parameterNode is not None else None
+
+    def session(self):
+        """The review of that CT, None where there is none."""
+        return self.logic.session(self.volumeNode())
+
+    # -- detection -----------------------------------------------------------------------------------------------------------------------
+
+    def onDetect(self, *_args):
+        """Detect lesions, or cancel while that is done."""
+        if self.logic.running:
+            self.timer.stop()
+            self.logic.cancel()
+            self.ui.progressLabel.text = _("Cancelled; nothing was changed.")
         else:
-            missing = ""
-        self.ui.showButton.enabled = not missing
-        self.ui.showButton.toolTip = missing or _("Show the lesions of this file on the CT")
+            with slicer.util.tryWithErrorDisplay(_("The detector cannot be started.")):
+                if self.logic.ensureDependencies():
+                    weights = self._parameterNode.weights
+                    self.logic.start(self.volumeNode(), [weights] if weights.is_file() else [], self._parameterNode.device)
+                    self.ui.progressLabel.text = _("Starting ...")
+                    self.timer.start()
+        self.updateInput()
 
-    def onShow(self, *_args):
-        """Called when the user asks for the lesions."""
-        with slicer.util.tryWithErrorDisplay(_("The lesions cannot be shown."), waitCursor=True):
-            count = self.logic.showLesions(self.ui.volumeSelector.currentNode(), self.ui.lesionsPath.currentPath)
-            self.ui.statusLabel.text = _("{count} lesions shown.").format(count=count)
+    def onPoll(self):
+        """Called now and then while a detector runs."""
+        try:
+            done = self.logic.poll(self.onProgress)
+        except (ChildError, scene.SceneError, exchange.ExchangeError) as error:
+            self.timer.stop()
+            self.ui.progressLabel.text = str(error)
+            self.updateInput()
+            slicer.util.errorDisplay(str(error), windowTitle=_("Lesion Detector"), detailedText=getattr(error, "output", ""))
+            return
+        if done:
+            self.timer.stop()
+            count = len(self.session().listed) if self.session() else 0
+            self.ui.progressLabel.text = _("{count} lesions found.").format(count=count)
+            self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
+            self.updateInput()
+            self.onStep(1)
+
+    def onProgress(self, progress):
+        """Called with the news of the detector."""
+        stages = {
+            "read": _("Reading the CT"),
+            "detect": _("Looking at slice {done} of {total}"),
+            "measure": _("Measuring lesion {done} of {total}"),
+            "write": _("Writing"),
+        }
+        message = stages[progress.stage].format(done=progress.done, total=progress.total)
+        if progress.seconds_left is not None:
+            message += _(", about {seconds} s left").format(seconds=round(progress.seconds_left))
+        self.ui.progressLabel.text = message
+        self.ui.progressBar.value = round(100 * progress.share)
+
+    def updateInput(self):
+        """Enable what can be done with the input, and say what is missing."""
+        volumeNode, running = self.volumeNode(), self.logic.running
+        hint = _("Choose a CT, or load one.") if volumeNode is None else scene.why_not_a_ct(volumeNode)
+        self.ui.hintLabel.text = hint
+        self.ui.hintLabel.visible = bool(hint)
+        self.ui.detectButton.text = _("Cancel") if running else _("Detect lesions")
+        self.ui.detectButton.enabled = running or volumeNode is not None
+        tip = _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
+        self.ui.detectButton.toolTip = tip
+        self.ui.progressBar.visible = running
+        for widget in (self.ui.volumeSelector, self.ui.weightsPath, self.ui.deviceComboBox):
+            widget.enabled = not running
+
+    # -- review --------------------------------------------------------------------------------------------------------------------------
+
+    def onStep(self, by):
+        """Look at the next or the previous lesion."""
+        if self.session() is not None:
+            self.session().step(by)
+
+    def onStatus(self, status):
+        """Give the selected lesion a status; given again, it is pending again."""
+        session = self.session()
+        same = session.review.lesion(session.selected).status is status
+        session.set_status(session.selected, ReviewStatus.PENDING if same else status)
+
+    def onSelected(self, action):
+        """Do something to the selected lesion."""
+        getattr(self.session(), action)(self.session().selected)
+
+    def onRelabel(self, index):
+        """Give the selected lesion the chosen body part."""
+        if self.session() is not None and self.session().selected:
+            self.session().relabel(self.session().selected, BodyPart(self.ui.bodyPartComboBox.itemData(index)))
+
+    def onEdit(self, on):
+        """Make the box and the axes of the selected lesion draggable, or lock them."""
+        if self.session() is not None:
+            self.session().editing = on
+
+    def onAdd(self, on, className):
+        """Draw a new lesion: a box round it, or a click on it."""
+        if on:
+            self.logic.place(self.volumeNode(), className, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
+        else:
+            self.logic.stopPlacing()
+
+    def onPlaced(self, error):
+        """Called when a new lesion was drawn, with the sentence that says why it was not taken, if so."""
+        self.ui.addBoxButton.checked = self.ui.addPointButton.checked = False
+        if error:
+            self.ui.progressLabel.text = error
+
+    def onRowSelected(self):
+        """Look at the lesion of the row that the user clicked."""
+        session, row = self.session(), self.ui.lesionTable.currentRow()
+        if session is not None and 0 <= row < len(session.listed):
+            lesion = session.listed[row][1]
+            if lesion.id != session.selected:
+                session.select(lesion.id)
+
+    def updateLesions(self, *_args):
+        """Show the list, what can be done with it, and the report."""
+        session = self.session()
+        listed = session.listed if session is not None else []
+        selected = session.selected if session is not None else None
+        tableWidget = self.ui.lesionTable
+        wasBlocked = tableWidget.blockSignals(True)
+        tableWidget.setRowCount(len(listed))
+        for row, (number, lesion) in enumerate(listed):
+            for column, cell in enumerate(self.cells(session, number, lesion)):
+                tableWidget.setItem(row, column, qt.QTableWidgetItem(cell))
+            if lesion.id == selected:
+                tableWidget.selectRow(row)
+        tableWidget.blockSignals(wasBlocked)
+        one = selected is not None
+        for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton"):
+            getattr(self.ui, name).enabled = one
+        for name in ("previousButton", "nextButton", "copyButton", "saveButton", "addBoxButton", "addPointButton"):
+            getattr(self.ui, name).enabled = session is not None
+        undo, redo = (session.review.done[-1:], session.review.undone[-1:]) if session is not None else ([], [])
+        for button, edits, word in ((self.ui.undoButton, undo, _("Undo")), (self.ui.redoButton, redo, _("Redo"))):
+            button.enabled = bool(edits)
+            button.toolTip = f"{word}: {edits[0]}" if edits else word
+        if one:
+            part = session.review.lesion(selected).body_part
+            self.ui.bodyPartComboBox.setCurrentIndex(self.ui.bodyPartComboBox.findText(part.title))
+        self.updateReport()
+
+    @staticmethod
+    def cells(session, number, lesion):
+        """The texts of a lesion's row."""
+        return (
+            "-" if number is None else str(number),
+            lesion.body_part.title,
+            "" if lesion.confidence is None else f"{lesion.confidence:.0%}",
+            "" if lesion.recist is None else f"{lesion.recist.long_mm:.0f} x {lesion.recist.short_mm:.0f}",
+            str(session.review.found.slice_number(lesion.key_slice)),
+            STATUS_SIGNS[lesion.status],
+        )
+
+    # -- report --------------------------------------------------------------------------------------------------------------------------
+
+    def updateReport(self, *_args):
+        """Show the report as it would be saved."""
+        session = self.session()
+        self.ui.reportText.plainText = "" if session is None else text.compose(self.reading(), self.ui.diametersCheckBox.checked)
+
+    def reading(self):
+        """What the report is written from."""
+        return self.session().report(accepted_only=self.ui.acceptedOnlyCheckBox.checked)
+
+    def onCopy(self, *_args):
+        """Copy the report to the clipboard."""
+        slicer.app.clipboard().setText(self.ui.reportText.plainText)
+
+    def onSave(self, *_args):
+        """Save the report as text, table or JSON, as the file's name ends."""
+        kinds = _("Report (*.txt);;Table (*.csv);;JSON (*.json)")
+        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), "report.txt", kinds)
+        if path:
+            with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
+                self.logic.save(self.reading(), Path(path), self.ui.diametersCheckBox.checked)
 
 
 class LesionDetectorLogic(ScriptedLoadableModuleLogic):
-    """What the module does, with or without a panel."""
+    """What the module does, with or without a panel.
 
-    def showLesions(self, volumeNode, path) -> int:
-        """Show the reported lesions of the lesions.json at `path` on the CT `volumeNode`, and jump to the first; returns their number.
+    In Slicer's Python console:
 
-        Raises SceneError where they were found on another CT, ExchangeError for a file that is no lesions.json, OSError.
-        """
-        lesions, sliceNumber = scene.lesions_on(volumeNode, exchange.read(path))
-        scene.show_lesions(volumeNode.GetScene(), volumeNode, lesions, sliceNumber)
-        scene.show_in_slice_views(volumeNode.GetScene(), volumeNode, lesions[0] if lesions else None)
-        return len(lesions)
+        logic = slicer.util.getModuleLogic("LesionDetector")
+        session = logic.detect(slicer.util.getNode("CT"))
+        print(logic.reportText(session))
+    """
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.onChanged = lambda session: None
+        self._sessions = {}
+        self._run = None
+        self._placing = None
+
+    def getParameterNode(self):
+        return LesionDetectorParameterNode(super().getParameterNode())
+
+    # -- detection -----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a detector is at work."""
+        return self._run is not None
+
+    def ensureDependencies(self) -> bool:
+        """Ask for what the detector needs and Slicer lacks, and install it; False where the user declines."""
+        import importlib.util
+
+        if not importlib.util.find_spec("torch") or not importlib.util.find_spec("torchvision"):
+            try:
+                import PyTorchUtils
+            except ImportError as error:
+                advice = _("install the extension PyTorch with the Extensions Manager, restart Slicer, and try again")
+                raise RuntimeError(_("The detector needs PyTorch: {advice}.").format(advice=advice)) from error
+            if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
+                return False
+        requirements = Path(__file__).parent / "Resources" / "requirements.txt"
+        slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirements), requester="Lesion Detector")
+        return True
+
+    def start(self, volumeNode, weights=(), device="auto") -> None:
+        """Start the detector on a CT, as a child process; `poll` tells of it. Raises SceneError, OSError; RuntimeError if one runs."""
+        if self.running:
+            raise RuntimeError(_("A detector is running already; cancel it first."))
+        python = shutil.which("PythonSlicer") or sys.executable
+        self._run = (Detection([python], lambda path: scene.write_volume(volumeNode, path), weights, device), volumeNode)
+
+    def poll(self, progress=lambda progress: None) -> bool:
+        """Whether the detector is done; its lesions are then under review. ChildError where it failed."""
+        detection, volumeNode = self._run
+        try:
+            found = detection.poll(progress)
+        except BaseException:
+            self._run = None
+            raise
+        if found is None:
+            return False
+        self._run = None
+        if volumeNode.GetScene() is not None:
+            self.review(volumeNode, found)
+        return True
+
+    def cancel(self) -> None:
+        """End the detector at once; the scene is as before."""
+        if self.running:
+            self._run[0].cancel()
+            self._run = None
+
+    def detect(self, volumeNode, weights=(), device="auto"):
+        """Detect lesions and wait for them; returns the review (`scene.Session`)."""
+        import time
+
+        self.start(volumeNode, weights, device)
+        while not self.poll():
+            slicer.app.processEvents()
+            time.sleep(0.05)
+        return self.session(volumeNode)
+
+    # -- review --------------------------------------------------------------------------------------------------------------------------
+
+    def review(self, volumeNode, reading):
+        """Begin the review of a reading of this CT, in place of one that there is. Raises SceneError where it is of another CT."""
+        moved = scene.reading_on(volumeNode, reading)
+        self._forget(volumeNode.GetID())
+        session = scene.Session.start(volumeNode, moved, self._changed)
+        self._sessions[volumeNode.GetID()] = session
+        self._changed(session)
+        return session
+
+    def restore(self) -> None:
+        """Go on with the reviews in the scene that are not open yet."""
+        for session in scene.Session.kept(slicer.mrmlScene, self._changed, besides=self._sessions.keys()):
+            self._sessions[session.volume_node.GetID()] = session
+        self._changed(None)
+
+    def session(self, volumeNode):
+        """The review of a CT, None where there is none."""
+        return self._sessions.get(volumeNode.GetID()) if volumeNode is not None else None
+
+    def setConfidence(self, volumeNode, confidence) -> None:
+        """Hide pending lesions of a CT below a confidence."""
+        session = self.session(volumeNode)
+        if session is not None and session.confidence != confidence:
+            session.confidence = confidence
+
+    def close(self) -> None:
+        """End what runs and every review; the scene keeps them."""
+        self.cancel()
+        self.stopPlacing()
+        for volumeID in list(self._sessions):
+            self._forget(volumeID)
+
+    def _forget(self, volumeID) -> None:
+        session = self._sessions.pop(volumeID, None)
+        if session is not None:
+            session.close()
+
+    def _changed(self, session) -> None:
+        if session is not None and session.closed:
+            self._sessions = {key: other for key, other in self._sessions.items() if other is not session}
+        self.onChanged(session)
+
+    def place(self, volumeNode, className, bodyPart, done) -> None:
+        """Let the user draw a lesion with a markup; `done` is called with "" or the sentence that says why it was not taken."""
+        self.stopPlacing()
+        node = slicer.mrmlScene.AddNewNodeByClass(className, _("New lesion"))
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+        tag = node.AddObserver(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, lambda *_args: self._placed(volumeNode, bodyPart, done))
+        self._placing = (node, tag)
+        selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+        selection.SetReferenceActivePlaceNodeClassName(className)
+        selection.SetActivePlaceNodeID(node.GetID())
+        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        interaction.SetPlaceModePersistence(0)
+        interaction.SetCurrentInteractionMode(interaction.Place)
+
+    def _placed(self, volumeNode, bodyPart, done) -> None:
+        import numpy as np
+
+        node, _tag = self._placing
+        if node.IsA("vtkMRMLMarkupsROINode") and node.GetNumberOfDefinedControlPoints() < node.GetRequiredNumberOfControlPoints():
+            return
+        session, error = self.session(volumeNode), ""
+        try:
+            if node.IsA("vtkMRMLMarkupsROINode"):
+                bounds = np.zeros(6)
+                node.GetRASBounds(bounds)
+                session.add_box(bodyPart, bounds.reshape(3, 2).T)
+            else:
+                session.add_at(bodyPart, np.array(node.GetNthControlPointPositionWorld(0)))
+        except (scene.SceneError, ValueError) as refusal:
+            error = str(refusal)
+        self.stopPlacing()
+        done(error)
+
+    def stopPlacing(self) -> None:
+        """Take the markup away with which a lesion was being drawn."""
+        if self._placing is not None:
+            node, tag = self._placing
+            self._placing = None
+            node.RemoveObserver(tag)
+            slicer.mrmlScene.RemoveNode(node)
+
+    # -- report --------------------------------------------------------------------------------------------------------------------------
+
+    def reportText(self, session, diameters=False, acceptedOnly=False) -> str:
+        """The structured report of a review."""
+        return text.compose(session.report(accepted_only=acceptedOnly), diameters)
+
+    def save(self, reading, path, diameters=False) -> None:
+        """Save a reading as .txt, .csv or .json, as the name ends. Raises ValueError for another ending, OSError."""
+        writers = {
+            ".txt": lambda: text.write(path, reading, diameters),
+            ".csv": lambda: table.write(path, reading),
+            ".json": lambda: exchange.write(path, reading),
+        }
+        if path.suffix.lower() not in writers:
+            raise ValueError(_("{name}: a report is a .txt, .csv or .json file; choose such a name.").format(name=path.name))
+        writers[path.suffix.lower()]()
 
 
 class LesionDetectorTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer: the tests in Testing/Python, on a small synthetic CT."""
+    """Runs inside Slicer, and, on slicer-core, in the project's own tests: a review of a small synthetic CT."""
 
     def setUp(self):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
         self.setUp()
-        self.test_lesions_are_shown_on_their_ct()
+        self.test_a_reading_is_reviewed_and_restored()
 
-    def test_lesions_are_shown_on_their_ct(self):
-        """A CT and its lesions.json give a box, two lines and a table row for the lesion, which reads back as it was."""
+    def test_a_reading_is_reviewed_and_restored(self):
+        """A lesion of a reading is shown where it was found, accepted, and still accepted when the review is continued."""
         import numpy as np
         from LesionDetectorLib.ct import Volume
-        from LesionDetectorLib.lesion import BodyPart, Lesion, Recist
+        from LesionDetectorLib.lesion import Lesion, Recist
         from LesionDetectorLib.report.reading import Reading
 
         direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
         volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
         recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
         lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
-        path = Path(slicer.util.tempDirectory()) / "lesions.json"
-        exchange.write(path, Reading.of(volume, [lesion]))
         volumeNode = scene.add_volume(slicer.mrmlScene, volume)
+        logic = LesionDetectorLogic()
 
-        shown = LesionDetectorLogic().showLesions(volumeNode, path)
+        session = logic.review(volumeNode, Reading.of(volume, [lesion]))
+        self.assertEqual([found.id for _number, found in session.listed], [lesion.id])
+        np.testing.assert_allclose(session.listed[0][1].box, lesion.box, atol=1e-6)
+        session.set_status(lesion.id, ReviewStatus.ACCEPTED)
+        logic.close()
+        logic.restore()
 
-        self.assertEqual(shown, 1)
-        (found,) = scene.read_lesions(slicer.mrmlScene, volumeNode)
-        self.assertEqual((found.id, found.key_slice, found.confidence), (lesion.id, 2, 0.87))
-        np.testing.assert_allclose(found.box, lesion.box, atol=1e-3)
-        np.testing.assert_allclose(found.recist.long_axis, recist.long_axis, atol=1e-3)
+        self.assertIs(logic.session(volumeNode).review.lesion(lesion.id).status, ReviewStatus.ACCEPTED)
+        self.assertIn("1. Lesion 1: Liver (87%)", logic.reportText(logic.session(volumeNode)))
+        logic.close()

@@ -7,8 +7,19 @@ or voxel indices (i, j, k).
 from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import STATUS_COLOURS, read_lesion, read_lesions
 from .mrml import SceneError
+from .overlay import slices_in_view
 from .session import Session
-from .shown import COLUMNS, add_volume, lesions_on, remove_lesions, show_in_slice_views, show_lesions
+from .shown import (
+    COLUMNS,
+    add_volume,
+    lesions_on,
+    reading_on,
+    remove_lesions,
+    show_in_slice_views,
+    show_lesions,
+    why_not_a_ct,
+    write_volume,
+)
 
 __all__ = [
     "COLUMNS",
@@ -21,10 +32,14 @@ __all__ = [
     "new_scene",
     "read_lesion",
     "read_lesions",
+    "reading_on",
     "remove_lesions",
     "render_scene",
     "save_scene",
     "show_in_slice_views",
     "show_lesions",
+    "slices_in_view",
+    "why_not_a_ct",
     "write_scene",
+    "write_volume",
 ]

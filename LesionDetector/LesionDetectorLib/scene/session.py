@@ -6,8 +6,9 @@ drawn from it. Nothing here knows Qt: a script can review without a panel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Session:
     volume_node: the CT.
     review: what was found, and every edit.
     selected: the id of the lesion that is looked at, None if none is.
+    closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Session:
         self.volume_node, self.review, self.selected = volume_node, state, None
         self._scene: vtkMRMLScene = volume_node.GetScene()
         self._changed = changed
+        self.closed = False
         self._editing = False
         self._drawing = False
         self._observed: list[tuple[Any, int]] = []
@@ -69,12 +72,14 @@ class Session:
         return session
 
     @classmethod
-    def kept(cls, scene: vtkMRMLScene, changed: Callable[[Session], None] = lambda session: None) -> list[Session]:
-        """The reviews that a scene brought with it, each on its CT; ExchangeError for one that is damaged."""
+    def kept(
+        cls, scene: vtkMRMLScene, changed: Callable[[Session], None] = lambda session: None, besides: Container[str] = ()
+    ) -> list[Session]:
+        """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`; ExchangeError for a damaged one."""
         sessions = []
         for node in _kept_reviews(scene):
             volume_node = node.GetNodeReference(VOLUME)
-            if volume_node is not None:
+            if volume_node is not None and volume_node.GetID() not in besides:
                 session = cls(volume_node, review.loads(node.GetText()), changed)
                 session._text, session.selected = node, node.GetAttribute(SELECTED) or None
                 session._update()
@@ -103,6 +108,13 @@ class Session:
     def confidence(self, value: float) -> None:
         self.review.confidence = value
         self._update()
+
+    def report(self, accepted_only: bool = False) -> Reading:
+        """The reading as it is now: all that a report shows, or only what the reader accepted."""
+        reading = self.review.reading
+        if not accepted_only:
+            return reading
+        return replace(reading, lesions=tuple(lesion for lesion in reading.lesions if lesion.status is ReviewStatus.ACCEPTED))
 
     def select(self, lesion_id: str | None, jump: bool = True) -> None:
         """Look at a lesion: the slice views go to its key slice."""
@@ -182,6 +194,7 @@ class Session:
 
     def close(self) -> None:
         """Stop drawing and listening; what was reviewed stays in the scene."""
+        self.closed = True
         for sender, tag in self._observed:
             sender.RemoveObserver(tag)
         self._observed.clear()
@@ -274,15 +287,25 @@ class Session:
 
     def _observe_scene(self) -> None:
         scene_class = slicer_module().vtkMRMLScene
-        self._observe(self._scene, scene_class.NodeAddedEvent, self._on_scene_changed)
-        self._observe(self._scene, scene_class.NodeAboutToBeRemovedEvent, self._on_scene_changed)
+        self._observe(self._scene, scene_class.NodeAddedEvent, lambda *_: self._on_node_added())
+        self._observe(self._scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
         for name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
             for view in all_nodes(self._scene, name):
                 self._observe(view, "ModifiedEvent", lambda *_: self.refresh())
 
-    def _on_scene_changed(self, *_arguments: Any) -> None:
+    def _on_node_added(self) -> None:
         if not self._drawing:
             self.refresh_views()
+
+    def _on_node_removed(self) -> None:
+        """Without its CT or its review the session has nothing to show; a lost table or overlay is made anew."""
+        if self._drawing or self.closed:
+            return
+        if not all(self._scene.IsNodePresent(node) for node in (self.volume_node, self._text)):
+            self.close()
+            self._changed(self)
+        elif self._kept_table() is None:
+            self._update()
 
     def refresh_views(self) -> None:
         """Listen to views that came, and draw for those that there are."""

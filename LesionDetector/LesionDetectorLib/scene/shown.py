@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from LesionDetectorLib.lesion import Lesion, Point, Recist
+from LesionDetectorLib.report.reading import Geometry
 
 from .markups import add_labels, add_lesion
 from .mrml import LPS_TO_RAS, VOLUME, SceneError, all_nodes, ijk_to_ras, ras, remove_with_display, slicer_module, view_node
@@ -108,6 +111,33 @@ def lesions_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> tuple[
 
     Slicer may hold the voxels of a CT in another order than `ct.read`. Raises SceneError where the node is not the CT of the reading.
     """
+    order = _to_node(volume_node, reading)
+    turn, start = int(order[2, 2]), int(order[2, 3])
+
+    def slice_number(k: int) -> int:
+        return reading.slice_number(turn * (k - start))
+
+    return [_moved(lesion, order) for lesion in reading.reported], slice_number
+
+
+def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Reading:
+    """`reading` with all its lesions in the voxel indices of `volume_node`, and the node's geometry; SceneError as `lesions_on`."""
+    order = _to_node(volume_node, reading)
+    index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
+    spacing = np.array(volume_node.GetSpacing())
+    geometry = Geometry(
+        size=tuple(map(int, volume_node.GetImageData().GetDimensions())),
+        spacing=tuple(map(float, spacing)),
+        origin=tuple(map(float, index_to_lps[:3, 3])),
+        direction=tuple(tuple(map(float, row)) for row in index_to_lps[:3, :3] / spacing),
+    )
+    first_slice = reading.slice_number(int(-order[2, 2] * order[2, 3])) if order[2, 2] > 0 else 1
+    lesions = tuple(_moved(lesion, order) for lesion in reading.lesions)
+    return replace(reading, source=volume_node.GetName(), geometry=geometry, lesions=lesions, first_slice=first_slice, dicom=None)
+
+
+def _to_node(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> np.ndarray:
+    """The whole-numbered matrix (4, 4) from voxel indices of `reading` to those of `volume_node`; SceneError where there is none."""
     geometry = reading.geometry
     index_to_ras = np.eye(4)
     index_to_ras[:3, :3] = np.array(geometry.direction) * geometry.spacing
@@ -123,12 +153,7 @@ def lesions_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> tuple[
     )
     if not same_grid or abs(order[2, 2]) != 1:
         raise SceneError(f"The lesions were found on another CT than '{volume_node.GetName()}': choose the CT {reading.source}.")
-    turn, start = int(order[2, 2]), int(order[2, 3])
-
-    def slice_number(k: int) -> int:
-        return reading.slice_number(turn * (k - start))
-
-    return [_moved(lesion, order) for lesion in reading.reported], slice_number
+    return order
 
 
 def _moved(lesion: Lesion, matrix: np.ndarray) -> Lesion:
@@ -152,6 +177,33 @@ def _moved(lesion: Lesion, matrix: np.ndarray) -> Lesion:
         box=(*map(float, corners.min(axis=0)), *map(float, corners.max(axis=0))),
         recist=recist,
     )
+
+
+def write_volume(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> None:
+    """Write the voxels of the CT, uncompressed and in its own frame, to an image file (.nrrd). Raises SceneError where it has none."""
+    import SimpleITK
+
+    if volume_node.GetImageData() is None:
+        raise SceneError(f"'{volume_node.GetName()}' holds no voxels; load the CT again.")
+    spacing = np.array(volume_node.GetSpacing())
+    index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
+    image = SimpleITK.GetImageFromArray(slicer_module().util.arrayFromVolume(volume_node))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(index_to_lps[:3, 3].tolist())
+    image.SetDirection((index_to_lps[:3, :3] / spacing).ravel().tolist())
+    SimpleITK.WriteImage(image, str(path))
+
+
+def why_not_a_ct(volume_node: vtkMRMLScalarVolumeNode) -> str:
+    """A sentence on what makes `volume_node` unlike a CT of the body, empty if nothing does."""
+    image = volume_node.GetImageData()
+    if image is None or image.GetDimensions()[2] < 2:
+        return "This volume has fewer than two slices."
+    values = slicer_module().util.arrayFromVolume(volume_node)[:: max(1, image.GetDimensions()[2] // 8), ::4, ::4]
+    low, high = float(values.min()), float(values.max())
+    if low > -200 or high < 100:
+        return f"Its values run from {low:.0f} to {high:.0f}, which is unlike a CT in Hounsfield units (air -1000, bone above 300)."
+    return ""
 
 
 def show_in_slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion | None = None) -> None:

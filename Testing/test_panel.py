@@ -1,0 +1,176 @@
+"""The panel, driven through stand-ins for Slicer's widgets on the real scene: from the click on Detect lesions to the saved report."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+
+import numpy as np
+import pytest
+from LesionDetectorLib import scene as lesion_scene
+from LesionDetectorLib.lesion import Axis, BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.report import exchange
+from LesionDetectorLib.report.reading import Reading
+
+pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
+pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
+pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'lesion-detector[test]'")
+
+from LesionDetectorLib.scene import mrml
+
+from Testing.slicer_application import MODULE, Application
+from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
+
+
+@pytest.fixture(scope="module")
+def application():
+    return Application()
+
+
+@pytest.fixture
+def panel(application):
+    application.scene.Clear(False)
+    application.errors.clear()
+    spec = importlib.util.spec_from_file_location("LesionDetector", MODULE / "LesionDetector.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    widget = module.LesionDetectorWidget()
+    widget.setup()
+    widget.application, widget.module = application, module
+    yield widget
+    widget.cleanup()
+
+
+@pytest.fixture
+def reviewing(panel):
+    """The panel with three lesions under review on an oblique CT."""
+    volume = volume_with(GEOMETRIES["oblique"])
+    node = lesion_scene.add_volume(panel.application.scene, volume)
+    lesion_scene.show_in_slice_views(panel.application.scene, node)
+    panel._parameterNode.inputVolume = node
+    panel._parameterNode.confidence = 0.4
+    panel.logic.review(node, Reading.of(volume, some_lesions()))
+    return panel
+
+
+def rows(panel) -> list[list[str]]:
+    table = panel.ui.lesionTable
+    return [[table.item(row, column).text() for column in range(table.columnCount())] for row in range(table.rowCount())]
+
+
+def test_without_a_ct_the_panel_says_what_is_missing(panel):
+    assert not panel.ui.detectButton.enabled and panel.ui.detectButton.toolTip == "Choose a CT, or load one."
+    assert panel.ui.hintLabel.text == "Choose a CT, or load one."
+
+
+def test_a_volume_that_is_no_ct_gets_a_hint_and_may_be_used(panel):
+    volume = volume_with(np.eye(3))
+    volume.hu[:] = np.clip(volume.hu, 0, 80)
+    panel._parameterNode.inputVolume = lesion_scene.add_volume(panel.application.scene, volume)
+    assert "from 0 to 80" in panel.ui.hintLabel.text and panel.ui.detectButton.enabled
+
+
+def test_the_list_shows_every_lesion_and_a_click_on_a_row_jumps_to_it(reviewing):
+    assert rows(reviewing) == [
+        ["1", "Bone", "50%", "", "3", "\u2713"],
+        ["2", "Soft tissue", "87%", "18 x 18", "7", "?"],
+        ["-", "Lung", "", "", "7", "\u2717"],
+    ]
+    reviewing.ui.lesionTable.selectRow(1)
+    assert reviewing.session().review.lesion(reviewing.session().selected).body_part is BodyPart.SOFT_TISSUE
+    assert lesion_scene.slices_in_view(reviewing.application.scene, reviewing.volumeNode()) == {6}
+
+
+def test_the_confidence_filters_at_once_and_the_report_follows(reviewing):
+    assert "Soft tissue (87%)" in reviewing.ui.reportText.plainText
+    reviewing.ui.confidenceSlider.value = 0.9
+    assert [row[1] for row in rows(reviewing)] == ["Bone", "Lung"]
+    assert "Soft tissue" not in reviewing.ui.reportText.plainText
+    reviewing.ui.acceptedOnlyCheckBox.checked = True
+    reviewing.ui.confidenceSlider.value = 0.4
+    assert "Bone" in reviewing.ui.reportText.plainText and "Soft tissue" not in reviewing.ui.reportText.plainText
+
+
+def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
+    ui = reviewing.ui
+    ui.lesionTable.selectRow(1)
+    ui.acceptButton.click()
+    assert rows(reviewing)[1][5] == "\u2713"
+    ui.acceptButton.click()
+    assert rows(reviewing)[1][5] == "?"
+    ui.rejectButton.click()
+    assert rows(reviewing)[1][0] == "-"
+    ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Liver"))
+    ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex())
+    assert rows(reviewing)[1][1] == "Liver"
+    assert ui.undoButton.toolTip == "Undo: relabel Soft tissue"
+    ui.deleteButton.click()
+    assert len(rows(reviewing)) == 2 and not ui.acceptButton.enabled
+    ui.undoButton.click()
+    ui.undoButton.click()
+    assert rows(reviewing)[1][1] == "Soft tissue"
+    ui.redoButton.click()
+    assert rows(reviewing)[1][1] == "Liver"
+
+
+def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
+    for name in ("report.txt", "table.csv", "lesions.json", "report.doc"):
+        reviewing.application.chosen_path = str(tmp_path / name)
+        reviewing.ui.saveButton.click()
+    assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
+    assert (tmp_path / "table.csv").read_text().count("\n") == 4
+    assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
+    assert not (tmp_path / "report.doc").exists() and "report.doc" in reviewing.application.errors[0]
+
+
+def wait(panel) -> None:
+    while panel.logic.running:
+        panel.onPoll()
+        time.sleep(0.02)
+
+
+def test_a_detector_that_fails_is_reported_and_leaves_the_scene_as_it_was(reviewing, monkeypatch, tmp_path):
+    weights = tmp_path / "broken.safetensors"
+    weights.write_text("x")
+    reviewing._parameterNode.weights = weights
+    before = rows(reviewing)
+    reviewing.ui.detectButton.click()
+    assert reviewing.ui.detectButton.text == "Cancel"
+    wait(reviewing)
+    assert "broken.json" in reviewing.application.errors[0] and rows(reviewing) == before
+    assert reviewing.ui.detectButton.text == "Detect lesions"
+
+
+def test_cancel_leaves_the_scene_as_it_was(reviewing):
+    nodes = reviewing.application.scene.GetNumberOfNodes()
+    reviewing.ui.detectButton.click()
+    reviewing.ui.detectButton.click()
+    assert not reviewing.logic.running and reviewing.ui.progressLabel.text == "Cancelled; nothing was changed."
+    assert reviewing.application.scene.GetNumberOfNodes() == nodes
+
+
+def test_closing_the_scene_and_deleting_the_ct_end_the_review(reviewing):
+    reviewing.application.scene.RemoveNode(reviewing.volumeNode())
+    assert rows(reviewing) == [] and not reviewing.logic._sessions
+    reviewing.application.scene.Clear(False)
+    assert reviewing.session() is None
+
+
+def test_a_drawn_box_and_a_click_add_a_lesion(reviewing):
+    ui, node = reviewing.ui, reviewing.volumeNode()
+    ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Kidney"))
+    ui.addPointButton.checked = True
+    marker, _tag = reviewing.logic._placing
+    marker.AddControlPoint(mrml.ras(node, (70.0, 40.0, 6)))
+    added = reviewing.session().review.lesion(reviewing.session().selected)
+    assert (added.body_part, added.origin, added.key_slice) == (BodyPart.KIDNEY, Origin.READER, 6)
+    assert not ui.addPointButton.checked and not reviewing.application.scene.IsNodePresent(marker)
+
+
+def test_the_modules_own_test_passes(panel):
+    import unittest
+
+    result = unittest.TestResult()
+    panel.module.LesionDetectorTest("runTest").run(result)
+    assert result.wasSuccessful(), result.errors + result.failures
+    assert ReviewStatus and Axis
