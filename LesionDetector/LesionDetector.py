@@ -26,6 +26,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 POLL_MS = 100
+BODY_PART_COLUMN = 1
 STATUS_SIGNS = {ReviewStatus.PENDING: "?", ReviewStatus.ACCEPTED: "\u2713", ReviewStatus.REJECTED: "\u2717"}
 
 
@@ -81,6 +82,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.timer = qt.QTimer()
         self.timer.setInterval(POLL_MS)
         self.timer.connect("timeout()", self.onPoll)
+        header = self.ui.lesionTable.horizontalHeader()
+        for column in range(self.ui.lesionTable.columnCount):
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch if column == BODY_PART_COLUMN else qt.QHeaderView.ResizeToContents)
         for part in BodyPart:
             self.ui.bodyPartComboBox.addItem(part.title, int(part))
         self._connect()

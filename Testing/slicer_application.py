@@ -21,7 +21,7 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
 
-PROPERTIES = ("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip", "currentData", "collapsed")
+PROPERTIES = ("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip", "currentData", "collapsed", "columnCount", "rowCount")
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
 
@@ -257,6 +257,7 @@ class Application:
     def _install(self) -> None:
         qt = types.ModuleType("qt")
         qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
+        qt.QHeaderView = QtWidgets.QHeaderView.ResizeMode
         qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path)
         sys.modules["qt"] = qt
         for name, members in (

@@ -55,7 +55,7 @@ def reviewing(panel):
 
 def rows(panel) -> list[list[str]]:
     table = panel.ui.lesionTable
-    return [[table.item(row, column).text() for column in range(table.columnCount())] for row in range(table.rowCount())]
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
 
 
 def test_without_a_ct_the_panel_says_what_is_missing(panel):
