@@ -21,7 +21,20 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
 
-PROPERTIES = ("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip", "currentData", "collapsed", "columnCount", "rowCount")
+PROPERTIES = (
+    "text",
+    "enabled",
+    "visible",
+    "checked",
+    "checkable",
+    "value",
+    "plainText",
+    "toolTip",
+    "currentData",
+    "collapsed",
+    "columnCount",
+    "rowCount",
+)
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
 
