@@ -198,9 +198,9 @@ def parameterNodeWrapper(cls):
 
         def _link(self, widget, name):
             signal, read, write = {
-                "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), widget_setter(widget, "setCurrentNode")),
+                "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), widget.setCurrentNode),
                 "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
-                "QComboBox": ("currentTextChanged", lambda: widget.currentText(), widget_setter(widget, "setCurrentText")),
+                "QComboBox": ("currentTextChanged", lambda: widget.currentText(), widget.setCurrentText),
                 "ctkPathLineEdit": (
                     "textChanged",
                     lambda: widget.text,
@@ -218,10 +218,6 @@ def parameterNodeWrapper(cls):
                 sender.disconnect(link) if isinstance(sender, QtCore.SignalInstance) else sender.RemoveObserver(link)
 
     return Wrapper
-
-
-def widget_setter(widget, name):
-    return lambda value: getattr(widget, name)(value)
 
 
 class _Module:
