@@ -198,9 +198,9 @@ def parameterNodeWrapper(cls):
 
         def _link(self, widget, name):
             signal, read, write = {
-                "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), widget.setCurrentNode),
+                "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), lambda node: widget.setCurrentNode(node)),
                 "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
-                "QComboBox": ("currentTextChanged", lambda: widget.currentText(), widget.setCurrentText),
+                "QComboBox": ("currentTextChanged", lambda: widget.currentText(), lambda text: widget.setCurrentText(text)),
                 "ctkPathLineEdit": (
                     "textChanged",
                     lambda: widget.text,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import unittest
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
-from LesionDetectorLib.lesion import Axis, BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.lesion import BodyPart, Origin
 from LesionDetectorLib.report import exchange
 from LesionDetectorLib.report.reading import Reading
 
@@ -22,6 +25,13 @@ from Testing.slicer_application import MODULE, Application
 from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
 
 
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def application():
     return Application()
@@ -31,9 +41,7 @@ def application():
 def panel(application):
     application.scene.Clear(False)
     application.errors.clear()
-    spec = importlib.util.spec_from_file_location("LesionDetector", MODULE / "LesionDetector.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(MODULE / "LesionDetector.py")
     widget = module.LesionDetectorWidget()
     widget.setup()
     widget.application, widget.module = application, module
@@ -167,10 +175,22 @@ def test_a_drawn_box_and_a_click_add_a_lesion(reviewing):
     assert not ui.addPointButton.checked and not reviewing.application.scene.IsNodePresent(marker)
 
 
-def test_the_modules_own_test_passes(panel):
-    import unittest
-
+def run(test) -> None:
     result = unittest.TestResult()
-    panel.module.LesionDetectorTest("runTest").run(result)
-    assert result.wasSuccessful(), result.errors + result.failures
-    assert ReviewStatus and Axis
+    test.run(result)
+    assert result.wasSuccessful() and result.testsRun, "\n".join(trace for _, trace in result.errors + result.failures)
+
+
+def test_the_modules_own_test_passes(panel):
+    run(panel.module.LesionDetectorTest("runTest"))
+
+
+def test_slicers_own_tests_pass(panel):
+    run(unittest.defaultTestLoader.loadTestsFromModule(load(MODULE / "Testing/Python/LesionDetectorSceneTest.py")))
+
+
+def test_slicer_knows_the_module(panel):
+    parent = SimpleNamespace()
+    panel.module.LesionDetector(parent)
+    assert parent.title == "Lesion Detector" and parent.categories == ["Quantification"]
+    assert "Not a medical device" in parent.helpText
