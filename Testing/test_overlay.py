@@ -1,4 +1,4 @@
-"""Scrolling through a CT with two hundred lesions costs at most twice what it costs without any, measured side by side on the real nodes."""
+"""Scrolling through a CT with two hundred lesions costs at most twice what it costs without any: side by side, on the real nodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from LesionDetectorLib.report.reading import Reading
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
 pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'lesion-detector[test]'")
 
-from LesionDetectorLib.scene import Session  # noqa: E402
+from LesionDetectorLib.scene import Session
 
-from Testing.slicer_application import Application  # noqa: E402
+from Testing.slicer_application import Application
 
 SLICES, LESIONS = 60, 200
 
