@@ -262,7 +262,7 @@ def _gains(runs: Sequence[Measured], stratum: int) -> str:
         sure = interval(samples[:, -2])[0] > 0
         sentences.append(
             f"{NAMES[detector]}: the rare labels' mean {'rises' if values[-2] > 0 else 'does not rise'}"
-            f"{', beyond its interval' if sure else ', but its interval holds 0' if values[-2] > 0 else ''}; "
+            f"{', with the whole interval above 0' if sure else ', but its interval holds 0' if values[-2] > 0 else ''}; "
             + (f"{' and '.join(behind)} {'do' if len(behind) > 1 else 'does'} not follow." if behind else "all four rise.")
         )
     table = markdown_table(["detector", "UR mean", "OR mean", *TITLES], rows)
@@ -294,7 +294,9 @@ def _pictures(runs: Sequence[Measured], out: Path) -> dict[str, str]:
             if name == detector
         }
         plots.confusion_matrices(matrices, out / f"confusion_{detector}.png")
-        captions[f"confusion_{detector}.png"] = f"{NAMES[detector]}: which label is detected, at {RATE:g} false positives per image"
+        captions[f"confusion_{detector}.png"] = (
+            f"{NAMES[detector]}: which label is detected, at {RATE:g} false positives per image, all seeds together"
+        )
     return captions
 
 
