@@ -66,7 +66,6 @@ class Measured:
     detector: str
     experiment: str
     seed: int
-    seconds: float
     result: Froc
     values: np.ndarray
     samples: np.ndarray
@@ -106,7 +105,6 @@ def _measure(folder: Path) -> Measured:
         detector,
         experiment,
         int(seed),
-        json.loads((folder / "trained.json").read_text(encoding="utf-8"))["seconds"],
         result,
         np.reshape(values, shape),
         samples.reshape(-1, *shape),
@@ -190,12 +188,7 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
         *(f"![{caption}]({name})\n\n{caption}." for name, caption in pictures.items()),
         "## How it was made",
         f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} {' '.join(map(_shown, settings['training']))}\n```",
-        "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + ". "
-        f"{_hardware()} Minutes a training took: "
-        + ", ".join(
-            f"{NAMES[name]} {np.median([run.seconds for run in runs if run.detector == name]) / 60:.1f}" for name in seeds if seeds[name]
-        )
-        + " (median).",
+        "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + f". {_hardware()}",
     ]
     return "\n\n".join(parts) + "\n"
 
