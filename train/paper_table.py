@@ -66,7 +66,6 @@ class Measured:
     detector: str
     experiment: str
     seed: int
-    seconds: float
     result: Froc
     values: np.ndarray
     samples: np.ndarray
@@ -106,7 +105,6 @@ def _measure(folder: Path) -> Measured:
         detector,
         experiment,
         int(seed),
-        json.loads((folder / "trained.json").read_text(encoding="utf-8"))["seconds"],
         result,
         np.reshape(values, shape),
         samples.reshape(-1, *shape),
@@ -190,12 +188,7 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
         *(f"![{caption}]({name})\n\n{caption}." for name, caption in pictures.items()),
         "## How it was made",
         f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} {' '.join(map(_shown, settings['training']))}\n```",
-        "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + ". "
-        f"{_hardware()} Minutes a training took: "
-        + ", ".join(
-            f"{NAMES[name]} {np.median([run.seconds for run in runs if run.detector == name]) / 60:.1f}" for name in seeds if seeds[name]
-        )
-        + " (median).",
+        "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + f". {_hardware()}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -262,7 +255,7 @@ def _gains(runs: Sequence[Measured], stratum: int) -> str:
         sure = interval(samples[:, -2])[0] > 0
         sentences.append(
             f"{NAMES[detector]}: the rare labels' mean {'rises' if values[-2] > 0 else 'does not rise'}"
-            f"{', beyond its interval' if sure else ', but its interval holds 0' if values[-2] > 0 else ''}; "
+            f"{', with the whole interval above 0' if sure else ', but its interval holds 0' if values[-2] > 0 else ''}; "
             + (f"{' and '.join(behind)} {'do' if len(behind) > 1 else 'does'} not follow." if behind else "all four rise.")
         )
     table = markdown_table(["detector", "UR mean", "OR mean", *TITLES], rows)
@@ -294,7 +287,9 @@ def _pictures(runs: Sequence[Measured], out: Path) -> dict[str, str]:
             if name == detector
         }
         plots.confusion_matrices(matrices, out / f"confusion_{detector}.png")
-        captions[f"confusion_{detector}.png"] = f"{NAMES[detector]}: which label is detected, at {RATE:g} false positives per image"
+        captions[f"confusion_{detector}.png"] = (
+            f"{NAMES[detector]}: which label is detected, at {RATE:g} false positives per image, all seeds together"
+        )
     return captions
 
 

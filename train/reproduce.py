@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -94,14 +93,14 @@ def link_images(data: Path, out: Path) -> None:
 def train_and_evaluate(run: Run, training: Sequence[str], environment: dict[str, str]) -> None:
     """Train, or go on training, and evaluate the averaged last weights on the test patients; RunError if either fails."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    started, cache = time.monotonic(), str(run.out / "cache")
-    if not (run.folder / "trained.json").exists():
+    cache = str(run.out / "cache")
+    if not (run.folder / "trained").exists():
         if (run.folder / "checkpoint.pt").exists():
             options = ["--resume"]
         else:
             options = ["--detector", run.detector, "--data", str(run.training_set), "--seed", str(run.seed), "--cache", cache, *training]
         _process(run, ["train.fit", "--out", str(run.folder), *options], environment)
-        (run.folder / "trained.json").write_text(json.dumps({"seconds": time.monotonic() - started}), encoding="utf-8")
+        (run.folder / "trained").touch()
     weights, out = str(run.folder / "last.safetensors"), str(run.folder / "test")
     _process(run, ["train.evaluate", "slices", str(run.training_set), "--weights", weights, "--cache", cache, "--out", out], environment)
 

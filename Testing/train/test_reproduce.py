@@ -96,7 +96,7 @@ def test_a_wrong_training_option_ends_before_any_run(patients, tmp_path, capsys)
 def measured(experiment, seed, values, rng):
     values = np.tile(values, (3, 1))
     samples = values + rng.normal(0, 0.01, (200, 3, 8))
-    return paper_table.Measured("vfnet", experiment, seed, 60.0, None, values, samples, np.full((3, 8), 10))
+    return paper_table.Measured("vfnet", experiment, seed, None, values, samples, np.full((3, 8), 10))
 
 
 def test_the_gain_is_the_difference_of_the_means_over_seeds_with_paired_intervals():
