@@ -207,9 +207,10 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if done:
             self.timer.stop()
-            count = len(self.session().listed) if self.session() else 0
+            if self._parameterNode is not None:
+                self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
+            count = len(self.session().listed) if self.session() is not None else 0
             self.ui.progressLabel.text = _("{count} lesions found.").format(count=count)
-            self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
             self.updateInput()
             self.onStep(1)
 
@@ -271,6 +272,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onAdd(self, on, className):
         """Draw a new lesion: a box round it, or a click on it."""
         if on:
+            other = self.ui.addPointButton if className == "vtkMRMLMarkupsROINode" else self.ui.addBoxButton
+            other.checked = False
             self.logic.place(self.volumeNode(), className, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
         else:
             self.logic.stopPlacing()
@@ -501,7 +504,9 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             return
         session, error = self.session(volumeNode), ""
         try:
-            if node.IsA("vtkMRMLMarkupsROINode"):
+            if session is None:
+                error = _("The review of this CT has ended.")
+            elif node.IsA("vtkMRMLMarkupsROINode"):
                 bounds = np.zeros(6)
                 node.GetRASBounds(bounds)
                 session.add_box(bodyPart, bounds.reshape(3, 2).T)
