@@ -60,6 +60,10 @@ DEFAULTS = {
 """The options that a detector has other defaults for."""
 
 
+class TrainingError(RuntimeError):
+    """A training cannot go on; the message says why and what to change."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that fixes a run; kept in its checkpoint."""
@@ -240,7 +244,8 @@ class Run:
         total = sum(losses.values())
         values = sum_over_processes(torch.stack(list(losses.values()))) / processes()
         if not values.isfinite().all():
-            raise RuntimeError(f"The loss is not finite at step {self.step}: {losses}. Lower --rate.")
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(losses, values.tolist()))
+            raise TrainingError(f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate.")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
@@ -425,7 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(options, parser).train()
     except KeyboardInterrupt:
         parser.exit(130, f"\nStopped; continue from the last checkpoint with: python -m train.fit --out {options.out} --resume\n")
-    except (DeepLesionError, weights.WeightsError) as error:
+    except (DeepLesionError, TrainingError, weights.WeightsError) as error:
         parser.exit(2, f"{error}\n")
     finally:
         if distributed.is_initialized():
@@ -443,18 +448,24 @@ def _join_others(device: str) -> None:
         distributed.init_process_group("gloo")
 
 
+def _check_shares(batch: int, parser: argparse.ArgumentParser) -> None:
+    if batch % processes():
+        parser.error(f"a batch of {batch} cannot be shared by {processes()} processes; start as many processes as divide it")
+
+
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
     device = pick_device(options.device)
     if options.resume:
         if not (options.out / "checkpoint.pt").exists():
             parser.error(f"{options.out} holds no checkpoint.pt to resume from; start the run without --resume")
-        return Run.resumed(options.out, device)
+        run = Run.resumed(options.out, device)
+        _check_shares(run.plan.batch, parser)
+        return run
     if not options.data:
         parser.error("--data is needed: a folder with DL_info.csv and Images_png, for example one made by python -m train.phantom")
     if (options.out / "checkpoint.pt").exists():
         parser.error(f"{options.out} already holds a run; continue it with --resume, or choose another --out")
-    if options.batch % processes():
-        parser.error(f"--batch {options.batch} cannot be shared by {processes()} processes; give a multiple of {processes()}")
+    _check_shares(options.batch, parser)
     options.out.mkdir(parents=True, exist_ok=True)
     architecture = {"detector": options.detector, "backbone": options.backbone, "slices": options.slices, "pixel_mm": options.pixel_mm}
     names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}

@@ -100,7 +100,16 @@ def test_a_batch_that_cannot_be_shared_is_refused(data_set, tmp_path, monkeypatc
     monkeypatch.setattr(fit, "processes", lambda: 3)
     with pytest.raises(SystemExit) as ended:
         fit.main(["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "8"])
-    assert ended.value.code == 2 and "--batch 8 cannot be shared by 3 processes" in capsys.readouterr().err
+    assert ended.value.code == 2 and "batch of 8 cannot be shared by 3 processes" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": images.sum() * torch.nan})
+    options = ["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "2", "--size", "64", "--workers", "0", "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        fit.main(options)
+    assert ended.value.code == 2
+    assert "The loss is not finite at step 0 (class nan); train again with a lower --rate." in capsys.readouterr().err
 
 
 def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
