@@ -470,6 +470,7 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         self.stopPlacing()
         for volumeID in list(self._sessions):
             self._forget(volumeID)
+        self.onChanged(None)
 
     def _forget(self, volumeID) -> None:
         session = self._sessions.pop(volumeID, None)

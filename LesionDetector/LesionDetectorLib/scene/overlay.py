@@ -138,7 +138,6 @@ class Overlay:
     def _put_away(self, nodes: _Nodes) -> None:
         for node in nodes.all():
             node.GetDisplayNode().SetVisibility(False)
-            node.SetLocked(True)
         self._spare.append(nodes)
 
     def _draw(self, nodes: _Nodes, number: int, lesion: Lesion, editable: bool) -> None:
@@ -152,12 +151,15 @@ class Overlay:
                 with NodeModify(line):
                     markups.set_line(line, self._volume_node, lesion.recist.ends(axis), lesion.key_slice)
         for node in nodes.all():
-            node.SetName(lesion.caption(number) if node is nodes.box else f"{number} axis")
-            node.SetLocked(not editable)
-            markups.set_colour(node, colour)
-            node.GetDisplayNode().SetVisibility(node is nodes.box or lesion.recist is not None)
-        nodes.box.GetDisplayNode().SetHandlesInteractive(editable)
-        nodes.box.GetDisplayNode().SetRotationHandleVisibility(False)
+            display = node.GetDisplayNode()
+            with NodeModify(node), NodeModify(display):
+                node.SetName(lesion.caption(number) if node is nodes.box else f"{number} axis")
+                node.SetLocked(not editable)
+                markups.set_colour(node, colour)
+                display.SetVisibility(node is nodes.box or lesion.recist is not None)
+                if node is nodes.box:
+                    display.SetHandlesInteractive(editable)
+                    display.SetRotationHandleVisibility(False)
 
     def _label(self, entries: Iterable[tuple[int, Lesion, int]]) -> None:
         if self._labels is None:

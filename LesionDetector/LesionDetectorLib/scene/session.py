@@ -145,7 +145,8 @@ class Session:
         if self._drawing:
             return
         with self._drawn():
-            self._overlay.show(self.listed, slices_in_view(self._scene, self.volume_node), self.selected if self._editing else None)
+            slices = slices_in_view(self._scene, self.volume_node)
+            self._overlay.show(self.listed, slices, self.selected if self._editing else None)
 
     # ------------------------------------------------------------------------------------------------------------ what is changed
 
