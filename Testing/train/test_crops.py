@@ -54,7 +54,7 @@ def test_a_prepared_slice_is_kept_with_its_way_back_for_every_pixel_size(data_se
     fresh, frame = PreparedSlices(None)(key_slice)
     PreparedSlices(tmp_path)(key_slice)
     coarse, coarse_frame = PreparedSlices(tmp_path, pixel_mm=1.6)(key_slice)
-    assert coarse.shape == (3, 56, 56) and fresh.shape == (3, 112, 112)
+    assert [2 * side for side in coarse.shape[1:]] == list(fresh.shape[1:])
     monkeypatch.setattr(KeySlice, "read", None)  # what is kept needs no PNG
     kept, kept_frame = PreparedSlices(tmp_path)(key_slice)
     assert kept_frame == frame

@@ -45,7 +45,7 @@ FOUND = [
 @pytest.fixture
 def detector(monkeypatch):
     monkeypatch.setattr(evaluate, "_detector", lambda options: None)
-    monkeypatch.setattr(evaluate, "detect_key_slices", lambda detector, key_slices: FOUND)
+    monkeypatch.setattr(evaluate, "detect_key_slices", lambda detector, key_slices, cache=None: FOUND)
 
 
 def test_the_report_of_a_data_set_and_its_boxes_read_back(data_set, detector, tmp_path, capsys):
