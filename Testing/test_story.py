@@ -147,6 +147,8 @@ def test_the_whole_story(shared_data, tmp_path):
     assert session.review.lesion(ids[3]) == drawn and added.id not in {entry.id for entry in session.review.lesions}
     assert {entry.id: entry for entry in session.review.found.lesions} == found and added.origin is Origin.READER
 
+    session.select(ids[3])
+
     application.chosen_path = str(tmp_path / "report.txt")
     ui.saveButton.click()
     assert other.title in (tmp_path / "report.txt").read_text()
