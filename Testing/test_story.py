@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +15,10 @@ pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip instal
 pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'lesion-detector[test]'")
 
 from LesionDetectorLib.scene import mrml  # noqa: E402
+from LesionDetectorLib.scene.files import write_picture  # noqa: E402
 
 from Testing.slicer_application import MODULE, Application  # noqa: E402
+from Testing.test_panel import load  # noqa: E402
 
 CT = "ct/totalsegmentator_torso/example_ct.nii.gz"
 
@@ -55,26 +55,8 @@ def free_end(mouse: Mouse, node, lesion) -> tuple[int, int]:
     return mouse.display(mrml.ras(node, (*best, lesion.key_slice)))
 
 
-def picture(view, path: Path) -> None:
-    from vtkmodules.vtkIOImage import vtkPNGWriter
-    from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
-
-    view.render()
-    grab = vtkWindowToImageFilter()
-    grab.SetInput(view.render_window())
-    grab.ReadFrontBufferOff()
-    grab.ShouldRerenderOff()
-    writer = vtkPNGWriter()
-    writer.SetInputConnection(grab.GetOutputPort())
-    writer.SetFileName(str(path))
-    writer.Write()
-
-
 def new_panel(application):
-    spec = importlib.util.spec_from_file_location("LesionDetector", MODULE / "LesionDetector.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    widget = module.LesionDetectorWidget()
+    widget = load(MODULE / "LesionDetector.py").LesionDetectorWidget()
     widget.setup()
     widget.parent.resize(350, 900)
     widget.parent.show()
@@ -118,7 +100,7 @@ def test_the_whole_story(shared_data, tmp_path):
     other = BodyPart.BONE if before.body_part is not BodyPart.BONE else BodyPart.LUNG
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText(other.title))
     ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex())
-    picture(view, tmp_path / "reviewed.png")
+    write_picture(view, tmp_path / "reviewed.png")
     panel.parent.grab().save(str(tmp_path / "panel.png"))
 
     ui.editButton.checked = True
@@ -136,7 +118,7 @@ def test_the_whole_story(shared_data, tmp_path):
     mouse.drag(end, (end[0] + 15, end[1] + 9))
     drawn = session.review.lesion(ids[3])
     assert drawn.recist.drawn and drawn.recist != dragged.recist
-    picture(view, tmp_path / "edited.png")
+    write_picture(view, tmp_path / "edited.png")
     ui.editButton.checked = False
 
     added = session.add_at(BodyPart.LIVER, mrml.ras(node, (60.0, 60.0, lesion.key_slice)))

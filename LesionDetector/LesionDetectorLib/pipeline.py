@@ -8,7 +8,7 @@ from .ct import Volume
 from .detect import Detector, detect
 from .fuse import Candidate, stack
 from .lesion import Lesion, stable_id
-from .recist import DETECTOR_MARGIN_MM, measure
+from .recist import DETECTOR_MARGIN_MM, measure, pixels
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
@@ -37,7 +37,7 @@ def find_lesions(
 
 
 def _measured(volume: Volume, candidate: Candidate) -> Lesion:
-    margin_px = DETECTOR_MARGIN_MM / (sum(volume.spacing[:2]) / 2)
+    margin_px = pixels(DETECTOR_MARGIN_MM, volume.spacing)
     return Lesion(
         body_part=candidate.body_part,
         confidence=candidate.confidence,

@@ -7,6 +7,7 @@ does not; dynamic programming finds the closed outline that parts the two best. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,11 @@ class Segmentation:
     outline: np.ndarray
     mask: np.ndarray
     offset: tuple[int, int]
+
+
+def pixels(mm: float, spacing: Sequence[float]) -> float:
+    """A length in mm as pixels of a slice with the `spacing` (si, sj, ...) mm, the mean of both directions."""
+    return mm / (sum(spacing[:2]) / 2)
 
 
 def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin_px: float = 5.0) -> Recist:

@@ -96,6 +96,8 @@ class TwoStage(nn.Module):
             nms_thresh=0.5,
             detections_per_img=100,
         )
+        for stage in (self.rpn, self.roi_heads):
+            stage.fg_bg_sampler = ImageSampler(stage.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.positive_fraction)
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
@@ -241,10 +243,6 @@ class ImageSampler(BalancedPositiveNegativeSampler):
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's first stage, for images with boxes to ignore."""
 
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.fg_bg_sampler = ImageSampler(self.fg_bg_sampler.batch_size_per_image, self.fg_bg_sampler.positive_fraction)
-
     def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
         """Per image and anchor 1 for a lesion, 0 for background, -1 to leave it out, (A,), and the box it learns, (A, 4)."""
         labels, boxes = [], []
@@ -265,10 +263,6 @@ class ProposalNetwork(RegionProposalNetwork):
 
 class BoxHeads(RoIHeads):
     """torchvision's second stage, for images with boxes to ignore, whose label is -1."""
-
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.fg_bg_sampler = ImageSampler(self.fg_bg_sampler.batch_size_per_image, self.fg_bg_sampler.positive_fraction)
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]

@@ -17,6 +17,7 @@ from .shown import add_volume, show_in_slice_views, show_lesions
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene
+    from trame_slicer.views import AbstractView
 
     from LesionDetectorLib.ct import Volume
 
@@ -98,8 +99,6 @@ def render_scene(path: Path, picture: Path, size: int = 900) -> None:
 def _draw_axial_view(path: Path, picture: Path, size: int) -> None:
     from trame_slicer.core import SlicerApp
     from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
-    from vtkmodules.vtkIOImage import vtkPNGWriter
-    from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
     app = SlicerApp()
     app.view_manager.register_factory(DirectViewFactory(do_render_offscreen=True))
@@ -108,6 +107,14 @@ def _draw_axial_view(path: Path, picture: Path, size: int) -> None:
     load_scene(path, app.scene)
     view.interactor().UpdateSize(size, size)
     app.app_logic.GetSliceLogics().GetItemAsObject(0).ResizeSliceNode(size, size)
+    write_picture(view, picture)
+
+
+def write_picture(view: AbstractView, picture: Path) -> None:
+    """Write what a view of trame-slicer shows now into the PNG `picture`."""
+    from vtkmodules.vtkIOImage import vtkPNGWriter
+    from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
+
     view.render()
     grab = vtkWindowToImageFilter()
     grab.SetInput(view.render_window())

@@ -50,6 +50,13 @@ def view_node(scene: vtkMRMLScene, class_name: str, name: str) -> vtkMRMLNode:
     return node
 
 
+def slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> list[vtkMRMLNode]:
+    """The slice nodes of the views that show the CT."""
+    composites = [node for node in all_nodes(scene, "vtkMRMLSliceCompositeNode") if node.GetBackgroundVolumeID() == volume_node.GetID()]
+    views = [scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode") for composite in composites]
+    return [view for view in views if view is not None]
+
+
 def matrix_of(vtk_matrix: vtkMatrix4x4) -> np.ndarray:
     """A VTK matrix as (4, 4)."""
     return slicer_module().util.arrayFromVTKMatrix(vtk_matrix)

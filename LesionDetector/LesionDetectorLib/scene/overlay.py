@@ -15,13 +15,10 @@ import numpy as np
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
 
 from . import markups
-from .mrml import ATTRIBUTE, all_nodes, ijk_to_world, matrix_of, remove_with_display
+from .mrml import ijk_to_world, matrix_of, remove_with_display, slice_views
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLMarkupsLineNode, vtkMRMLMarkupsNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLScene
-
-ROLE = ATTRIBUTE + "overlay"
-"""Attribute of the nodes of an overlay: they are drawn anew from the review, so a scene that is loaded drops those that it brings."""
 
 
 @dataclass
@@ -98,17 +95,6 @@ class Overlay:
         """Where an axis of a drawn lesion is now: its ends (i, j) in voxel indices, and its length in mm."""
         return markups.read_axis(self._nodes[lesion_id].axes[axis], self._volume_node)
 
-    def forget(self, node: vtkMRMLMarkupsNode) -> str | None:
-        """A node of the overlay is about to leave the scene by another hand: take the rest of its lesion out too. Gives the lesion's id."""
-        lesion_id = self.lesion_of(node)
-        if node is self._labels:
-            self._labels = None
-        if lesion_id is not None:
-            nodes = self._nodes.pop(lesion_id)
-            self._shown.pop(lesion_id)
-            self._remove([other for other in nodes.all() if other is not node])
-        return lesion_id
-
     def remove(self) -> None:
         """Take every node of the overlay out of the scene."""
         self._remove([node for nodes in (*self._nodes.values(), *self._spare) for node in nodes.all()])
@@ -124,7 +110,6 @@ class Overlay:
         axes = {axis: markups.add_markup(self._scene, "vtkMRMLMarkupsLineNode", "", self._volume_node) for axis in Axis}
         nodes = _Nodes(box, axes)
         for node in nodes.all():
-            node.SetAttribute(ROLE, "1")
             node.SetHideFromEditors(True)
             node.GetDisplayNode().SetVisibility3D(False)
         markups.style_box(box)
@@ -164,7 +149,6 @@ class Overlay:
     def _label(self, entries: Iterable[tuple[int, Lesion, int]]) -> None:
         if self._labels is None:
             self._labels = markups.add_markup(self._scene, "vtkMRMLMarkupsFiducialNode", "Lesion labels", self._volume_node)
-            self._labels.SetAttribute(ROLE, "1")
             self._labels.SetHideFromEditors(True)
             markups.style_labels(self._labels)
         markups.set_labels(self._labels, self._volume_node, entries)
@@ -178,12 +162,7 @@ def lesion_slices(lesion: Lesion) -> range:
 def slices_in_view(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> set[int]:
     """The slices k of the CT that views along its slices show now."""
     found = set()
-    for composite in all_nodes(scene, "vtkMRMLSliceCompositeNode"):
-        if composite.GetBackgroundVolumeID() != volume_node.GetID():
-            continue
-        view = scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
-        if view is None:
-            continue
+    for view in slice_views(scene, volume_node):
         plane = matrix_of(view.GetSliceToRAS())
         to_ijk = np.linalg.inv(ijk_to_world(volume_node))
         normal = to_ijk[:3, :3] @ plane[:3, 2]

@@ -18,8 +18,8 @@ from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Origin, Recist
 from LesionDetectorLib.report.reading import Reading, ordered
 
 from .markups import ras_to_ijk
-from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, slicer_module
-from .overlay import Overlay, slices_in_view
+from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, slice_views, slicer_module
+from .overlay import Overlay, lesion_slices, slices_in_view
 from .shown import add_table, fill_table
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Session:
     volume_node: the CT.
     review: what was found, and every edit.
     selected: the id of the lesion that is looked at, None if none is.
+    listed: the lesions of the list in the order of a report, with their numbers in it; a rejected one has none. Renewed with every
+        change, not with every slice.
     closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene.
     """
 
@@ -56,7 +58,8 @@ class Session:
         self._editing = False
         self._drawing = False
         self._observed: list[tuple[Any, int]] = []
-        self._text = self._table = None
+        self._text = None
+        self.listed: list[tuple[int | None, Lesion]] = []
         self._overlay = Overlay(volume_node, self._observe_markup)
         self._observe_scene()
 
@@ -88,16 +91,15 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------------- what is shown
 
-    @property
-    def listed(self) -> list[tuple[int | None, Lesion]]:
-        """The lesions of the list in the order of a report, with their numbers in it; a rejected one has none."""
-        numbers = {lesion.id: number for number, lesion in enumerate(self.review.reading.reported, 1)}
+    def _numbered(self) -> list[tuple[int | None, Lesion]]:
+        reported = self.review.reading.reported
+        numbers = {lesion.id: number for number, lesion in enumerate(reported, 1)}
         rejected = [
             lesion
             for lesion in self.review.lesions
             if lesion.status is ReviewStatus.REJECTED and (lesion.confidence is None or lesion.confidence >= self.review.confidence)
         ]
-        return [(numbers.get(lesion.id), lesion) for lesion in ordered([*self.review.reading.reported, *rejected])]
+        return [(numbers.get(lesion.id), lesion) for lesion in ordered([*reported, *rejected])]
 
     @property
     def confidence(self) -> float:
@@ -187,7 +189,7 @@ class Session:
     def to_largest_slice(self, lesion_id: str) -> None:
         """Outline a lesion on every slice that it spans, and make the one where it is largest its key slice; it is selected."""
         lesion = self.review.lesion(lesion_id)
-        areas = {k: self._area(k, lesion) for k in range(lesion.slices[0], lesion.slices[1] + 1)}
+        areas = {k: self._area(k, lesion) for k in lesion_slices(lesion)}
         k = max(areas, key=lambda k: (areas[k], k == lesion.key_slice))
         if k != lesion.key_slice:
             self._edit(self.review.move_box, lesion_id, k, lesion.box, self._measured(k, lesion.box, lesion.origin))
@@ -231,24 +233,20 @@ class Session:
         return self._measure(k, box, _margin_mm(origin))
 
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
-        return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, self._pixels(margin_mm))
+        return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, recist.pixels(margin_mm, self.volume_node.GetSpacing()))
 
     def _area(self, k: int, lesion: Lesion) -> float:
-        return float(recist.segment(self._hu(k), lesion.box, self._pixels(_margin_mm(lesion.origin))).mask.sum())
+        margin_px = recist.pixels(_margin_mm(lesion.origin), self.volume_node.GetSpacing())
+        return float(recist.segment(self._hu(k), lesion.box, margin_px).mask.sum())
 
     def _hu(self, k: int) -> np.ndarray:
         return slicer_module().util.arrayFromVolume(self.volume_node)[k]
 
-    def _pixels(self, mm: float) -> float:
-        return mm / (sum(self.volume_node.GetSpacing()[:2]) / 2)
-
     def _jump(self, lesion: Lesion) -> None:
         x0, y0, x1, y1 = lesion.box
         point = (ijk_to_world(self.volume_node) @ ((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice, 1))[:3]
-        for composite in all_nodes(self._scene, "vtkMRMLSliceCompositeNode"):
-            view = self._scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
-            if view is not None and composite.GetBackgroundVolumeID() == self.volume_node.GetID():
-                view.JumpSliceByCentering(*point)
+        for view in slice_views(self._scene, self.volume_node):
+            view.JumpSliceByCentering(*point)
 
     def _update(self) -> None:
         """Keep the review in the scene, and draw what it shows."""
@@ -260,8 +258,9 @@ class Session:
                 self._text.SetForceCreateStorageNode(True)
             self._text.SetText(review.dumps(self.review))
             self._text.SetAttribute(SELECTED, self.selected or "")
-            self._table = self._kept_table() or add_table(self._scene, self.volume_node, [], self._slice_number)
-            fill_table(self._table, self.listed, self._slice_number)
+            self.listed = self._numbered()
+            table = self._kept_table() or add_table(self._scene, self.volume_node, [], self._slice_number)
+            fill_table(table, self.listed, self._slice_number)
         self.refresh()
         self._changed(self)
 
@@ -290,13 +289,12 @@ class Session:
         scene_class = slicer_module().vtkMRMLScene
         self._observe(self._scene, scene_class.NodeAddedEvent, lambda *_: self._on_node_added())
         self._observe(self._scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
-        for name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
-            for view in all_nodes(self._scene, name):
-                self._observe(view, "ModifiedEvent", lambda *_: self.refresh())
+        self._observe_views()
 
     def _on_node_added(self) -> None:
         if not self._drawing:
-            self.refresh_views()
+            self._observe_views()
+            self.refresh()
 
     def _on_node_removed(self) -> None:
         """Without its CT or its review the session has nothing to show; a lost table or overlay is made anew."""
@@ -308,14 +306,13 @@ class Session:
         elif self._kept_table() is None:
             self._update()
 
-    def refresh_views(self) -> None:
-        """Listen to views that came, and draw for those that there are."""
+    def _observe_views(self) -> None:
+        """Listen to the views that are not listened to yet."""
         known = {id(sender) for sender, _ in self._observed}
         for name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
             for view in all_nodes(self._scene, name):
                 if id(view) not in known:
                     self._observe(view, "ModifiedEvent", lambda *_: self.refresh())
-        self.refresh()
 
     def _observe_markup(self, node: vtkMRMLMarkupsNode, axis: Axis | None) -> None:
         node.SetSaveWithScene(False)
