@@ -161,38 +161,33 @@ class VFNetHead(nn.Module):
         class_features, box_features = self.class_tower(features), self.box_tower(features)
         initial = _factor(self.initial(self.initial_conv(box_features)), self.initial_scales[level]) * (self.anchor_scale * stride)
         arms = (1 - _STAR_GRADIENT) * initial.detach() + _STAR_GRADIENT * initial
-        class_taps, box_taps = sample_star(torch.cat([class_features, box_features], dim=1), arms / stride).chunk(2, dim=-1)
-        class_features, box_features = star_conv(class_taps, self.class_star), star_conv(box_taps, self.box_star)
+        points = star_points(arms / stride)
+        class_features, box_features = star_conv(class_features, points, self.class_star), star_conv(box_features, points, self.box_star)
         refined = _factor(self.refined(relu(box_features)), self.refined_scales[level]) * initial.detach()
         return self.logits(relu(class_features)).float(), initial, refined
 
 
-def sample_star(features: Tensor, ltrb: Tensor) -> Tensor:
-    """Features at the nine points of each cell's star: the corners, the sides and the cell itself.
+class StarPoints(NamedTuple):
+    """The nine points of every cell's star, each between four cells: their places in the flattened map and weights, both (N * h * w * 9, 4)."""
+
+    cells: Tensor
+    weights: Tensor
+
+
+def star_points(ltrb: Tensor) -> StarPoints:
+    """The corners, the sides and the cell itself of each star with arms `ltrb` (N, 4, h, w) float32, in cells.
 
     The points are rows (y - t, y, y + b) times columns (x - l, x, x + r), in this order, so that a 3 x 3 kernel on them is the
-    star-shaped deformable convolution of the paper. Sampling is bilinear, zero outside. `embedding_bag` does it many times
-    faster on a CPU than `deform_conv2d` or `grid_sample`, because it reads all channels of a cell at once.
-
-    Parameters
-    ----------
-    features: (N, C, h, w).
-    ltrb: (N, 4, h, w) float32, arms of the star in cells.
-
-    Returns
-    -------
-    (N, h, w, 9, C)
+    star-shaped deformable convolution of the paper. Sampling is bilinear, zero outside.
     """
-    count, channels, height, width = features.shape
+    count, _, height, width = ltrb.shape
     left, top, right, bottom = ltrb.unbind(dim=1)
     row, row_weight = _neighbours(torch.arange(height, device=ltrb.device)[:, None], top, bottom, height)
     column, column_weight = _neighbours(torch.arange(width, device=ltrb.device), left, right, width)
     cell = row[..., :, None, :, None] * width + column[..., None, :, None, :]  # (N, h, w, 3, 3, 2, 2)
     cell = cell + torch.arange(count, device=cell.device).view(-1, 1, 1, 1, 1, 1, 1) * (height * width)
     weight = row_weight[..., :, None, :, None] * column_weight[..., None, :, None, :]
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    taps = embedding_bag(cell.reshape(-1, 4), table, mode="sum", per_sample_weights=weight.reshape(-1, 4).to(table.dtype))
-    return taps.view(count, height, width, 9, channels)
+    return StarPoints(cell.reshape(-1, 4), weight.reshape(-1, 4))
 
 
 def _neighbours(position: Tensor, before: Tensor, after: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -205,9 +200,16 @@ def _neighbours(position: Tensor, before: Tensor, after: Tensor, size: int) -> t
     return cells.clamp(0, size - 1).long(), weights
 
 
-def star_conv(taps: Tensor, weight: Tensor) -> Tensor:
-    """A 3 x 3 kernel `weight` (out, 9 * C) on the taps (N, h, w, 9, C) of `sample_star`; gives (N, out, h, w)."""
-    return linear(taps.flatten(3), weight).permute(0, 3, 1, 2)
+def star_conv(features: Tensor, points: StarPoints, weight: Tensor) -> Tensor:
+    """A 3 x 3 kernel `weight` (out, 9 * C) on the stars of `features` (N, C, h, w); gives (N, out, h, w).
+
+    `embedding_bag` samples many times faster on a CPU than `deform_conv2d` or `grid_sample`, because it reads all channels of a cell at
+    once; what it gives is the layout that the matrix product wants.
+    """
+    count, channels, height, width = features.shape
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    taps = embedding_bag(points.cells, table, mode="sum", per_sample_weights=points.weights.to(table.dtype))
+    return linear(taps.view(count, height, width, -1), weight).permute(0, 3, 1, 2)
 
 
 def _factor(outputs: Tensor, scale: Tensor) -> Tensor:
