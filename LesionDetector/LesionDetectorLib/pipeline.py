@@ -8,11 +8,12 @@ from .ct import Volume
 from .detect import Detector, detect
 from .fuse import Candidate, stack
 from .lesion import Lesion, stable_id
-from .recist import DETECTOR_MARGIN_MM, measure, pixels
+from .recist import DETECTOR_MARGIN_MM, measure_each, pixels
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
 MOST_LESIONS = 300
+_MEASURED_AT_ONCE = 50
 
 
 def find_lesions(
@@ -30,20 +31,24 @@ def find_lesions(
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
     candidates = [candidate for candidate in stack(slices) if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
     lesions = []
-    for number, candidate in enumerate(candidates, start=1):
-        lesions.append(_measured(volume, candidate))
-        progress("measure", number, len(candidates))
+    for first in range(0, len(candidates), _MEASURED_AT_ONCE):
+        lesions += _measured(volume, candidates[first : first + _MEASURED_AT_ONCE])
+        progress("measure", len(lesions), len(candidates))
     return lesions
 
 
-def _measured(volume: Volume, candidate: Candidate) -> Lesion:
+def _measured(volume: Volume, candidates: Sequence[Candidate]) -> list[Lesion]:
     margin_px = pixels(DETECTOR_MARGIN_MM, volume.spacing)
-    return Lesion(
-        body_part=candidate.body_part,
-        confidence=candidate.confidence,
-        key_slice=candidate.key_slice,
-        slices=candidate.slices,
-        box=candidate.box,
-        recist=measure(volume.hu[candidate.key_slice], volume.spacing[:2], candidate.box, margin_px),
-        id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
-    )
+    axes = measure_each([(volume.hu[candidate.key_slice], candidate.box) for candidate in candidates], volume.spacing[:2], margin_px)
+    return [
+        Lesion(
+            body_part=candidate.body_part,
+            confidence=candidate.confidence,
+            key_slice=candidate.key_slice,
+            slices=candidate.slices,
+            box=candidate.box,
+            recist=recist,
+            id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
+        )
+        for candidate, recist in zip(candidates, axes)
+    ]

@@ -21,6 +21,7 @@ DETECTOR_MARGIN_MM = 5 * PIXEL_MM
 """Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
 _RAYS = 128
 _ANGLES = 2 * np.pi * np.arange(_RAYS) / _RAYS
+_DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
 _RADII = (np.arange(45) + 0.5) / 30  # in radii of the prior ellipse; a round lesion measured along the box's diagonals reaches 1.41
 _CORE = 0.8  # first guess of the lesion, in the same unit
 _GAP = 1.05  # the surroundings begin this much farther out than the outline, beyond the partial volume of the edge
@@ -72,8 +73,17 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
     ------
     ValueError: the box lies outside the image, or has no area.
     """
-    outline = segment(slice_hu, box, margin_px).outline
-    return _axes(outline, spacing, _axes_extent(slice_hu.shape, box, margin_px))
+    (recist,) = measure_each([(slice_hu, box)], spacing, margin_px)
+    return recist
+
+
+def measure_each(lesions: Sequence[tuple[np.ndarray, Box]], spacing: tuple[float, float], margin_px: float = 5.0) -> list[Recist]:
+    """`measure` for many lesions, each a key slice and a box, many times faster than one by one."""
+    rays = [_Rays(slice_hu, box, margin_px) for slice_hu, box in lesions]
+    return [
+        _axes(each.outline(radius), spacing, _axes_extent(slice_hu.shape, box, margin_px))
+        for each, radius, (slice_hu, box) in zip(rays, _outline_radii(rays), lesions)
+    ]
 
 
 def segment(slice_hu: np.ndarray, box: Box, margin_px: float = 5.0) -> Segmentation:
@@ -83,22 +93,9 @@ def segment(slice_hu: np.ndarray, box: Box, margin_px: float = 5.0) -> Segmentat
     over its inside of log(p(grey | lesion) / p(grey | surroundings)) + the prior's log odds. Both histograms are learnt from the slice
     itself and renewed with each outline.
     """
-    extent = np.reshape(_axes_extent(slice_hu.shape, box, margin_px), (2, 2))
-    centre, semi_axes = extent.mean(axis=0), (extent[1] - extent[0]) / 2
-    crop, offset = _smoothed_crop(slice_hu, box)
-    pixels = np.stack(np.meshgrid(*map(np.arange, crop.shape[::-1])), axis=-1) + offset
-    in_radii = (pixels - centre) / semi_axes
-
-    rays = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1) * semi_axes
-    samples = centre + _RADII[:, None] * rays[:, None] - offset
-    radius = _outline_radius(crop, samples, in_radii)
-
-    pixel_radius, pixel_angle = _polar(in_radii)
-    ray_px = np.hypot(semi_axes[0] * np.cos(pixel_angle), semi_axes[1] * np.sin(pixel_angle))
-    depth_px = (_at_angle(radius, pixel_angle) - pixel_radius) * ray_px
-    low, high = np.reshape(_clipped(slice_hu.shape, box), (2, 2))
-    outline = np.clip(centre + radius[:, None] * rays, low, high)
-    return Segmentation(outline, np.clip(depth_px + 0.5, 0, 1), (int(offset[0]), int(offset[1])))
+    rays = _Rays(slice_hu, box, margin_px)
+    (radius,) = _outline_radii([rays])
+    return rays.segmentation(radius)
 
 
 def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0.0)) -> Recist:
@@ -157,33 +154,58 @@ def _smoothed_crop(slice_hu: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarr
     return smoothed[y0 - top : y1 + 1 - top, x0 - left : x1 + 1 - left], np.array([x0, y0])
 
 
-def _outline_radius(crop: np.ndarray, samples: np.ndarray, in_radii: np.ndarray) -> np.ndarray:
-    """The outline's radius on each ray, in radii of the prior ellipse.
+class _Rays:
+    """What the rays from the centre of one lesion's extent see, and what lies around it.
 
-    `samples` (rays, radii, 2) are the places (i, j) in the crop that the rays visit; `in_radii` (rows, columns, 2) the places of its
-    pixels from the centre, in units of the semi-axes.
+    Parameters as for `measure`. Radii are in units of the prior ellipse's.
     """
-    pixel_radius, pixel_angle = _polar(in_radii)
-    outside_extent = (np.abs(in_radii) > 1).any(axis=-1)
-    low, high = np.percentile(crop, [1, 99])
-    grey = np.clip((crop - low) / max(high - low, 1.0), 0, 1) * (_GREY_LEVELS - 1)
-    sampled = ndimage.map_coordinates(grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest").astype(int)
-    grey = grey.astype(int)
-    beyond = ((samples < -0.5) | (samples > np.array(crop.shape[::-1]) - 0.5)).any(axis=-1)
-    area = np.broadcast_to(_RADII, sampled.shape)
-    radius = np.full(_RAYS, _CORE)
+
+    def __init__(self, slice_hu: np.ndarray, box: Box, margin_px: float) -> None:
+        extent = np.reshape(_axes_extent(slice_hu.shape, box, margin_px), (2, 2))
+        self._centre, self._semi_axes = extent.mean(axis=0), (extent[1] - extent[0]) / 2
+        self._bounds = np.reshape(_clipped(slice_hu.shape, box), (2, 2))
+        crop, self._offset = _smoothed_crop(slice_hu, box)
+        places = np.stack(np.meshgrid(*map(np.arange, crop.shape[::-1])), axis=-1) + self._offset
+        in_radii = (places - self._centre) / self._semi_axes
+        self._pixel_radius, self._pixel_angle = np.hypot(in_radii[..., 0], in_radii[..., 1]), np.arctan2(in_radii[..., 1], in_radii[..., 0])
+        outside = (np.abs(in_radii) > 1).any(axis=-1)
+        self._outside_radius, self._outside_angle = self._pixel_radius[outside], self._pixel_angle[outside]
+
+        samples = self._centre + _RADII[:, None] * (_DIRECTIONS * self._semi_axes)[:, None] - self._offset
+        low, high = np.percentile(crop, [1, 99])
+        grey = np.clip((crop - low) / max(high - low, 1.0), 0, 1) * (_GREY_LEVELS - 1)
+        self._sampled = ndimage.map_coordinates(grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest").astype(int)
+        self._beyond = ((samples < -0.5) | (samples > np.array(crop.shape[::-1]) - 0.5)).any(axis=-1)
+        self._outside_grey = grey.astype(int)[outside]
+
+    def log_odds(self, radius: np.ndarray) -> np.ndarray:
+        """log(p(lesion) / p(surroundings)) at every sample (rays, radii), the histograms learnt with an outline of `radius` (rays,)."""
+        inside = _RADII <= radius[:, None]
+        around = self._outside_radius > _GAP * _at_angle(radius, self._outside_angle)
+        area = np.broadcast_to(_RADII, inside.shape)
+        evidence = _log_histogram(self._sampled[inside], area[inside]) - _log_histogram(self._outside_grey[around])
+        log_odds = evidence[self._sampled] + _PRIOR_LOG_ODDS * (1 - _RADII)
+        log_odds[self._beyond] = -2 * _PRIOR_LOG_ODDS
+        return log_odds
+
+    def outline(self, radius: np.ndarray) -> np.ndarray:
+        """The vertices (rays, 2) of an outline, (i, j) in continuous voxel index, within the box."""
+        return np.clip(self._centre + radius[:, None] * _DIRECTIONS * self._semi_axes, *self._bounds)
+
+    def segmentation(self, radius: np.ndarray) -> Segmentation:
+        """An outline with its mask."""
+        ray_px = np.hypot(self._semi_axes[0] * np.cos(self._pixel_angle), self._semi_axes[1] * np.sin(self._pixel_angle))
+        depth_px = (_at_angle(radius, self._pixel_angle) - self._pixel_radius) * ray_px
+        return Segmentation(self.outline(radius), np.clip(depth_px + 0.5, 0, 1), (int(self._offset[0]), int(self._offset[1])))
+
+
+def _outline_radii(lesions: Sequence[_Rays]) -> np.ndarray:
+    """The radius of each lesion's outline on each of its rays (lesions, rays)."""
+    radii = np.full((len(lesions), _RAYS), _CORE)
     for _ in range(_ROUNDS):
-        inside = area <= radius[:, None]
-        around = outside_extent & (pixel_radius > _GAP * _at_angle(radius, pixel_angle))
-        evidence = _log_histogram(sampled[inside], area[inside]) - _log_histogram(grey[around])
-        log_odds = evidence[sampled] + _PRIOR_LOG_ODDS * (1 - _RADII)
-        log_odds[beyond] = -2 * _PRIOR_LOG_ODDS
-        radius = _RADII[_best_closed_path(np.cumsum(log_odds * area, axis=1))] + _RADII[0]
-    return radius
-
-
-def _polar(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.hypot(places[..., 0], places[..., 1]), np.arctan2(places[..., 1], places[..., 0])
+        log_odds = np.stack([rays.log_odds(radius) for rays, radius in zip(lesions, radii)])
+        radii = _RADII[_best_closed_paths(np.cumsum(log_odds * _RADII, axis=2))] + _RADII[0]
+    return radii
 
 
 def _at_angle(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -198,27 +220,28 @@ def _log_histogram(grey: np.ndarray, weights: np.ndarray | None = None) -> np.nd
     return np.log((1 - _UNSEEN_GREY) * share + _UNSEEN_GREY / _GREY_LEVELS)
 
 
-def _best_closed_path(score: np.ndarray) -> np.ndarray:
-    """The radius index on every ray with the greatest sum of `score` (rays, radii), neighbours at most one step apart.
+def _best_closed_paths(score: np.ndarray) -> np.ndarray:
+    """Of each of `score` (n, rays, radii) the radius index on every ray with the greatest sum, neighbours at most one step apart.
 
     Two turns of dynamic programming; the middle of the path feels neither end, so it closes.
     """
-    rays, radii = score.shape
-    turns = np.concatenate([score, score])
-    step = np.empty(turns.shape, int)
-    total = np.full(radii + 2, -np.inf)
-    total[1:-1] = turns[0]
-    candidates = np.lib.stride_tricks.sliding_window_view(total, 3)
+    count, rays, radii = score.shape
+    step = np.empty((2 * rays, count, radii), np.int8)
+    total = np.full((count, radii + 2), -np.inf)
+    total[:, 1:-1] = score[:, 0]
+    inner, same, outer = total[:, :-2], total[:, 1:-1], total[:, 2:]
     for ray in range(1, 2 * rays):
-        step[ray] = candidates.argmax(axis=1)
-        total[1:-1] = candidates.max(axis=1) + turns[ray]
-    path = np.empty(2 * rays, int)
-    path[-1] = total[1:-1].argmax()
+        best = np.maximum(inner, same)
+        step[ray] = np.where(outer > best, 1, np.where(same > inner, 0, -1))
+        total[:, 1:-1] = np.maximum(best, outer) + score[:, ray % rays]
+    each = np.arange(count)
+    path = np.empty((2 * rays, count), int)
+    path[-1] = same.argmax(axis=1)
     for ray in range(2 * rays - 1, 0, -1):
-        path[ray - 1] = path[ray] + step[ray, path[ray]] - 1
+        path[ray - 1] = path[ray] + step[ray, each, path[ray]]
     middle = np.arange(rays // 2, rays // 2 + rays)
-    closed = np.empty(rays, int)
-    closed[middle % rays] = path[middle]
+    closed = np.empty((count, rays), int)
+    closed[:, middle % rays] = path[middle].T
     return closed
 
 
@@ -245,7 +268,8 @@ def _recist(long: np.ndarray, short: np.ndarray, spacing: tuple[float, float]) -
 
 def _room(directions: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The longest line in a direction (..., 2) that fits in an extent of `size` (width, height)."""
-    return np.min(size / np.maximum(np.abs(directions), 1e-9), axis=-1)
+    room = size / np.maximum(np.abs(directions), 1e-9)
+    return np.minimum(room[..., 0], room[..., 1])
 
 
 def _longest_chord(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
