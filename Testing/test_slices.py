@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from LesionDetectorLib.slices import NetworkSlices, body_bounds
+from LesionDetectorLib.slices import NetworkSlices, body_bounds, body_mask
 
 
 def phantom(rows: int = 120, columns: int = 150, slices: int = 4, border: int = 20) -> np.ndarray:
@@ -82,9 +82,16 @@ def test_beyond_the_ends_the_last_slice_repeats():
 def test_black_borders_are_clipped_and_thin_lines_do_not_count():
     hu = phantom(rows=200, columns=200, border=60)
     hu[:, 10, :] = 500
-    first_row, end_row, first_column, end_column = body_bounds(hu)
+    first_row, end_row, first_column, end_column = body_bounds(body_mask(hu), hu.shape[1:])
     assert 52 <= first_row <= 60 and 140 <= end_row <= 148
     assert 52 <= first_column <= 60 and 140 <= end_column <= 148
+
+
+def test_slices_of_air_are_told_from_those_with_a_body():
+    hu = phantom(slices=5)
+    hu[[0, 4]] = -1000
+    hu[4, 10, :] = 500
+    assert NetworkSlices(hu, (1, 1, 1)).with_body == [1, 2, 3]
 
 
 def test_a_large_body_is_shrunk_to_the_largest_size():

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import __version__, ct
+from . import __version__, bench, ct
 from .lesion import Lesion
 from .report import Model, Reading, exchange, table, text
 
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{detect,measure}")
+    commands = parser.add_subparsers(required=True, metavar="{detect,bench,measure}")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
@@ -142,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
     find.set_defaults(run=_detect)
+
+    timed = commands.add_parser(
+        "bench",
+        parents=[shared],
+        help="time the detector on a CT, stage by stage",
+        epilog=bench.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_arguments(timed)
 
     size = commands.add_parser("measure", parents=[shared], help="print long and short axis of the lesion in a box as JSON")
     size.add_argument("--slice", type=int, required=True, metavar="K", help="slice, counted from 0 as key_slice in lesions.json")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .ct import Volume
 from .fuse import weighted_boxes_fusion
@@ -17,6 +21,17 @@ from .slices import NetworkSlices
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "vfnet_mobilenet_v2.safetensors"
 LOWEST_SCORE = 0.05
+LARGEST_BATCH = 32
+_NOTHING = (np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class Found(NamedTuple):
+    """What one image holds: boxes (n, 4) xyxy in its pixels, scores (n,) 0..1, labels (n,) body-part codes 1..8."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
 
 
 class SliceBoxes(NamedTuple):
@@ -45,26 +60,50 @@ class Detector:
         return cls(weights.load(path)[0], pick_device(device))
 
     def to(self, device: torch.device) -> None:
-        """Move the network to `device`."""
+        """Move the network to `device`: a GPU computes in float16, whose boxes are nearer to float32's than those of bfloat16."""
         self.device = device
+        self.precision = torch.float16 if device.type == "cuda" else torch.float32
         self.model = self.model.to(device, memory_format=torch.channels_last).eval()
 
     def slices(self, hu: np.ndarray, spacing: tuple[float, float, float]) -> NetworkSlices:
         """The CT's slices as this network wants them."""
         return NetworkSlices(hu, spacing, self.wanted_slices, pixel_mm=self.pixel_mm)
 
+    def __call__(self, samples: np.ndarray, lowest_score: float = LOWEST_SCORE) -> list[Found]:
+        """What is found on each of `samples` (n, slices, rows, columns), grey values 0..255."""
+        return self.boxes(self.network(self.images(samples)), samples.shape[-2:], lowest_score)
+
+    def prepare(self, slices: NetworkSlices, ks: Sequence[int]) -> Tensor:
+        """The images of some slices."""
+        return self.images(np.stack([slices.sample(k) for k in ks]))
+
+    def images(self, samples: np.ndarray) -> Tensor:
+        """`samples` on the device; to a GPU they go through pinned memory, so that the caller need not wait for the copy."""
+        images = torch.from_numpy(samples)
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images
+
     @torch.inference_mode()
-    def __call__(self, samples: np.ndarray, lowest_score: float = LOWEST_SCORE) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each of `samples` (n, slices, rows, columns), 0..255: boxes (m, 4) xyxy in its pixels, scores (m,), body-part codes (m,)."""
-        images = torch.from_numpy(samples).to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            raw = self.model(pad_to_multiple(images, self.model.strides[-1]))
-        height, width = samples.shape[-2:]
+    def network(self, images: Tensor) -> weights.RawOutputs:
+        """One pass of the network over `images` (n, slices, rows, columns); once more in float32 if float16 is too small for its values."""
+        images = pad_to_multiple(images, self.model.strides[-1])
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            raw = self.model(images)
+        if self.precision == torch.float16 and not all(level.isfinite().all() for part in raw for level in part):
+            self.precision = torch.float32
+            raw = self.model(images)
+        return raw
+
+    @torch.inference_mode()
+    def boxes(self, raw: weights.RawOutputs, size: tuple[int, int], lowest_score: float = LOWEST_SCORE) -> list[Found]:
+        """The boxes that the raw outputs say, for images of `size` (rows, columns) before padding."""
+        height, width = size
         found = []
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):
             boxes = boxes.cpu().numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
             keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) > 1
-            found.append((boxes[keep], scores.float().cpu().numpy()[keep], labels.cpu().numpy()[keep] + 1))
+            found.append(Found(boxes[keep], scores.float().cpu().numpy()[keep], labels.cpu().numpy()[keep] + 1))
         return found
 
 
@@ -82,7 +121,7 @@ def detect(
     warn: Callable[[str], None] = lambda sentence: None,
     batch: int | None = None,
 ) -> list[SliceBoxes]:
-    """Detect on every slice of `volume`; several detectors are fused by weighted boxes fusion.
+    """Detect on every slice of `volume` that shows more than air; several detectors are fused by weighted boxes fusion.
 
     `progress(done, total)` is called after each batch of slices and may raise to stop; `warn` is told when memory runs out and work goes
     on in smaller batches, or on the CPU.
@@ -92,7 +131,7 @@ def detect(
     for number, detector in enumerate(detectors):
         before = number * len(volume.hu)
         report = lambda done, before=before: progress(before + done, passes)  # noqa: E731
-        per_detector.append(list(_detect_one(volume, detector, report, warn, batch)))
+        per_detector.append(_detect_one(volume, detector, report, warn, batch))
     if len(detectors) == 1:
         return per_detector[0]
     return [_fused(entries) for entries in zip(*per_detector, strict=True)]
@@ -100,22 +139,57 @@ def detect(
 
 def _detect_one(
     volume: Volume, detector: Detector, progress: Callable[[int], None], warn: Callable[[str], None], batch: int | None
-) -> Iterator[SliceBoxes]:
+) -> list[SliceBoxes]:
     prepared = detector.slices(volume.hu, volume.spacing)
-    batch = batch or (8 if detector.device.type == "cuda" else 2)
-    first = 0
-    while first < len(prepared):
-        ks = range(first, min(first + batch, len(prepared)))
+    waiting, total = prepared.with_body, len(prepared)
+    slices = [SliceBoxes(k, *_NOTHING) for k in range(total)]
+    batch = batch or (_fitting_batch(detector, prepared.sample(waiting[0])) if waiting else 1)
+
+    while waiting:
         try:
-            found = detector(np.stack([prepared.sample(k) for k in ks]))
+            for ks, images in ahead(partial(detector.prepare, prepared), batched(waiting, batch)):
+                for k, (boxes, scores, labels) in zip(ks, detector.boxes(detector.network(images), prepared.frame.shape), strict=True):
+                    slices[k] = SliceBoxes(k, prepared.frame.to_index(boxes), scores, labels)
+                waiting = waiting[len(ks) :]
+                progress(waiting[0] if waiting else total)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             batch = _after_out_of_memory(detector, batch, warn)
-            continue
-        for k, (boxes, scores, labels) in zip(ks, found, strict=True):
-            yield SliceBoxes(k, prepared.frame.to_index(boxes), scores, labels)
-        first += batch
-        progress(min(first, len(prepared)))
+    return slices
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """`items` in their order, `size` at a time."""
+    return (items[first : first + size] for first in range(0, len(items), size))
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with function(item), which a thread works out for the next item while the caller is busy with this one."""
+    with ThreadPoolExecutor(1) as thread:
+        results = deque()
+        for item in items:
+            results.append((item, thread.submit(function, item)))
+            if len(results) > 1:
+                ready, result = results.popleft()
+                yield ready, result.result()
+        for ready, result in results:
+            yield ready, result.result()
+
+
+def _fitting_batch(detector: Detector, sample: np.ndarray) -> int:
+    """How many slices like `sample` to look at together: one on a CPU, which is not faster with more; on a GPU as many as fit."""
+    if detector.device.type != "cuda":
+        return 1
+    torch.cuda.reset_peak_memory_stats(detector.device)
+    held = torch.cuda.memory_allocated(detector.device)
+    detector(sample[None])
+    needed = torch.cuda.max_memory_allocated(detector.device) - held
+    return slices_that_fit(torch.cuda.mem_get_info(detector.device)[0], needed)
+
+
+def slices_that_fit(free: int, needed: int) -> int:
+    """How many slices that need `needed` bytes each go into half of the `free` ones: 1 to LARGEST_BATCH."""
+    return min(max(free // 2 // max(needed, 1), 1), LARGEST_BATCH)
 
 
 def _after_out_of_memory(detector: Detector, batch: int, warn: Callable[[str], None]) -> int:
@@ -124,7 +198,7 @@ def _after_out_of_memory(detector: Detector, batch: int, warn: Callable[[str], N
         return batch // 2
     warn("The GPU ran out of memory; going on with the CPU.")
     detector.to(torch.device("cpu"))
-    return 2
+    return 1
 
 
 def _fused(entries: tuple[SliceBoxes, ...]) -> SliceBoxes:

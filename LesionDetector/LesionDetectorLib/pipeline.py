@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .ct import Volume
-from .detect import Detector, detect
+from .detect import Detector, SliceBoxes, batched, detect
 from .fuse import Candidate, stack
-from .lesion import Lesion, stable_id
+from .lesion import Lesion, Recist, stable_id
 from .recist import DETECTOR_MARGIN_MM, measure_each, pixels
 
 LOWEST_CONFIDENCE = 0.2
@@ -29,26 +29,32 @@ def find_lesions(
     goes on otherwise than asked (see `detect.detect`).
     """
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
-    candidates = [candidate for candidate in stack(slices) if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
+    return measured(volume, candidates(slices, lowest_confidence), lambda done, total: progress("measure", done, total))
+
+
+def candidates(slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE) -> list[Candidate]:
+    """The boxes of all slices, stacked: the best MOST_LESIONS that reach a confidence, best first."""
+    return [candidate for candidate in stack(slices) if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
+
+
+def measured(volume: Volume, found: Sequence[Candidate], progress: Callable[[int, int], None] = lambda done, total: None) -> list[Lesion]:
+    """Candidates as lesions with their axes; `progress(done, total)` is called now and then."""
+    margin_px = pixels(DETECTOR_MARGIN_MM, volume.spacing)
     lesions = []
-    for first in range(0, len(candidates), _MEASURED_AT_ONCE):
-        lesions += _measured(volume, candidates[first : first + _MEASURED_AT_ONCE])
-        progress("measure", len(lesions), len(candidates))
+    for some in batched(found, _MEASURED_AT_ONCE):
+        axes = measure_each([(volume.hu[candidate.key_slice], candidate.box) for candidate in some], volume.spacing[:2], margin_px)
+        lesions += [_lesion(volume, candidate, recist) for candidate, recist in zip(some, axes)]
+        progress(len(lesions), len(found))
     return lesions
 
 
-def _measured(volume: Volume, candidates: Sequence[Candidate]) -> list[Lesion]:
-    margin_px = pixels(DETECTOR_MARGIN_MM, volume.spacing)
-    axes = measure_each([(volume.hu[candidate.key_slice], candidate.box) for candidate in candidates], volume.spacing[:2], margin_px)
-    return [
-        Lesion(
-            body_part=candidate.body_part,
-            confidence=candidate.confidence,
-            key_slice=candidate.key_slice,
-            slices=candidate.slices,
-            box=candidate.box,
-            recist=recist,
-            id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
-        )
-        for candidate, recist in zip(candidates, axes)
-    ]
+def _lesion(volume: Volume, candidate: Candidate, recist: Recist) -> Lesion:
+    return Lesion(
+        body_part=candidate.body_part,
+        confidence=candidate.confidence,
+        key_slice=candidate.key_slice,
+        slices=candidate.slices,
+        box=candidate.box,
+        recist=recist,
+        id=stable_id(volume.series_uid, candidate.key_slice, candidate.box, candidate.body_part),
+    )

@@ -179,8 +179,8 @@ class _Rays:
         self._outside_grey = grey.astype(int)[outside]
 
     def log_odds(self, radius: np.ndarray) -> np.ndarray:
-        """log(p(lesion) / p(surroundings)) at every sample (rays, radii), the histograms learnt with an outline of `radius` (rays,)."""
-        inside = _RADII <= radius[:, None]
+        """log(p(lesion) / p(surroundings)) at every sample (rays, radii), by the histograms inside and outside an outline (rays,)."""
+        inside = radius[:, None] >= _RADII
         around = self._outside_radius > _GAP * _at_angle(radius, self._outside_angle)
         area = np.broadcast_to(_RADII, inside.shape)
         evidence = _log_histogram(self._sampled[inside], area[inside]) - _log_histogram(self._outside_grey[around])

@@ -19,6 +19,7 @@ MAX_SIZE = 512
 
 BODY_HU = -768
 """Above this is body (or table), below it air: MULAN's body mask."""
+_MASK_STEP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,23 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
 
 
-def body_bounds(hu: np.ndarray) -> tuple[int, int, int, int]:
-    """The body's extent over all slices of `hu` (k, j, i): first row, end row, first column, end column.
+def body_mask(hu: np.ndarray) -> np.ndarray:
+    """Where in every fourth pixel of `hu` (k, j, i) the body is: (k, rows, columns) bool, thin bright lines (wires, cloth) opened away."""
+    return ndimage.binary_opening(hu[:, ::_MASK_STEP, ::_MASK_STEP] > BODY_HU, structure=np.ones((1, 2, 2), bool))
 
-    Looks at every fourth pixel; thin bright lines (wires, cloth) are opened away. Nothing but air gives the whole slice.
+
+def body_bounds(body: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The extent of a `body_mask` in slices of `shape` (rows, columns): first row, end row, first column, end column.
+
+    Nothing but air gives the whole slice.
     """
-    step = 4
-    body = ndimage.binary_opening(hu[:, ::step, ::step] > BODY_HU, structure=np.ones((1, 2, 2), bool))
     if not body.any():
-        return 0, hu.shape[1], 0, hu.shape[2]
-    rows, columns = (np.flatnonzero(body.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    first_row, first_column = max(rows[0] * step - step, 0), max(columns[0] * step - step, 0)
-    end_row, end_column = min((rows[-1] + 2) * step, hu.shape[1]), min((columns[-1] + 2) * step, hu.shape[2])
-    return int(first_row), int(end_row), int(first_column), int(end_column)
+        return 0, shape[0], 0, shape[1]
+    extent = []
+    for size, axes in zip(shape, ((0, 2), (0, 1))):
+        seen = np.flatnonzero(body.any(axis=axes)) * _MASK_STEP
+        extent += [int(max(seen[0] - _MASK_STEP, 0)), int(min(seen[-1] + 2 * _MASK_STEP, size))]
+    return tuple(extent)
 
 
 class NetworkSlices:
@@ -71,6 +76,12 @@ class NetworkSlices:
     slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends the last repeats.
     max_size: longest side of a sample in pixels; a larger body is shrunk further.
     pixel_mm: side of a pixel.
+
+    Attributes
+    ----------
+    frame: the map between network pixels and the CT's.
+    pixel_mm: side of a pixel in truth.
+    with_body: each k whose slice shows more than air.
     """
 
     def __init__(
@@ -83,7 +94,9 @@ class NetworkSlices:
     ) -> None:
         if slices < 1 or slices % 2 == 0:
             raise ValueError(f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}.")
-        first_row, end_row, first_column, end_column = body_bounds(hu)
+        body = body_mask(hu)
+        self.with_body = np.flatnonzero(body.any(axis=(1, 2))).tolist()
+        first_row, end_row, first_column, end_column = body_bounds(body, hu.shape[1:])
         self._hu = hu[:, first_row:end_row, first_column:end_column]
         rows_mm, columns_mm = self._hu.shape[1] * spacing[1], self._hu.shape[2] * spacing[0]
         pixel_mm = max(pixel_mm, max(rows_mm, columns_mm) / max_size)

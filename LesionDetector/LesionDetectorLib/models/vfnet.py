@@ -168,7 +168,7 @@ class VFNetHead(nn.Module):
 
 
 class StarPoints(NamedTuple):
-    """The nine points of every cell's star, each between four cells: their places in the flattened map and weights, both (N * h * w * 9, 4)."""
+    """The nine points of every cell's star, each between four cells: their places in the flattened map and weights (N * h * w * 9, 4)."""
 
     cells: Tensor
     weights: Tensor

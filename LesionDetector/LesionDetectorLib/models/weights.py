@@ -22,6 +22,8 @@ FORMAT = 1
 LABELS = [part.title for part in BodyPart]
 DETECTORS = {"vfnet": VFNet, "faster_rcnn": FasterRCNN, "retinanet": RetinaNet, "foveabox": FoveaBox, "jmi": Jmi}
 Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
+RawOutputs = tuple[tuple[Tensor, ...], ...]
+"""What a model gives: each detector has a NamedTuple of its own, whose parts hold a map per level of the pyramid."""
 PREPROCESSING = {"window": list(WINDOW), "neighbour_mm": NEIGHBOUR_MM, "max_size": MAX_SIZE}
 
 
@@ -71,10 +73,11 @@ def load(path: Path | str) -> tuple[Model, dict]:
         raise WeightsError(f"{path.with_suffix('.json')} names the labels {card.get('labels')}, and this version needs {LABELS}.")
     if not isinstance(card.get("architecture"), dict):
         raise WeightsError(f"{path.with_suffix('.json')} does not say which architecture its weights have.")
-    model = build(card["architecture"]).eval()
+    with torch.device("meta"):  # no time spent on weights that are replaced at once
+        model = build(card["architecture"]).eval()
     tensors = _read_tensors(path)
     _check_fit(path, model, tensors)
-    model.load_state_dict(tensors)
+    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, assign=True)
     return model, card
 
 
