@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import ct
-from .report import Reading, exchange, table, text
+from .report import Reading, write_reports
 from .report.files import write_text
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ def bench(path: Path, series: str | None, detector: Detector, rounds: int, again
     seconds = {stage: median(values) for stage, values in times.items()}
     whole = seconds.pop("whole")
     return {
-        "device": torch.cuda.get_device_name(detector.device)
-        if detector.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(detector.device) if detector.device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
         "precision": str(detector.precision).removeprefix("torch."),
         "torch": torch.__version__,
         "slices": slices,
@@ -148,9 +147,7 @@ def _stages(path: Path, series: str | None, detector: Detector) -> dict[str, flo
         with clock("measure"):
             lesions = measured(volume, likely)
         with clock("write"), tempfile.TemporaryDirectory() as folder:
-            reading = Reading.of(volume, lesions, [], 0.5)
-            for name, write in (("report.txt", text.write), ("lesions.json", exchange.write), ("lesions.csv", table.write)):
-                write(Path(folder, name), reading)
+            write_reports(Path(folder), Reading.of(volume, lesions, []))
     return clock.seconds
 
 

@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on std
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -14,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import __version__, bench, ct
+from . import __version__, batch, bench, ct
 from .lesion import Lesion
-from .report import Model, Reading, exchange, table, text
+from .report import Model, Reading, exchange, text, write_reports
 
 STOPPED = 130
 NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
@@ -119,29 +118,40 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{detect,bench,measure}")
+    commands = parser.add_subparsers(required=True, metavar="{detect,batch,bench,measure}")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
     shared.add_argument("--series", metavar="UID", help="SeriesInstanceUID, where a DICOM folder holds several; default: most axial slices")
 
-    find = commands.add_parser(
-        "detect", parents=[shared], help="find the lesions of a CT and write report, tables, pictures and a Slicer scene"
-    )
-    find.add_argument("--out", type=Path, required=True, help="folder for the results")
-    find.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
-    find.add_argument("--confidence", type=_share, default=0.5, help="report lesions from this confidence on, 0 to 1 (%(default)s)")
-    find.add_argument(
+    finding = argparse.ArgumentParser(add_help=False)
+    finding.add_argument("--out", type=Path, required=True, help="folder for the results")
+    finding.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
+    finding.add_argument("--confidence", type=_share, default=0.5, help="report lesions from this confidence on, 0 to 1 (%(default)s)")
+    finding.add_argument(
         "--weights",
         type=Path,
         action="append",
         metavar="FILE",
         help="detector to use; given several times, they are fused; default: the one that ships",
     )
+
+    find = commands.add_parser(
+        "detect", parents=[shared, finding], help="find the lesions of a CT and write report, tables, pictures and a Slicer scene"
+    )
     find.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
     find.set_defaults(run=_detect)
+
+    many = commands.add_parser(
+        "batch",
+        parents=[finding],
+        help="find the lesions of many CTs and write their reports and tables",
+        epilog=batch.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    batch.add_arguments(many)
 
     timed = commands.add_parser(
         "bench",
@@ -190,7 +200,7 @@ def _detect(options: argparse.Namespace) -> int:
     paths = options.weights or [DEFAULT_WEIGHTS]
     detectors = [Detector.load(path, options.device) for path in paths]
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
-    models = [Model(path.stem, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+    models = [Model.of(path) for path in paths]
     reading = Reading.of(volume, lesions, models, options.confidence)
     if options.lesions_only:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -206,10 +216,7 @@ def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progr
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as unfinished:
         folder = Path(unfinished)
-        text.write(folder / "report.txt", reading)
-        text.write(folder / "report_with_diameters.txt", reading, diameters=True)
-        exchange.write(folder / "lesions.json", reading)
-        table.write(folder / "lesions.csv", reading)
+        write_reports(folder, reading)
         progress("write", 1, 3)
         _write_pictures(volume, reading.reported, folder / "pictures")
         progress("write", 2, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -148,7 +148,8 @@ def _detect_one(
     while waiting:
         try:
             for ks, images in ahead(partial(detector.prepare, prepared), batched(waiting, batch)):
-                for k, (boxes, scores, labels) in zip(ks, detector.boxes(detector.network(images), prepared.frame.shape), strict=True):
+                found = detector.boxes(detector.network(images.result()), prepared.frame.shape)
+                for k, (boxes, scores, labels) in zip(ks, found, strict=True):
                     slices[k] = SliceBoxes(k, prepared.frame.to_index(boxes), scores, labels)
                 waiting = waiting[len(ks) :]
                 progress(waiting[0] if waiting else total)
@@ -163,17 +164,15 @@ def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with function(item), which a thread works out for the next item while the caller is busy with this one."""
+def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Result]]]:
+    """Each item with the future of function(item), which a thread works out for the next item while the caller is busy with this one."""
     with ThreadPoolExecutor(1) as thread:
-        results = deque()
+        waiting = deque()
         for item in items:
-            results.append((item, thread.submit(function, item)))
-            if len(results) > 1:
-                ready, result = results.popleft()
-                yield ready, result.result()
-        for ready, result in results:
-            yield ready, result.result()
+            waiting.append((item, thread.submit(function, item)))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _fitting_batch(detector: Detector, sample: np.ndarray) -> int:

@@ -1,5 +1,16 @@
 """What comes out of a reading: `text` for the report, `table` for spreadsheets, `exchange` for programs."""
 
+from pathlib import Path
+
+from LesionDetectorLib.report import exchange, table, text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading, ordered, reported
 
-__all__ = ["DicomSeries", "Geometry", "Model", "Reading", "ordered", "reported"]
+__all__ = ["DicomSeries", "Geometry", "Model", "Reading", "ordered", "reported", "write_reports"]
+
+
+def write_reports(folder: Path, reading: Reading) -> None:
+    """Write a reading as both texts, as table and for programs. Raises OSError."""
+    text.write(folder / "report.txt", reading)
+    text.write(folder / "report_with_diameters.txt", reading, diameters=True)
+    exchange.write(folder / "lesions.json", reading)
+    table.write(folder / "lesions.csv", reading)

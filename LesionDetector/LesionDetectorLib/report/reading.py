@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,6 +87,11 @@ class Model:
 
     name: str
     sha256: str
+
+    @classmethod
+    def of(cls, weights: Path) -> Model:
+        """The name and sum of a weights file. Raises OSError."""
+        return cls(weights.stem, hashlib.sha256(weights.read_bytes()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,132 @@
+"""Find the lesions of many CTs: ``lesion-detector batch``, in one process or, by torchrun, on many GPUs and machines.
+
+Each process takes every WORLD_SIZE-th study of the list. The folder of a study appears at once and whole, so a run that was stopped goes
+on where it was when it is started again, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import ct
+from .report import Model, Reading, write_reports
+from .report.files import write_text
+
+if TYPE_CHECKING:
+    from .detect import Detector
+
+FAILED = "failed"
+"""The folder with a sentence for each study that could not be worked off; "failed" is therefore no name for a study."""
+SETTINGS = "batch.json"
+EXAMPLES = """
+LIST is a folder, of which each folder and each image file is a study, or a text file with the path of a study on each line.
+
+examples:
+  lesion-detector batch studies --out found
+  lesion-detector batch list.txt --out found --weights my.safetensors --confidence 0.3
+  torchrun --nproc-per-node 8 -m LesionDetectorLib.cli batch list.txt --out found
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("list", type=Path, metavar="LIST", help="folder of studies, or text file with a path a line")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Work off the studies of `options.list` that this process has to do and that are not done yet; returns the exit code."""
+    waiting = {name: path for name, path in _share(studies(options.list)).items() if not (options.out / name).exists()}
+    import torch
+
+    from .detect import DEFAULT_WEIGHTS, Detector, pick_device
+
+    weights = options.weights or [DEFAULT_WEIGHTS]
+    models = [Model.of(path) for path in weights]
+    if pick_device(options.device).type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    detectors = [Detector.load(path, options.device) for path in weights]
+    _keep_settings(options.out, models, options.confidence)
+    try:
+        failed = _work_off(waiting, options.out, detectors, models, options.confidence)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
+        return 130
+    print(f"{len(waiting) - failed} studies done, {failed} failed" + (f", see {options.out / FAILED}." if failed else "."))
+    return 0
+
+
+def studies(source: Path) -> dict[str, Path]:
+    """The studies of a folder or of a list, by the names of their results: the path as it is given, with _ in the place of separators."""
+    if source.is_dir():
+        paths = [path.relative_to(source) for path in sorted(source.iterdir()) if path.is_dir() or ct.image_file.is_image(path)]
+        folder = source
+    elif source.is_file():
+        try:
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is no text file: give a folder of studies, or a list with a path a line.") from error
+        paths, folder = [Path(line.strip()) for line in lines if line.strip()], source.parent
+    else:
+        raise ValueError(f"{source} does not exist: give a folder of studies, or a list with a path a line.")
+    found = {"_".join(part for part in path.parts if part not in (path.anchor, "..")): folder / path for path in paths}
+    if not found:
+        raise ValueError(f"{source} holds no study: give a folder of studies, or a list with a path a line.")
+    if len(found) < len(paths) or FAILED in found or SETTINGS in found:
+        raise ValueError(f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it.")
+    return found
+
+
+def _share(found: dict[str, Path]) -> dict[str, Path]:
+    """Those studies that this process has to do."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return dict(list(found.items())[rank::processes])
+
+
+def _keep_settings(out: Path, models: Sequence[Model], confidence: float) -> None:
+    """Write down what the results of a folder are made with; ValueError if those that it has are made otherwise."""
+    settings = json.dumps({"weights": {model.name: model.sha256 for model in models}, "confidence": confidence}, indent=2) + "\n"
+    file = out / SETTINGS
+    if file.exists() and file.read_text(encoding="utf-8") != settings:
+        raise ValueError(f"{out} holds results of other weights or of another confidence: give a new folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, settings)
+
+
+def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float) -> int:
+    """Write the results of each study, or why there are none; returns how many failed."""
+    from .detect import ahead
+    from .pipeline import LOWEST_CONFIDENCE, find_lesions
+
+    failed = 0
+    for number, (name, volume) in enumerate(ahead(lambda name: ct.read(waiting[name]), waiting), start=1):
+        failure = out / FAILED / f"{name}.txt"
+        try:
+            lesions = find_lesions(volume.result(), detectors, min(confidence, LOWEST_CONFIDENCE))
+            _write(Reading.of(volume.result(), lesions, models, confidence), out / name)
+        except (ValueError, OSError, MemoryError) as error:
+            failed += 1
+            failure.parent.mkdir(exist_ok=True)
+            write_text(failure, f"{error or 'It is too large for the memory.'}\n")
+            news = "failed"
+        else:
+            failure.unlink(missing_ok=True)
+            news = f"{len(lesions)} lesions"
+        print(f"[{number}/{len(waiting)}] {name}: {news}", flush=True)
+    return failed
+
+
+def _write(reading: Reading, folder: Path) -> None:
+    """The reports of a study in a new folder, which appears when they are whole."""
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
+        whole = Path(unfinished, "whole")
+        whole.mkdir()
+        write_reports(whole, reading)
+        whole.replace(folder)
