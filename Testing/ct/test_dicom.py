@@ -50,6 +50,14 @@ def test_a_series_is_read_with_its_geometry_and_identifiers(tmp_path: Path, name
     same_as_itk(volume, moved)
 
 
+def test_every_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, body(5), axial(5))
+    decoded, decode = [], ct.dicom._decode
+    monkeypatch.setattr(ct.dicom, "_decode", lambda path: decoded.append(path) or decode(path))
+    ct.read(tmp_path)
+    assert len(decoded) == len(set(decoded)) == 5
+
+
 def test_slices_are_ordered_by_position_not_by_name_or_number(tmp_path: Path):
     hu = body(6)
     files = write(tmp_path, hu[::-1], axial(6)[::-1])

@@ -197,7 +197,7 @@ def _neighbours(position: Tensor, before: Tensor, after: Tensor, size: int) -> t
     share = tap - lower
     cells = torch.stack([lower, lower + 1], dim=-1)
     weights = torch.stack([1 - share, share], dim=-1) * ((cells >= 0) & (cells < size))
-    return cells.clamp(0, size - 1).long(), weights
+    return cells.clamp(0, size - 1).nan_to_num().long(), weights  # what overflowed has no place, and stays NaN by its weight
 
 
 def star_conv(features: Tensor, points: StarPoints, weight: Tensor) -> Tensor:

@@ -1,0 +1,141 @@
+"""What the time of a run depends on, counted instead of timed: it must not grow unnoticed."""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import pstats
+from collections import Counter
+from pathlib import Path
+
+import LesionDetectorLib
+import numpy as np
+import pytest
+import torch
+from LesionDetectorLib import bench, cli, detect, recist, slices
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.detect import Detector, ahead, slices_that_fit
+from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.pipeline import find_lesions
+
+OWN_CALLS_A_BOX = 6.5
+"""Calls of this package's functions outside the network, by the boxes that are found: 5.3 when this was written."""
+
+
+@pytest.fixture(scope="module")
+def eager() -> Detector:
+    """An untrained detector that sees lesions everywhere."""
+    torch.manual_seed(0)
+    model = VFNet(channels=16, tower_depth=1)
+    torch.nn.init.constant_(model.head.logits.bias, 0.5)
+    return Detector(model, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    """A body of 176 x 112 px in slices of 256 x 256, with two slices of air at each end."""
+    hu = np.full((16, 256, 256), -1000, np.int16)
+    hu[2:14, 64:176, 40:216] = np.random.default_rng(0).normal(40, 30, (12, 112, 176))
+    return Volume(hu, (0.8, 0.8, 2.0), (0.0, 0.0, 0.0), np.eye(3), Path("body"))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, *places: tuple[object, str]) -> Counter[str]:
+    """How often functions are called from now on."""
+    calls = Counter()
+    for owner, name in places:
+
+        def count(*arguments, name=name, function=getattr(owner, name)):
+            calls[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, count)
+    return calls
+
+
+def test_every_slice_with_a_body_passes_the_network_once_without_the_air_around_it(eager, volume):
+    passed = []
+    hook = eager.model.register_forward_pre_hook(lambda model, inputs: passed.append(tuple(inputs[0].shape)))
+    found = detect.detect(volume, [eager])
+    hook.remove()
+    assert [len(entry.boxes) for entry in found] == [0] * 2 + [100] * 12 + [0] * 2
+    assert sum(shape[0] for shape in passed) == 12
+    assert sum(count * rows * columns for count, _, rows, columns in passed) <= 12 * 128 * 192
+
+
+def test_every_slice_is_resampled_once_and_outlines_are_sought_together(eager, volume, monkeypatch):
+    calls = counted(monkeypatch, (slices, "_resample"), (slices, "body_mask"), (recist, "_best_closed_paths"))
+    lesions = find_lesions(volume, [eager])
+    assert calls["_resample"] == 14, "those with a body and their neighbours 2 mm away"
+    assert calls["body_mask"] == 1
+    assert calls["_best_closed_paths"] == 3 * -(-len(lesions) // 50), "three rounds for fifty lesions"
+
+
+def test_work_outside_the_network_does_not_grow(eager, volume):
+    """Calls of this package's functions, less those inside the network: what Python does besides."""
+    network = cProfile.Profile()
+    eager.network(torch.zeros(2, 3, 112, 176))
+    network.runcall(eager.network, torch.zeros(2, 3, 112, 176))
+    whole = cProfile.Profile()
+    assert whole.runcall(find_lesions, volume, [eager])
+    boxes = 12 * 100
+    assert boxes < own_calls(whole) - 6 * own_calls(network) <= OWN_CALLS_A_BOX * boxes
+
+
+def own_calls(profile: cProfile.Profile) -> int:
+    folder = str(Path(LesionDetectorLib.__file__).parent)
+    return sum(calls for (file, _, _), (_, calls, *_) in pstats.Stats(profile).stats.items() if file.startswith(folder))
+
+
+def test_the_next_slices_are_prepared_while_the_network_is_busy():
+    begun = []
+    for number, result in ahead(begun.append, range(3)):
+        result.result()
+        if number == 0:
+            assert len(begun) >= 1
+    assert begun == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("free", "needed", "fitting"), [(1 << 34, 1 << 28, 32), (1 << 32, 1 << 28, 8), (1 << 28, 1 << 30, 1), (0, 0, 1)])
+def test_slices_that_fit_into_the_memory_of_a_gpu(free, needed, fitting):
+    assert slices_that_fit(free, needed) == fitting
+
+
+def test_float16_as_on_a_gpu_finds_the_same(volume):
+    """The CPU computes in float16 here as a GPU does; what overflows is computed once more in float32."""
+    torch.manual_seed(0)
+    detector = Detector(VFNet(channels=16, tower_depth=1), torch.device("cpu"))
+    image = torch.from_numpy(detector.slices(volume.hu, volume.spacing).sample(5)[None])
+    exact = detector.network(image)
+    detector.precision = torch.float16
+    half = detector.network(image)
+    assert detector.precision == torch.float16
+    assert any((ours != theirs).any() for ours, theirs in zip(half.refined, exact.refined)), "it was computed in float16"
+    for ours, theirs in zip((*half.logits, *half.refined), (*exact.logits, *exact.refined)):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+    with torch.no_grad():
+        detector.model.pyramid.stages[0][0][0].weight *= 1e6
+        detector.model.pyramid.fpn.inner_blocks[0][0].weight *= 1e6
+    assert all(level.isfinite().all() for part in detector.network(image) for level in part)
+    assert detector.precision == torch.float32
+
+
+def test_bench_times_every_stage(volume, tmp_path, capsys):
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(volume.hu[:6])
+    image.SetSpacing(volume.spacing)
+    SimpleITK.WriteImage(image, str(tmp_path / "ct.nrrd"))
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", str(tmp_path / "ct.nrrd"), "--device", "cpu", "--rounds", "1", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["slices"] == 6 and set(result["seconds"]) == set(bench.STAGES) and min(result["seconds"].values()) > 0
+    beside = result["seconds"].pop("prepare")
+    assert sum(result["seconds"].values()) <= result["whole_seconds"] + 1e-6
+    assert beside < result["whole_seconds"] and 0 < result["share_outside_network"] < 1
+    table = capsys.readouterr().out
+    assert all(stage in table for stage in bench.STAGES) and "slices a second" in table
+
+
+def test_bench_needs_a_round(tmp_path, capsys):
+    assert cli.main(["bench", str(tmp_path), "--rounds", "0"]) == 2
+    assert "at least 1, not 0" in capsys.readouterr().err
