@@ -6,6 +6,7 @@ import cProfile
 import json
 import pstats
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import LesionDetectorLib
@@ -42,13 +43,16 @@ def volume() -> Volume:
 def counted(monkeypatch: pytest.MonkeyPatch, *places: tuple[object, str]) -> Counter[str]:
     """How often functions are called from now on."""
     calls = Counter()
-    for owner, name in places:
 
-        def count(*arguments, name=name, function=getattr(owner, name)):
+    def counting(name: str, function: Callable) -> Callable:
+        def count(*arguments):
             calls[name] += 1
             return function(*arguments)
 
-        monkeypatch.setattr(owner, name, count)
+        return count
+
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, counting(name, getattr(owner, name)))
     return calls
 
 

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 def studies(source: Path) -> dict[str, Path]:
     """The studies of a folder or of a list, by the names of their results: the path as it is given, with _ in the place of separators."""
     if source.is_dir():
-        paths = [path.relative_to(source) for path in sorted(source.iterdir()) if path.is_dir() or ct.image_file.is_image(path)]
+        paths = [path.relative_to(source) for path in sorted(source.iterdir()) if _is_study(path)]
         folder = source
     elif source.is_file():
         try:
@@ -82,6 +82,10 @@ def studies(source: Path) -> dict[str, Path]:
     if len(found) < len(paths) or FAILED in found or SETTINGS in found:
         raise ValueError(f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it.")
     return found
+
+
+def _is_study(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.is_dir() or ct.image_file.is_image(path))
 
 
 def _share(found: dict[str, Path]) -> dict[str, Path]:

@@ -1,0 +1,128 @@
+"""Many CTs at once, run as processes on small CTs with untrained weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from LesionDetectorLib import cli
+from LesionDetectorLib.batch import studies
+from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.vfnet import VFNet
+
+STUDIES = 5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with studies, one of which is damaged, and untrained weights that see lesions everywhere."""
+    folder = tmp_path_factory.mktemp("batch")
+    (folder / "studies").mkdir()
+    k, j, i = np.mgrid[:4, :64, :64]
+    for number in range(STUDIES):
+        hu = np.where(np.hypot(i - 32, j - 32) < 28, 0, -1000)
+        hu[np.sqrt((i - 35) ** 2 + (j - 30) ** 2 + ((k - 2) * 2.5) ** 2) < 5 + number] = 100
+        image = SimpleITK.GetImageFromArray(hu.astype(np.int16))
+        image.SetSpacing((0.8, 0.8, 2.0))
+        SimpleITK.WriteImage(image, str(folder / "studies" / f"{number}.nrrd"))
+    (folder / "studies" / "damaged.nrrd").write_bytes(b"NRRD0004\ntype: short\n")
+    torch.manual_seed(0)
+    model = VFNet(channels=16, tower_depth=1)
+    torch.nn.init.constant_(model.head.logits.bias, 0.5)
+    weights.save(model, folder / "eager.safetensors", {"name": "eager"})
+    return folder
+
+
+def start(made: Path, out: Path, *options: str, **environment: str) -> subprocess.Popen:
+    command = ["batch", made / "studies", "--out", out, "--weights", made / "eager.safetensors", "--device", "cpu", *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "LesionDetectorLib.cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def results(out: Path) -> dict[str, list]:
+    """The lesions of every study in a folder of results."""
+    return {file.parent.name: json.loads(file.read_text())["lesions"] for file in out.glob("*/lesions.json")}
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path) -> Path:
+    """The results of a run that nothing disturbs."""
+    process = start(made, made / "whole")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == f"5 studies done, 1 failed, see {made / 'whole' / 'failed'}."
+    return made / "whole"
+
+
+def test_a_damaged_study_is_named_and_the_others_are_done(whole: Path):
+    assert set(results(whole)) == {f"{number}.nrrd" for number in range(STUDIES)}
+    assert all(results(whole).values())
+    assert [file.name for file in (whole / "failed").iterdir()] == ["damaged.nrrd.txt"]
+    assert "damaged.nrrd" in (whole / "failed" / "damaged.nrrd.txt").read_text()
+    assert (whole / "0.nrrd" / "report.txt").read_text().startswith("Lesions:")
+    assert not [path for path in whole.iterdir() if path.name.startswith(".")]
+
+
+def test_a_killed_run_goes_on_to_the_same_results(made: Path, whole: Path, tmp_path: Path):
+    killed = start(made, tmp_path)
+    for _ in range(2):
+        killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    before = results(tmp_path)
+    assert 0 < len(before) < STUDIES
+    written = {name: (tmp_path / name / "lesions.json").stat().st_mtime_ns for name in before}
+    again = start(made, tmp_path)
+    output, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert f"{STUDIES - len(before)} studies done, 1 failed" in output
+    assert results(tmp_path) == results(whole)
+    assert {name: (tmp_path / name / "lesions.json").stat().st_mtime_ns for name in before} == written, "none is done twice"
+
+
+def test_processes_of_torchrun_share_the_list(made: Path, whole: Path, tmp_path: Path):
+    for rank in "01":
+        process = start(made, tmp_path, RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "[1/3]" in output and "[4/" not in output
+    assert results(tmp_path) == results(whole)
+
+
+def test_results_of_another_threshold_are_not_mixed(made: Path, whole: Path, capsys):
+    chosen = ["--weights", str(made / "eager.safetensors"), "--device", "cpu", "--confidence", "0.9"]
+    assert cli.main(["batch", str(made / "studies"), "--out", str(whole), *chosen]) == 2
+    assert "holds results of other weights or of another confidence" in capsys.readouterr().err
+
+
+def test_a_list_names_studies_by_their_paths(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("a/ct\n\n../b/ct.nii.gz\n/data/c\n")
+    found = studies(tmp_path / "list.txt")
+    assert found == {
+        "a_ct": tmp_path / "a/ct",
+        "b_ct.nii.gz": tmp_path / "../b/ct.nii.gz",
+        "data_c": Path("/data/c"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("", "holds no study"), ("a/b\na_b\n", "the same name"), ("failed\n", "the same name"), (None, "does not exist")],
+)
+def test_a_list_that_cannot_be_used_is_refused(tmp_path: Path, content: str | None, sentence: str):
+    if content is not None:
+        (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        studies(tmp_path / "list.txt")
