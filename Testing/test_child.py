@@ -54,6 +54,15 @@ def test_a_run_tells_its_progress_and_gives_the_reading():
     assert {progress.stage for progress in heard} <= {"read", "detect", "measure", "write"}
 
 
+def test_a_core_is_left_to_the_window(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    run = Detection(script("print(os.environ['OMP_NUM_THREADS'], flush=True)", "sys.exit(3)"), write_ct)
+    with pytest.raises(ChildError) as error:
+        finish(run)
+    assert error.value.output.strip() == "7"
+
+
 def test_cancel_ends_the_whole_tree_within_a_second():
     child = "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     run = Detection(script(child, "print(p.pid, flush=True)", "time.sleep(60)"), write_ct)

@@ -147,9 +147,10 @@ class Detection:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen:
-    """Start a process whose descendants can be ended with it, on POSIX as one session."""
+    """Start a process whose descendants can be ended with it, on POSIX as one session; it leaves a core to the application's window."""
     package = str(Path(__file__).parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1)), **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -157,7 +158,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
         start_new_session=os.name == "posix",
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )

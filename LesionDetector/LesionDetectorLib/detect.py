@@ -92,7 +92,7 @@ class Detector:
 
     @torch.inference_mode()
     def network(self, images: Tensor) -> weights.RawOutputs:
-        """One pass of the network over `images` (n, slices, rows, columns); once more in float32 if float16 is too small for its values."""
+        """One pass of the network over `images` (n, slices, rows, columns); from the first on that is too much for float16, in float32."""
         images = pad_to_multiple(images, self.model.strides[-1])
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             raw = self.model(images)
