@@ -104,6 +104,31 @@ def test_slices_that_fit_into_the_memory_of_a_gpu(free, needed, fitting):
     assert slices_that_fit(free, needed) == fitting
 
 
+def test_work_goes_on_in_smaller_batches_and_then_on_the_cpu_when_memory_runs_out(eager, volume):
+    class Small(Detector):
+        """Has memory for so many slices."""
+
+        room = 1
+
+        def network(self, images):
+            if len(images) > self.room:
+                raise torch.cuda.OutOfMemoryError
+            return super().network(images)
+
+        def to(self, device):
+            super().to(device)
+            self.room += 1
+
+    expected, warnings = detect.detect(volume, [eager]), []
+    detector = Small(eager.model, torch.device("cpu"))
+    detector.room = 0
+    found = detect.detect(volume, [detector], warn=warnings.append, batch=4)
+    turns = [sentence.rpartition("going on with ")[2] for sentence in warnings]
+    assert turns == ["2.", "1.", "the CPU.", "1."]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
+
+
 def test_float16_as_on_a_gpu_finds_the_same(volume):
     """The CPU computes in float16 here as a GPU does; what overflows is computed once more in float32."""
     torch.manual_seed(0)

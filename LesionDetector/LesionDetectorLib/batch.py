@@ -109,11 +109,13 @@ def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector]
     from .detect import ahead
     from .pipeline import LOWEST_CONFIDENCE, find_lesions
 
-    failed = 0
+    failed, devices = 0, [detector.device for detector in detectors]
     for number, (name, volume) in enumerate(ahead(lambda name: ct.read(waiting[name]), waiting), start=1):
         failure = out / FAILED / f"{name}.txt"
         try:
-            lesions = find_lesions(volume.result(), detectors, min(confidence, LOWEST_CONFIDENCE))
+            for detector, device in zip(detectors, devices):
+                detector.to(device)  # the last study may have been too large for the GPU
+            lesions = find_lesions(volume.result(), detectors, min(confidence, LOWEST_CONFIDENCE), warn=_warn)
             _write(Reading.of(volume.result(), lesions, models, confidence), out / name)
         except (ValueError, OSError, MemoryError) as error:
             failed += 1
@@ -125,6 +127,10 @@ def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector]
             news = f"{len(lesions)} lesions"
         print(f"[{number}/{len(waiting)}] {name}: {news}", flush=True)
     return failed
+
+
+def _warn(sentence: str) -> None:
+    print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def _write(reading: Reading, folder: Path) -> None:

@@ -157,10 +157,9 @@ def _detect_one(
     prepared = detector.slices(volume.hu, volume.spacing)
     waiting, total = prepared.with_body, len(prepared)
     slices = [SliceBoxes(k, *_NOTHING) for k in range(total)]
-    batch = batch or (_fitting_batch(detector, prepared.sample(waiting[0])) if waiting else 1)
-
     while waiting:
         try:
+            batch = batch or _fitting_batch(detector, prepared.sample(waiting[0]))
             for ks, images in ahead(partial(detector.prepare, prepared), batched(waiting, batch)):
                 found = detector.boxes(detector.network(images.result()), prepared.frame.shape)
                 for k, (boxes, scores, labels) in zip(ks, found, strict=True):
@@ -169,7 +168,7 @@ def _detect_one(
                 progress(waiting[0] if waiting else total)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            batch = _after_out_of_memory(detector, batch, warn)
+            batch = _after_out_of_memory(detector, batch or 1, warn)
     return slices
 
 
