@@ -43,7 +43,28 @@ class LesionDetector(ScriptedLoadableModule):
             "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
             "them. Research use only. Not a medical device."
         )
-        parent.acknowledgementText = _("Labels and the layout of training data follow DeepLesion (Yan et al., 2018).")
+        parent.acknowledgementText = _(
+            "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: Zhang et al., CVPR 2021. "
+            "Response criteria: RECIST 1.1, Eisenhauer et al., 2009."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer a CT with liver tumours in Slicer's Sample Data module; it is downloaded when the user asks for it."""
+    import SampleData
+
+    digest = "e16eae0ae6fefa858c5c11e58f0f1bb81834d81b7102e021571056324ef6f37e"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="Lesion Detector",
+        sampleName="CTLiver",
+        sampleDescription=_("CT with liver tumours"),
+        uris=slicer.util.TESTING_DATA_URL + "SHA256/" + digest,
+        fileNames="CTLiver.nrrd",
+        nodeNames="CTLiver",
+        checksums="SHA256:" + digest,
+        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "LesionDetector.png"),
+    )
 
 
 @parameterNodeWrapper
@@ -90,7 +111,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
-        self.initializeParameterNode()
+        self.onSceneEndImport()
 
     def _connect(self):
         for button, action in (
@@ -108,8 +129,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):
             button.connect("clicked(bool)", action)
         self.ui.editButton.connect("toggled(bool)", self.onEdit)
-        self.ui.addBoxButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsROINode"))
-        self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsFiducialNode"))
+        self.ui.addBoxButton.connect("toggled(bool)", lambda on: self.onAdd(on, scene.Shape.BOX))
+        self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, scene.Shape.POINT))
         self.ui.bodyPartComboBox.connect("activated(int)", self.onRelabel)
         self.ui.lesionTable.connect("itemSelectionChanged()", self.onRowSelected)
         for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox):
@@ -130,6 +151,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self):
         """Called each time the user opens another module; a detector that runs goes on."""
+        self.ui.addBoxButton.checked = self.ui.addPointButton.checked = False
         self.setParameterNode(None)
 
     def onSceneStartClose(self, *_args):
@@ -139,7 +161,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.close()
 
     def onSceneEndImport(self, *_args):
-        """Called after a scene was loaded: go on with the reviews that it holds."""
+        """Called after a scene was loaded, and at first: go on with the reviews that it holds."""
         with slicer.util.tryWithErrorDisplay(_("The reviews in this scene cannot be continued.")):
             self.logic.restore()
         self.initializeParameterNode()
@@ -190,7 +212,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with slicer.util.tryWithErrorDisplay(_("The detector cannot be started.")):
                 if self.logic.ensureDependencies():
                     weights = self._parameterNode.weights
-                    self.logic.start(self.volumeNode(), [weights] if weights.is_file() else [], self._parameterNode.device)
+                    self.logic.start(self.volumeNode(), [] if weights == Path() else [weights], self._parameterNode.device)
                     self.ui.progressLabel.text = _("Starting ...")
                     self.timer.start()
         self.updateInput()
@@ -251,9 +273,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onStatus(self, status):
         """Give the selected lesion a status; given again, it is pending again."""
-        session = self.session()
-        same = session.review.lesion(session.selected).status is status
-        session.set_status(session.selected, ReviewStatus.PENDING if same else status)
+        self.session().toggle_status(self.session().selected, status)
 
     def onSelected(self, action):
         """Do something to the selected lesion."""
@@ -269,12 +289,12 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.session() is not None:
             self.session().editing = on
 
-    def onAdd(self, on, className):
+    def onAdd(self, on, shape):
         """Draw a new lesion: a box round it, or a click on it."""
         if on:
-            other = self.ui.addPointButton if className == "vtkMRMLMarkupsROINode" else self.ui.addBoxButton
+            other = self.ui.addPointButton if shape is scene.Shape.BOX else self.ui.addBoxButton
             other.checked = False
-            self.logic.place(self.volumeNode(), className, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
+            self.logic.place(self.volumeNode(), shape, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
         else:
             self.logic.stopPlacing()
 
@@ -482,49 +502,32 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             self._sessions = {key: other for key, other in self._sessions.items() if other is not session}
         self.onChanged(session)
 
-    def place(self, volumeNode, className, bodyPart, done) -> None:
-        """Let the user draw a lesion with a markup; `done` is called with "" or the sentence that says why it was not taken."""
+    def place(self, volumeNode, shape, bodyPart, done) -> None:
+        """Let the user draw a lesion (`scene.Shape`); `done` is called with "", or with what is wrong with it."""
         self.stopPlacing()
-        node = slicer.mrmlScene.AddNewNodeByClass(className, _("New lesion"))
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
-        tag = node.AddObserver(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, lambda *_args: self._placed(volumeNode, bodyPart, done))
-        self._placing = (node, tag)
-        selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-        selection.SetReferenceActivePlaceNodeClassName(className)
-        selection.SetActivePlaceNodeID(node.GetID())
-        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        interaction.SetPlaceModePersistence(0)
-        interaction.SetCurrentInteractionMode(interaction.Place)
+        self._placing = scene.Placing(
+            slicer.mrmlScene,
+            shape,
+            placed=lambda points: done(self._placed(volumeNode, bodyPart, points)),
+            given_up=lambda: done(""),
+            later=lambda action: qt.QTimer.singleShot(0, action),
+        )
 
-    def _placed(self, volumeNode, bodyPart, done) -> None:
-        import numpy as np
-
-        node, _tag = self._placing
-        if node.IsA("vtkMRMLMarkupsROINode") and node.GetNumberOfDefinedControlPoints() < node.GetRequiredNumberOfControlPoints():
-            return
-        session, error = self.session(volumeNode), ""
+    def _placed(self, volumeNode, bodyPart, points) -> str:
+        session = self.session(volumeNode)
+        if session is None:
+            return _("The review of this CT has ended.")
         try:
-            if session is None:
-                error = _("The review of this CT has ended.")
-            elif node.IsA("vtkMRMLMarkupsROINode"):
-                bounds = np.zeros(6)
-                node.GetRASBounds(bounds)
-                session.add_box(bodyPart, bounds.reshape(3, 2).T)
-            else:
-                session.add_at(bodyPart, np.array(node.GetNthControlPointPositionWorld(0)))
+            session.add(bodyPart, points)
         except (scene.SceneError, ValueError) as refusal:
-            error = str(refusal)
-        self.stopPlacing()
-        done(error)
+            return str(refusal)
+        return ""
 
     def stopPlacing(self) -> None:
         """Take the markup away with which a lesion was being drawn."""
         if self._placing is not None:
-            node, tag = self._placing
+            self._placing.stop()
             self._placing = None
-            node.RemoveObserver(tag)
-            slicer.mrmlScene.RemoveNode(node)
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 import slicer
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
-from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
+from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
 PROPERTIES = (
     "text",
@@ -130,9 +130,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self.setCurrentNode(chosen)
 
     def currentNode(self):
-        return (
-            slicer.mrmlScene.GetNodeByID(self.currentData() if callable(self.currentData) else self.currentData) if self.count() else None
-        )
+        return slicer.mrmlScene.GetNodeByID(QtWidgets.QComboBox.currentData(self)) if self.count() else None
 
     def setCurrentNode(self, node):
         self.setCurrentIndex(max(self.findData(node.GetID()) if node is not None else 0, 0))
@@ -201,11 +199,7 @@ def parameterNodeWrapper(cls):
                 "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), lambda node: widget.setCurrentNode(node)),
                 "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
                 "QComboBox": ("currentTextChanged", lambda: widget.currentText(), lambda text: widget.setCurrentText(text)),
-                "ctkPathLineEdit": (
-                    "textChanged",
-                    lambda: widget.text,
-                    lambda value: setattr(widget, "text", "" if value == Path() else str(value)),
-                ),
+                "ctkPathLineEdit": ("textChanged", lambda: widget.text, lambda path: setattr(widget, "text", str(path) * bool(path.name))),
             }[type(widget).__name__]
             write(getattr(self, name))
             to_node = lambda *_: setattr(self, name, read()) if read() != getattr(self, name) else None  # noqa: E731
@@ -281,17 +275,21 @@ class Application:
             setattr(slicer, name, module)
         slicer.mrmlScene = self.scene
         slicer.app = SimpleNamespace(
-            processEvents=self.qt.processEvents, clipboard=QtGui.QGuiApplication.clipboard, testingEnabled=lambda: False
+            processEvents=self.qt.processEvents,
+            clipboard=QtGui.QGuiApplication.clipboard,
+            testingEnabled=lambda: False,
+            connect=lambda signal, slot: None,
         )
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
         slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)
 
     def axial_view(self, size: int = 700):
-        """A new axial view of the scene, rendered without a display."""
+        """A new axial view of the scene; it draws on `render()` alone, where the application draws once it has nothing else to do."""
         self.slicer.view_manager.register_factory(DirectViewFactory(do_render_offscreen=True))
         axial = ViewLayoutDefinition(singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial"))
         view = self.slicer.view_manager.create_view(axial)
+        view.set_scheduled_render(NoScheduleRendering())
         view.interactor().UpdateSize(size, size)
         return view
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 import unittest
 from pathlib import Path
@@ -23,6 +24,7 @@ from LesionDetectorLib.scene import mrml
 
 from Testing.slicer_application import MODULE, Application
 from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
+from Testing.test_session import handles, markups, slice_in_view
 
 
 def load(path: Path) -> ModuleType:
@@ -86,7 +88,7 @@ def test_the_list_shows_every_lesion_and_a_click_on_a_row_jumps_to_it(reviewing)
     ]
     reviewing.ui.lesionTable.selectRow(1)
     assert reviewing.session().review.lesion(reviewing.session().selected).body_part is BodyPart.SOFT_TISSUE
-    assert lesion_scene.slices_in_view(reviewing.application.scene, reviewing.volumeNode()) == {6}
+    assert slice_in_view(reviewing.session()) == 6
 
 
 def test_the_confidence_filters_at_once_and_the_report_follows(reviewing):
@@ -164,15 +166,98 @@ def test_closing_the_scene_and_deleting_the_ct_end_the_review(reviewing):
     assert reviewing.session() is None
 
 
-def test_a_drawn_box_and_a_click_add_a_lesion(reviewing):
+def test_a_click_adds_a_lesion_of_the_chosen_body_part(reviewing):
     ui, node = reviewing.ui, reviewing.volumeNode()
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Kidney"))
     ui.addPointButton.checked = True
-    marker, _tag = reviewing.logic._placing
+    marker = reviewing.application.scene.GetFirstNodeByName("New lesion")
     marker.AddControlPoint(mrml.ras(node, (70.0, 40.0, 6)))
+    reviewing.application.qt.processEvents()
     added = reviewing.session().review.lesion(reviewing.session().selected)
     assert (added.body_part, added.origin, added.key_slice) == (BodyPart.KIDNEY, Origin.READER, 6)
     assert not ui.addPointButton.checked and not reviewing.application.scene.IsNodePresent(marker)
+
+
+def test_leaving_the_drawing_or_drawing_beside_the_ct_adds_nothing(reviewing):
+    ui, scene = reviewing.ui, reviewing.application.scene
+    before = rows(reviewing)
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    ui.addBoxButton.checked = True
+    ui.addPointButton.checked = True
+    assert not ui.addBoxButton.checked
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    reviewing.application.qt.processEvents()
+    assert not ui.addPointButton.checked and scene.GetFirstNodeByName("New lesion") is None
+    ui.addPointButton.checked = True
+    scene.GetFirstNodeByName("New lesion").AddControlPoint(0, 0, 5000)
+    reviewing.application.qt.processEvents()
+    assert "outside of the CT" in ui.progressLabel.text and not ui.addPointButton.checked
+    assert rows(reviewing) == before and interaction.GetCurrentInteractionMode() == interaction.ViewTransform
+
+
+def test_two_cts_are_reviewed_in_one_scene(reviewing):
+    volume = volume_with(GEOMETRIES["axial"])
+    first, second = reviewing.volumeNode(), lesion_scene.add_volume(reviewing.application.scene, volume)
+    reviewing.logic.review(second, Reading.of(volume, some_lesions()[:1]))
+    assert len(rows(reviewing)) == 3
+    reviewing._parameterNode.inputVolume = second
+    assert [row[1] for row in rows(reviewing)] == ["Soft tissue"]
+    reviewing.ui.lesionTable.selectRow(0)
+    reviewing.ui.rejectButton.click()
+    reviewing._parameterNode.inputVolume = first
+    assert rows(reviewing)[1][5] == "?"
+    reviewing.logic.close()
+    reviewing.logic.restore()
+    assert [row[5] for row in rows(reviewing)] == ["\u2713", "?", "\u2717"]
+    reviewing._parameterNode.inputVolume = second
+    assert [row[5] for row in rows(reviewing)] == ["\u2717"]
+
+
+def test_reloading_the_module_goes_on_with_the_review_and_leaks_nothing(reviewing):
+    reviewing.ui.lesionTable.selectRow(1)
+    reviewing.ui.editButton.checked = True
+    reviewing.ui.rejectButton.click()
+    scene, session, before = reviewing.application.scene, reviewing.session(), rows(reviewing)
+    assert len(handles(session)) == 3
+    reviewing.cleanup()
+    assert session.observers == 0 and not markups(session)
+    nodes = scene.GetNumberOfNodes()
+    for _ in range(2):
+        again = reviewing.module.LesionDetectorWidget()
+        again.setup()
+        assert rows(again) == before and again.ui.undoButton.toolTip == "Undo: reject Soft tissue"
+        again.cleanup()
+        assert scene.GetNumberOfNodes() == nodes
+
+
+def test_switching_modules_keeps_the_review(reviewing):
+    before = rows(reviewing)
+    reviewing.ui.addPointButton.checked = True
+    reviewing.exit()
+    assert reviewing.application.scene.GetFirstNodeByName("New lesion") is None
+    reviewing.enter()
+    assert rows(reviewing) == before and not reviewing.ui.addPointButton.checked
+
+
+def test_a_scene_of_the_command_line_is_taken_over_into_a_review(panel, tmp_path):
+    volume = volume_with(GEOMETRIES["left-handed"])
+    lesion_scene.write_scene(volume, Reading.of(volume, some_lesions(), confidence=0.4), tmp_path / "scene.mrb")
+    scene = panel.application.scene
+    lesion_scene.load_scene(tmp_path / "scene.mrb", scene)
+    assert [row[1] for row in rows(panel)] == ["Bone", "Soft tissue", "Lung"]
+    panel.ui.lesionTable.selectRow(1)
+    panel.ui.rejectButton.click()
+    assert rows(panel)[1][5] == "\u2717"
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == 0 and scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+
+
+def test_the_sample_ct_is_offered_with_its_checksum(panel, monkeypatch):
+    offered = {}
+    logic = SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update(source))
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    panel.module.registerSampleData()
+    assert offered["uris"].startswith("https://") and offered["uris"].endswith(offered["checksums"].replace(":", "/"))
+    assert Path(offered["thumbnailFileName"]).is_file()
 
 
 def run(test) -> None:

@@ -205,7 +205,7 @@ def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progr
         _write_pictures(volume, reading.reported, folder / "pictures")
         progress("write", 2, 3)
         if not no_scene:
-            _write_scene(volume, reading.reported, folder, progress)
+            _write_scene(volume, reading, folder, progress)
         progress("write", 3, 3)
         out.mkdir(exist_ok=True)
         for result in (*RESULTS, "pictures"):
@@ -232,11 +232,11 @@ def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> N
     write_lesion_pictures(volume, lesions, folder)
 
 
-def _write_scene(volume: ct.Volume, lesions: list[Lesion], folder: Path, progress: _Progress) -> None:
+def _write_scene(volume: ct.Volume, reading: Reading, folder: Path, progress: _Progress) -> None:
     from .scene import SceneError, render_scene, write_scene
 
     try:
-        write_scene(volume, lesions, folder / "scene.mrb")
+        write_scene(volume, reading, folder / "scene.mrb")
         render_scene(folder / "scene.mrb", folder / "scene.png")
     except SceneError as error:
         progress.warn(str(error))

@@ -17,8 +17,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.lesion import BodyPart, Lesion
-from LesionDetectorLib.scene import STATUS_COLOURS
+from LesionDetectorLib.scene import colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def lesion_figure(volume: Volume, lesions: list[Lesion], number: int) -> Figure:
     _draw_lesions(whole, volume, lesions, number, captions=True)
     _draw_lesions(zoom, volume, lesions, number, captions=False)
     figure.text(0.01, 0.018, f"Slice {volume.slice_number(lesion.key_slice)}", color="white", fontsize=9)
-    figure.text(0.5, 0.018, lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=11, ha="center")
+    figure.text(0.5, 0.018, lesion.caption(number), color=colour(lesion), fontsize=11, ha="center")
     figure.text(0.99, 0.018, NOTE, color="0.6", fontsize=8, ha="right")
     return figure
 
@@ -93,34 +94,11 @@ def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
         _draw_slice(axes, volume, lesion)
         _zoom_to(axes, volume, lesion)
         _draw_lesions(axes, volume, lesions, number, captions=False)
-        axes.set_title(lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=9, pad=3)
+        axes.set_title(lesion.caption(number), color=colour(lesion), fontsize=9, pad=3)
         slice_number = f"Slice {volume.slice_number(lesion.key_slice)}"
         axes.text(0.02, 0.02, slice_number, color="white", fontsize=8, transform=axes.transAxes, **OUTLINED)
     figure.text(0.99, 0.08 / figure.get_figheight(), NOTE, color="0.6", fontsize=8, ha="right")
     return figure
-
-
-def place_caption(size: tuple[float, float], own: Bbox, boxes: list[Bbox], panel: Bbox) -> Bbox:
-    """A place for a caption of `size` (width, height) beside the box `own`, inside `panel`, that covers none of `boxes`.
-
-    The nearest of a ring of candidates around the box that is free; where all are taken, the one that covers least. All in one
-    frame, for example the pixels of the picture.
-    """
-    width, height = size
-    candidates = []
-    for gap in (4, height, 2.5 * height, 5 * height, 8 * height):
-        for x in (own.x0, own.x1 - width, own.x1 + gap, own.x0 - gap - width):
-            for y in (own.y1 + gap, own.y0 - gap - height, own.y1 - height, own.y0):
-                x_inside = min(max(x, panel.x0), panel.x1 - width)
-                y_inside = min(max(y, panel.y0), panel.y1 - height)
-                candidates.append(Bbox.from_bounds(x_inside, y_inside, width, height))
-    return min(candidates, key=lambda place: sum(_shared_area(place, box) for box in boxes))
-
-
-def _shared_area(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(width, 0.0) * max(height, 0.0)
 
 
 def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
@@ -155,12 +133,12 @@ def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: in
     shown = [number for number, lesion in enumerate(lesions, 1) if lesion.key_slice == key_slice]
     for number in shown:
         lesion = lesions[number - 1]
-        box, colour = _box_mm(volume, lesion), STATUS_COLOURS[lesion.status]
+        box, own_colour = _box_mm(volume, lesion), colour(lesion)
         width = 1.6 if number == current else 0.8
-        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=colour, linewidth=width))
+        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=own_colour, linewidth=width))
         if number == current and lesion.recist is not None:
             for ends in (lesion.recist.long_axis, lesion.recist.short_axis):
-                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=colour, linewidth=1.0)
+                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=own_colour, linewidth=1.0)
     if captions:
         _draw_captions(axes, volume, lesions, current, shown)
 
@@ -168,15 +146,15 @@ def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: in
 def _draw_captions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, shown: list[int]) -> None:
     axes.apply_aspect()
     renderer = axes.figure.canvas.get_renderer()
-    taken = [axes.transData.transform_bbox(_box_mm(volume, lesions[number - 1])) for number in shown]
-    taken = [Bbox([box.min, box.max]) for box in taken]
+    boxes = [axes.transData.transform_bbox(_box_mm(volume, lesions[number - 1])) for number in shown]
+    taken = [(*box.min, *box.max) for box in boxes]
     for own, number in zip(list(taken), shown):
         lesion = lesions[number - 1]
         label = lesion.caption(number) if number == current else str(number)
-        text = axes.text(0, 0, label, color=STATUS_COLOURS[lesion.status], fontsize=9, transform=None, **OUTLINED)
+        text = axes.text(0, 0, label, color=colour(lesion), fontsize=9, transform=None, **OUTLINED)
         extent = text.get_window_extent(renderer)
-        place = place_caption((extent.width, extent.height), own, taken, axes.bbox)
-        text.set_position((place.x0 - extent.x0, place.y0 - extent.y0))
+        place = place_caption((extent.width, extent.height), own, np.array(taken), axes.bbox.extents, gap=4)
+        text.set_position(place[:2] - extent.min)
         taken.append(place)
 
 

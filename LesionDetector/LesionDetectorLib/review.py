@@ -175,7 +175,7 @@ def dumps(review: Review) -> str:
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "found": json.loads(exchange.dumps(review.found)),
+        "found": exchange.reading_record(review.found),
         "done": [_edit_record(edit) for edit in review.done],
         "undone": [_edit_record(edit) for edit in review.undone],
     }
@@ -190,7 +190,7 @@ def loads(content: str) -> Review:
             raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
             raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
-        review = Review(exchange.loads(json.dumps(record["found"])))
+        review = Review(exchange.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
     except exchange.ExchangeError:
         raise

@@ -39,8 +39,22 @@ def read(path: Path | str) -> Reading:
 
 def dumps(reading: Reading) -> str:
     """`reading` as JSON text, field by field as the schema says."""
+    return json.dumps(reading_record(reading), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def loads(content: str) -> Reading:
+    """The reading in JSON text that `dumps` wrote; fields it does not know are passed over. Raises ExchangeError."""
+    try:
+        record = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ExchangeError(f"this is not valid JSON ({error}).") from error
+    return reading_of(record)
+
+
+def reading_record(reading: Reading) -> dict[str, Any]:
+    """`reading` as the object that its JSON text holds."""
     geometry = reading.geometry
-    record = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "software_version": reading.software_version,
@@ -61,15 +75,10 @@ def dumps(reading: Reading) -> str:
         },
         "lesions": [lesion_record(lesion) for lesion in reading.lesions],
     }
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def loads(content: str) -> Reading:
-    """The reading in JSON text that `dumps` wrote; fields it does not know are passed over. Raises ExchangeError."""
-    try:
-        record = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ExchangeError(f"this is not valid JSON ({error}).") from error
+def reading_of(record: Any) -> Reading:
+    """The reading in the object that a JSON text holds, as `loads`."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ExchangeError(f"this is no list of lesions: its 'format' should be '{FORMAT}'.")
     version = _take(record, "", "version", int)

@@ -5,9 +5,9 @@ or voxel indices (i, j, k).
 """
 
 from .files import load_scene, new_scene, render_scene, save_scene, write_scene
-from .markups import STATUS_COLOURS, read_lesion, read_lesions
+from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
-from .overlay import slices_in_view
+from .placing import Placing, Shape
 from .session import Session
 from .shown import (
     COLUMNS,
@@ -22,11 +22,14 @@ from .shown import (
 )
 
 __all__ = [
+    "COLOURS",
     "COLUMNS",
-    "STATUS_COLOURS",
+    "Placing",
     "SceneError",
     "Session",
+    "Shape",
     "add_volume",
+    "colour",
     "lesions_on",
     "load_scene",
     "new_scene",
@@ -38,7 +41,6 @@ __all__ = [
     "save_scene",
     "show_in_slice_views",
     "show_lesions",
-    "slices_in_view",
     "why_not_a_ct",
     "write_scene",
     "write_volume",

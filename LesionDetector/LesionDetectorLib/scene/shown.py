@@ -71,7 +71,7 @@ def remove_lesions(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) ->
         remove_with_display(scene, node)
     hierarchy = slicer_module().vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     if folder := _folder(hierarchy, volume_node):
-        hierarchy.RemoveItem(folder)
+        hierarchy.RemoveItem(folder, False)  # the data nodes are gone
 
 
 def add_table(
