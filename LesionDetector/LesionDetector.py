@@ -41,8 +41,8 @@ class LesionDetector(ScriptedLoadableModule):
         parent.contributors = ["LesionDetectorExtension contributors"]
         parent.helpText = _(
             "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
-            "them. Research use only. Not a medical device."
-        )
+            'them. Research use only. Not a medical device. <a href="{url}">Documentation</a>'
+        ).format(url="https://github.com/SlicerLesionDetector/SlicerLesionDetector#readme")
         parent.acknowledgementText = _(
             "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: Zhang et al., CVPR 2021. "
             "Response criteria: RECIST 1.1, Eisenhauer et al., 2009."
@@ -548,36 +548,87 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
 
 class LesionDetectorTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer, and, on slicer-core, in the project's own tests: a review of a small synthetic CT."""
+    """Runs inside Slicer, and, on slicer-core, in the project's own tests: reviews of a small synthetic CT."""
 
     def setUp(self):
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        self.setUp()
-        self.test_a_reading_is_reviewed_and_restored()
-
-    def test_a_reading_is_reviewed_and_restored(self):
-        """A lesion of a reading is shown where it was found, accepted, and still accepted when the review is continued."""
         import numpy as np
         from LesionDetectorLib.ct import Volume
         from LesionDetectorLib.lesion import Lesion, Recist
+
+        slicer.mrmlScene.Clear()
+        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+        self.volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
+        recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
+        self.lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
+        self.volumeNode = scene.add_volume(slicer.mrmlScene, self.volume)
+        self.logic = LesionDetectorLogic()
+
+    def tearDown(self):
+        self.logic.close()
+
+    def runTest(self):
+        for test in (
+            self.test_a_reading_is_reviewed_and_restored,
+            self.test_every_change_can_be_undone,
+            self.test_a_report_is_saved,
+            self.test_a_cancelled_run_leaves_the_scene_as_it_was,
+        ):
+            self.setUp()
+            test()
+            self.tearDown()
+
+    def begin(self):
+        """The review of the one lesion."""
         from LesionDetectorLib.report.reading import Reading
 
-        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
-        volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
-        recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
-        lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
-        volumeNode = scene.add_volume(slicer.mrmlScene, volume)
-        logic = LesionDetectorLogic()
+        return self.logic.review(self.volumeNode, Reading.of(self.volume, [self.lesion]))
 
-        session = logic.review(volumeNode, Reading.of(volume, [lesion]))
-        self.assertEqual([found.id for _number, found in session.listed], [lesion.id])
-        np.testing.assert_allclose(session.listed[0][1].box, lesion.box, atol=1e-6)
-        session.set_status(lesion.id, ReviewStatus.ACCEPTED)
-        logic.close()
-        logic.restore()
+    def test_a_reading_is_reviewed_and_restored(self):
+        """A lesion of a reading is listed where it was found, accepted, and still accepted when the review is continued."""
+        session = self.begin()
+        (listed,) = session.listed
+        self.assertEqual(listed[1].id, self.lesion.id)
+        for found, expected in zip(listed[1].box, self.lesion.box):
+            self.assertAlmostEqual(found, expected, places=6)
+        session.set_status(self.lesion.id, ReviewStatus.ACCEPTED)
+        self.logic.close()
+        self.logic.restore()
 
-        self.assertIs(logic.session(volumeNode).review.lesion(lesion.id).status, ReviewStatus.ACCEPTED)
-        self.assertIn("1. Lesion 1: Liver (87%)", logic.reportText(logic.session(volumeNode)))
-        logic.close()
+        session = self.logic.session(self.volumeNode)
+        self.assertIs(session.review.lesion(self.lesion.id).status, ReviewStatus.ACCEPTED)
+        self.assertIn("1. Lesion 1: Liver (87%)", self.logic.reportText(session))
+
+    def test_every_change_can_be_undone(self):
+        """A lesion that is relabelled, one that is added and one that is deleted are as before after three times undo."""
+        import numpy as np
+
+        session = self.begin()
+        before = session.listed
+        session.relabel(self.lesion.id, BodyPart.BONE)
+        corners = [np.array(self.volume.to_lps(point)) * (-1, -1, 1) for point in ((30.0, 10.0, 3.0), (40.0, 20.0, 3.0))]
+        session.add(BodyPart.LUNG, np.array(corners))
+        session.delete(self.lesion.id)
+        self.assertEqual([lesion.body_part for _number, lesion in session.listed], [BodyPart.LUNG])
+        for _edit in range(3):
+            session.undo()
+        self.assertEqual(session.listed, before)
+
+    def test_a_report_is_saved(self):
+        """A report is saved as the name of the file says."""
+        import tempfile
+
+        session = self.begin()
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("report.txt", "table.csv", "lesions.json"):
+                self.logic.save(session.report(), Path(folder) / name)
+                self.assertIn("Liver", (Path(folder) / name).read_text(encoding="utf-8"))
+            with self.assertRaises(ValueError):
+                self.logic.save(session.report(), Path(folder) / "report.doc")
+
+    def test_a_cancelled_run_leaves_the_scene_as_it_was(self):
+        """A detector that is started and cancelled leaves no node behind."""
+        nodes = slicer.mrmlScene.GetNumberOfNodes()
+        self.logic.start(self.volumeNode)
+        self.logic.cancel()
+        self.assertFalse(self.logic.running)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)

@@ -130,6 +130,22 @@ def test_the_selected_lesion_is_bold_and_one_that_is_edited_has_markups_instead(
     assert [node.GetDisplayNode().GetVisibility() for node in handles(session)] == [0, 0, 0]
 
 
+def test_the_overlay_follows_the_ct_under_a_transform(session):
+    transform = session.scene.AddNewNodeByClass("vtkMRMLTransformNode", "Turned")
+    matrix = np.array([[0.8, -0.6, 0, 10], [0.6, 0.8, 0, -20], [0, 0, 1, 30], [0, 0, 0, 1]])
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    session.select(session.listed[1][1].id)
+    session.editing = True
+    before = captions(session, 6)
+    session.volume_node.SetAndObserveTransformNodeID(transform.GetID())
+    overlay = [*mrml.all_nodes(session.scene, "vtkMRMLModelNode"), *markups(session)]
+    assert {node.GetTransformNodeID() for node in overlay} == {transform.GetID()}
+    assert captions(session, 6) == before
+    corner = np.array(handles(session)[1].GetNthControlPointPositionWorld(0))
+    (ijk,) = markup_nodes.ras_to_ijk(corner[None], session.volume_node)
+    assert ijk == pytest.approx((*session.listed[1][1].recist.long_axis[0], 6), abs=1e-3)
+
+
 def test_a_ct_that_no_view_shows_has_no_overlay(session):
     volume = volume_with(GEOMETRIES["oblique"])
     other = lesion_scene.add_volume(session.scene, volume)

@@ -106,6 +106,11 @@ class Overlay:
             for node in self._nodes():
                 self._show_node(node, self._handles is None or node not in self._handles.all() or not node.GetLocked())
 
+    def follow(self) -> None:
+        """Lie under the transform that the CT lies under now."""
+        for node in self._nodes():
+            node.SetAndObserveTransformNodeID(self._volume_node.GetTransformNodeID())
+
     def _show_node(self, node: vtkMRMLNode, shown: bool) -> None:
         display = node.GetDisplayNode()
         display.SetViewNodeIDs(self._views)

@@ -298,6 +298,7 @@ class Session:
         scene_class = slicer_module().vtkMRMLScene
         self._observe(self.scene, scene_class.NodeAddedEvent, lambda *_: self._observe_views())
         self._observe(self.scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
+        self._observe(self.volume_node, self.volume_node.TransformModifiedEvent, lambda *_: self._overlay.follow())
         self._observe_views()
 
     def _observe_views(self) -> None:
