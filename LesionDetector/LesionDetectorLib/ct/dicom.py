@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from pydicom.dataset import FileDataset
 
 from .dicom_slices import MALFORMED, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
@@ -180,7 +179,7 @@ def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Ca
     if any(turned):
         uids = [None] * len(uids)
         warnings.append("The slices were turned so that the patient's left is on the right; pixels count otherwise than in the files.")
-    return _volume(path, placed, first.header, uids, warnings)
+    return _volume(path, placed, slices, uids, warnings)
 
 
 def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarray) -> Placed:
@@ -191,7 +190,8 @@ def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarr
     return Placed(hu, origin, np.array([*first.spacing, step]), np.column_stack([in_plane, first.normal]))
 
 
-def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | None], warnings: list[str]) -> Volume:
+def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | None], warnings: list[str]) -> Volume:
+    header, thickness = slices[0].header, max(item.thickness for item in slices)
     series_uid = str(header.get("SeriesInstanceUID") or "")
     return Volume(
         hu=placed.hu,
@@ -201,6 +201,7 @@ def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | No
         source=path,
         study=str(header.get("StudyID") or "1"),
         series=str(header.get("SeriesNumber") or "1"),
+        slice_thickness=thickness if 0 < thickness < np.inf else None,
         series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
         dicom={
             "study_uid": str(header.get("StudyInstanceUID") or ""),

@@ -11,7 +11,7 @@ from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading, ordered
 
 COLUMNS = (
-    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin"),
+    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin", "marks"),
     *("k", "first_k", "last_k", "box_x0", "box_y0", "box_x1", "box_y1"),
     *("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1"),
     *("centre_l_mm", "centre_p_mm", "centre_s_mm", "id"),
@@ -56,6 +56,7 @@ def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
         reading.slice_number(lesion.key_slice),
         lesion.status.value,
         lesion.origin.value,
+        ", ".join(lesion.marks),
         lesion.key_slice,
         *lesion.slices,
         *(_rounded(value, 3) for value in (*lesion.box, *ends, *centre.tolist())),
