@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk  # noqa: N813
 
 from .dicom_slices import MALFORMED, Image, Slice, read_image
@@ -17,6 +18,13 @@ from .grid import even_positions, interpolate_slices, shift_slices, sideways_shi
 from .volume import CTError, Placed, Volume, check_hu, to_hu
 
 SAME_PLACE = 0.01  # mm
+PATIENT = {
+    "PatientName": "Patient",
+    "PatientID": "Patient ID",
+    "PatientBirthDate": "Birth date",
+    "PatientSex": "Sex",
+    "StudyDate": "Study date",
+}
 KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
 
 
@@ -34,6 +42,23 @@ def read(path: Path, series: str | None = None, progress: Callable[[int, int], N
         slices, more = select(slices)
         warnings += more
     return _assemble(path, slices, warnings, progress)
+
+
+def read_patient(path: Path | str, series: str) -> dict[str, str]:
+    """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a report.
+
+    What they do not say is left out. Raises CTError where `path` has no such series.
+    """
+    file = next((image.path for image in _images(Path(path))[0] if image.series == series), None)
+    if file is None:
+        raise CTError(f"{path} has no series {series}: give the CT of the reading.")
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(PATIENT))
+    values = {name: " ".join(str(header.get(tag) or "").replace("^", " ").split()) for tag, name in PATIENT.items()}
+    return {name: _iso_date(value) if "date" in name else value for name, value in values.items() if value}
+
+
+def _iso_date(value: str) -> str:
+    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if len(value) == 8 and value.isdigit() else value
 
 
 def _images(path: Path) -> tuple[list[Image], list[str]]:

@@ -23,7 +23,8 @@ CONFIDENCE = " ({confidence:.0%})"
 DIAMETERS = ", {long_mm:.0f} x {short_mm:.0f} mm"
 NO_LESION = "No lesion was found with a confidence of at least {confidence:.0%}. This does not rule out a lesion."
 WARNING = "Note: {warning}"
-FOOTER = "Made by LesionDetector {version}. Not a medical device: a radiologist must check every finding."
+NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
+FOOTER = "Made by LesionDetector {version}. " + NOT_A_MEDICAL_DEVICE
 
 
 def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -> str:
