@@ -173,7 +173,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     again.add_argument("--confidence", type=_share, help="pending lesions from this confidence on; default: as the reading was made")
     again.add_argument("--diameters", action="store_true", help="the two diameters in the structured text")
     again.add_argument("--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters")
-    again.add_argument("--patient", action="store_true", help="name, ID, birth date and sex from the DICOM headers on the page")
+    again.add_argument("--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page")
     again.set_defaults(run=cli_report.report)
 
 

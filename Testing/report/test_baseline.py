@@ -139,7 +139,7 @@ def test_only_what_a_reader_accepted_is_counted():
 def test_at_most_two_targets_an_organ_the_largest():
     state = baseline(measured(LIVER, 20.0, k=1), measured(LIVER, 40.0, k=2), measured(LIVER, 30.0, k=3))
     assert categories(state) == [Category.NON_TARGET, Category.CANDIDATE, Category.CANDIDATE]
-    assert state.entries[0].reason == "Measurable: long axis 20.0 mm; at most 2 targets an organ, and others are larger."
+    assert state.entries[0].reason == "Measurable: long axis 20.0 mm; at most 2 targets an organ, the largest."
 
 
 def test_all_lymph_nodes_are_one_organ():
@@ -156,7 +156,7 @@ def test_at_most_five_targets_and_every_organ_before_a_second_of_one():
     proposed = [(entry.organ, entry.diameter_mm) for entry in state.entries if entry.category is Category.CANDIDATE]
     assert sorted(proposed) == [("Kidney", 56.0), ("Liver", 54.0), ("Lung", 55.0), ("Pelvis", 58.0), ("Soft tissue", 11.0)]
     assert {entry.reason.partition("; ")[2] for entry in state.entries if entry.category is Category.NON_TARGET} == {
-        "at most 5 targets, and others are larger or of other organs."
+        "at most 5 targets, the largest of every organ first."
     }
 
 
@@ -191,6 +191,13 @@ def test_the_sum_is_that_of_the_long_axes_and_of_the_short_axes_of_nodes_as_prin
     state = baseline(measured(LIVER, 20.04, 5.0, k=1), measured(LUNG, 30.04, 5.0, k=2), measured(MEDIASTINUM, 40.0, 16.04, NODE, k=3))
     assert state.sum_mm == 66.0  # 66.12 of what was measured
     assert state.total == "Sum of diameters of the target candidates (lesions 1, 2, 3): 66.0 mm."
+
+
+def test_a_proposal_is_called_one():
+    told = "The candidates are a proposal: no reader has chosen a measurable lesion as a target."
+    assert told in baseline(measured(LIVER, 20.0)).notes
+    assert told in baseline(measured(LIVER, 20.0), measured(LUNG, 8.0, None, TARGET)).notes
+    assert told not in baseline(measured(LIVER, 20.0), measured(LUNG, 12.0, None, TARGET)).notes
 
 
 def test_without_a_target_there_is_no_sum():

@@ -183,7 +183,10 @@ def test_a_ct_that_is_no_dicom_is_known_by_its_file_and_a_resampled_slice_has_no
     says = Outline(page.compose(replace(reading, dicom=None, source="ct.nrrd", slice_thickness=None))).says
     assert "File ct.nrrd" in says and "Identifier 1.2.3.4" in says and "UID" not in says and "2.50 mm apart Pixels" in says
     resampled = replace(reading.dicom, sop_instance_uids=(None,) * SLICES)
-    assert "SOP Instance UID none, for the slice was resampled" in Outline(page.compose(replace(reading, dicom=resampled))).says
+    assert (
+        "SOP Instance UID none, for its voxels are not the pixels of a file"
+        in Outline(page.compose(replace(reading, dicom=resampled))).says
+    )
 
 
 def test_forty_lesions_stay_below_ten_megabytes():

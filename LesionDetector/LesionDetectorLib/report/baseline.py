@@ -99,10 +99,9 @@ class Baseline:
 def assess(reading: Reading) -> Baseline:
     """The baseline of the lesions that the report of `reading` shows, in its order; only those that a reader accepted are counted."""
     slice_mm = max(reading.geometry.spacing[2], reading.slice_thickness or 0)
-    entries = [Entry(number, lesion) for number, lesion in enumerate(reading.reported, start=1)]
-    entries = [replace(entry, category=category, reason=reason) for entry in entries for category, reason in [_judged(entry, slice_mm)]]
-    others = [entry for entry in entries if entry.category is not Category.CANDIDATE]
-    picked = _picked([entry for entry in entries if entry.category is Category.CANDIDATE])
+    judged = [_judged(Entry(number, lesion), slice_mm) for number, lesion in enumerate(reading.reported, start=1)]
+    others = [entry for entry in judged if entry.category is not Category.CANDIDATE]
+    picked = _picked([entry for entry in judged if entry.category is Category.CANDIDATE])
     entries = sorted(map(_with_refused_choice, others + picked), key=lambda entry: entry.number)
     return Baseline(tuple(entries), tuple(_notes(reading, entries)))
 
@@ -115,8 +114,13 @@ def as_text(baseline: Baseline) -> str:
     return "\n\n".join([f"{HEADING}:", "\n".join(table), baseline.total, "\n".join(baseline.notes)])
 
 
-def _judged(entry: Entry, slice_mm: float) -> tuple[Category, str]:
-    """What a lesion is on its own, a candidate if it is measurable, and why."""
+def _judged(entry: Entry, slice_mm: float) -> Entry:
+    """The entry with what its lesion is by itself, a candidate if it is measurable, and why."""
+    category, reason = _rule(entry, slice_mm)
+    return replace(entry, category=category, reason=reason)
+
+
+def _rule(entry: Entry, slice_mm: float) -> tuple[Category, str]:
     node, marks, diameter = entry.axis is Axis.SHORT, entry.lesion.marks, entry.diameter_mm
     size, least, twice = f"{entry.axis} axis {diameter} mm", MEASURABLE_NODE_MM if node else MEASURABLE_MM, round(2 * slice_mm, 1)
     if entry.lesion.status is not ReviewStatus.ACCEPTED:
@@ -152,12 +156,12 @@ def _picked(measurable: list[Entry]) -> list[Entry]:
     done = []
     for taken, (place, entry) in enumerate(sorted(ranked, key=lambda item: item[0])):
         if place >= TARGETS_PER_ORGAN:
-            done.append(_passed_over(entry, f"at most {TARGETS_PER_ORGAN} targets an organ, and others are larger"))
+            done.append(_passed_over(entry, f"at most {TARGETS_PER_ORGAN} targets an organ, the largest"))
         elif taken >= TARGETS:
-            done.append(_passed_over(entry, f"at most {TARGETS} targets, and others are larger or of other organs"))
+            done.append(_passed_over(entry, f"at most {TARGETS} targets, the largest of every organ first"))
         else:
             done.append(replace(entry, category=category, reason=f"{entry.reason}; {by}."))
-    left = [entry for entry in measurable if entry not in chosen] if chosen else []
+    left = [entry for entry in measurable if chosen and entry not in chosen]
     return done + [_passed_over(entry, "a reader chose others as targets") for entry in left]
 
 
@@ -175,7 +179,7 @@ def _with_refused_choice(entry: Entry) -> Entry:
 def _notes(reading: Reading, entries: list[Entry]) -> list[str]:
     notes = []
     if any(entry.category is Category.CANDIDATE for entry in entries):
-        notes.append("No reader has chosen targets: the candidates are a proposal.")
+        notes.append("The candidates are a proposal: no reader has chosen a measurable lesion as a target.")
     unconfirmed = [entry for entry in entries if entry.category is Category.UNCONFIRMED]
     if unconfirmed:
         notes.append(f"Not counted until a reader accepts or rejects: {_listed(unconfirmed)}.")
@@ -191,7 +195,7 @@ def _notes(reading: Reading, entries: list[Entry]) -> list[str]:
         notes.append(f"Slices are {reading.slice_thickness:.1f} mm thick and {apart:.1f} mm apart; the larger counts as slice thickness.")
     if round(max(apart, reading.slice_thickness or 0), 1) > THICKEST_SLICE_MM:
         notes.append(f"RECIST 1.1 asks for slices of at most {THICKEST_SLICE_MM:.0f} mm.")
-    notes.append("Check that the CT is no more than 4 weeks older than the treatment.")
+    notes.append("Check that the CT was made at most 4 weeks before the treatment began.")
     return notes
 
 

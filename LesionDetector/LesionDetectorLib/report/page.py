@@ -92,7 +92,9 @@ def _lesion(reading: Reading, lesion: Lesion, number: int) -> dict[str, str | in
         "slices": "" if first == last else f"{first} to {last}",
         "status": lesion.status.value,
         "origin": lesion.origin.value,
-        "instance": (instances[lesion.key_slice] or "none, for the slice was resampled") if lesion.key_slice < len(instances) else "",
+        "instance": (instances[lesion.key_slice] or "none, for its voxels are not the pixels of a file")
+        if lesion.key_slice < len(instances)
+        else "",
     }
 
 
