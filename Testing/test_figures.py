@@ -72,6 +72,15 @@ def test_the_enlargement_holds_the_whole_box(volume, lesions):
         assert zoom.get_ylim()[1] < y0 < y1 < zoom.get_ylim()[0]
 
 
+@pytest.mark.parametrize("enlarged", [False, True])
+def test_a_panel_by_itself_is_that_of_the_picture(volume, lesions, enlarged):
+    half, (panel,) = figures.lesion_figure(volume, lesions, 1).axes[enlarged], figures.panel_figure(volume, lesions, 1, enlarged).axes
+    assert (panel.get_xlim(), panel.get_ylim()) == (half.get_xlim(), half.get_ylim())
+    assert [text.get_text() for text in panel.texts] == [text.get_text() for text in half.texts]
+    if enlarged:
+        assert abs(np.diff(panel.get_xlim())[0]) == figures.enlarged_mm(volume, lesions[0]) == 60
+
+
 @pytest.mark.parametrize(("number", "window"), [(1, (-160, 240)), (2, (-1350, 150)), (3, (-500, 1300))])
 def test_the_window_suits_the_body_part(volume, lesions, number, window):
     for axes in figures.lesion_figure(volume, lesions, number).axes:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.scene import SceneError, mrml
 
@@ -72,10 +72,11 @@ def volume_with(direction: np.ndarray) -> Volume:
 
 def some_lesions() -> list[Lesion]:
     recist = Recist(((70.0, 32.5), (70.0, 47.5)), ((64.0, 40.0), (76.0, 40.0)), 18.0, 18.0)
+    marks = (Mark.SOFT_TISSUE_PART, Mark.TARGET)
     return [
         Lesion(BodyPart.SOFT_TISSUE, 0.8712345, 6, (4, 8), (59.0, 27.5, 81.0, 52.5), recist),
         Lesion(BodyPart.LUNG, None, 6, (6, 6), (20.3, 30.2, 30.0, 41.7), None, ReviewStatus.REJECTED, Origin.READER),
-        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED),
+        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED, marks=marks),
     ]
 
 
@@ -126,7 +127,7 @@ def assert_same(found: dict, lesion: Lesion) -> None:
     expected = asdict(lesion)
     exact = ("body_part", "confidence", "key_slice", "status", "origin", "id")
     assert {name: found[name] for name in exact} == {name: expected[name] for name in exact}
-    assert tuple(found["slices"]) == lesion.slices
+    assert (tuple(found["slices"]), tuple(found["marks"])) == (lesion.slices, lesion.marks)
     assert found["box"] == pytest.approx(lesion.box, abs=1e-3)
     assert (found["recist"] is None) == (lesion.recist is None)
     for name in ("long_axis", "short_axis", "long_mm", "short_mm") if lesion.recist else ():

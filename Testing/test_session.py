@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
-from LesionDetectorLib.lesion import Axis, BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, ReviewStatus
 from LesionDetectorLib.report.reading import Reading
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
@@ -162,10 +162,12 @@ def test_every_change_can_be_undone_and_is_kept_in_the_scene(session):
     soft = session.listed[1][1]
     session.set_status(soft.id, ReviewStatus.ACCEPTED)
     session.relabel(soft.id, BodyPart.LIVER)
+    session.mark(soft.id, Mark.LYMPH_NODE, True)
     session.delete(soft.id)
     session.undo()
     kept = Session.kept(session.scene)
-    assert [again.review.lesion(soft.id).body_part for again in kept] == [BodyPart.LIVER]
+    (again,) = (again.review.lesion(soft.id) for again in kept)
+    assert (again.body_part, again.marks) == (BodyPart.LIVER, (Mark.LYMPH_NODE,))
     kept[0].redo()
     assert soft.id not in {lesion.id for lesion in kept[0].review.lesions}
     kept[0].close()

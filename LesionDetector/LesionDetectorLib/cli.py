@@ -1,4 +1,4 @@
-"""The command line: ``lesion-detector detect`` and ``lesion-detector measure``.
+"""The command line: ``lesion-detector detect``, ``measure`` and ``report``.
 
 Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on stderr says why; 130 stopped by Ctrl-C.
 """
@@ -14,18 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import __version__, ct
+from . import __version__, cli_report, ct
 from .lesion import Lesion
 from .report import Model, Reading, exchange, table, text
 
 STOPPED = 130
-NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
 EXAMPLES = """
 examples:
   lesion-detector detect scans/ct1 --out found
   lesion-detector detect ct.nii.gz --out found --confidence 0.3 --device cpu
   lesion-detector detect study --series 1.2.840.1 --out found --progress json
   lesion-detector measure ct.nrrd --slice 51 --box 210.5 180 262 231
+  lesion-detector report found/lesions.json --ct scans/ct1 --format html --out report.html
 """
 
 
@@ -114,12 +114,12 @@ def _refused(options: argparse.Namespace, sentence: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lesion-detector",
-        description=f"Find, label and measure lesions on CT. {NOT_A_MEDICAL_DEVICE}",
+        description=f"Find, label and measure lesions on CT. {text.NOT_A_MEDICAL_DEVICE}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{detect,measure}")
+    commands = parser.add_subparsers(required=True, metavar="{detect,measure,report}")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
@@ -154,7 +154,27 @@ def _parser() -> argparse.ArgumentParser:
         help="box in voxels, about 5 px wider than the lesion",
     )
     size.set_defaults(run=_measure)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    again = commands.add_parser(
+        "report",
+        help="write a reading again: as text, table, JSON or a page with pictures",
+        epilog=cli_report.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    again.add_argument("input", type=Path, metavar="lesions.json", help="a reading, as detect or the panel in 3D Slicer wrote it")
+    again.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures: whatever detect takes")
+    again.add_argument("--format", choices=cli_report.FORMATS, default="text", help="(%(default)s)")
+    again.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
+    again.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")
+    again.add_argument("--confidence", type=_share, help="pending lesions from this confidence on; default: as the reading was made")
+    again.add_argument("--diameters", action="store_true", help="the two diameters in the structured text")
+    again.add_argument("--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters")
+    again.add_argument("--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page")
+    again.set_defaults(run=cli_report.report)
 
 
 def _share(value: str) -> float:

@@ -6,6 +6,7 @@ Inside a panel coordinates are in-plane millimetres, pixel index (i, j) times sp
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ WINDOWS = {BodyPart.LUNG: (-1350, 150), BodyPart.BONE: (-500, 1300)}
 NOTE = "Research use only. Not a medical device."
 ZOOM_MM = 60.0
 DPI = 100
+PANEL_INCHES, PANEL_DPI = 4.2, 150
 OUTLINED = {"path_effects": [withStroke(linewidth=2.5, foreground="black")]}
 
 # The letter at the positive and at the negative end of each LPS axis.
@@ -68,16 +70,38 @@ def lesion_figure(volume: Volume, lesions: list[Lesion], number: int) -> Figure:
     FigureCanvasAgg(figure)
     whole = figure.add_axes((0.005, 0.055, 0.49, 0.91))
     zoom = figure.add_axes((0.505, 0.055, 0.49, 0.91))
-    for axes in (whole, zoom):
-        _draw_slice(axes, volume, lesion)
-        _draw_orientation(axes, volume)
-    _zoom_to(zoom, volume, lesion)
-    _draw_lesions(whole, volume, lesions, number, captions=True)
-    _draw_lesions(zoom, volume, lesions, number, captions=False)
+    _draw_panel(whole, volume, lesions, number, enlarged=False)
+    _draw_panel(zoom, volume, lesions, number, enlarged=True)
     figure.text(0.01, 0.018, f"Slice {volume.slice_number(lesion.key_slice)}", color="white", fontsize=9)
     figure.text(0.5, 0.018, lesion.caption(number), color=colour(lesion), fontsize=11, ha="center")
     figure.text(0.99, 0.018, NOTE, color="0.6", fontsize=8, ha="right")
     return figure
+
+
+def panel_figure(volume: Volume, lesions: list[Lesion], number: int, enlarged: bool) -> Figure:
+    """One half of `lesion_figure`, square and without its line of text: the whole key slice, or the lesion enlarged."""
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES), dpi=PANEL_DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    _draw_panel(figure.add_axes((0, 0, 1, 1)), volume, lesions, number, enlarged)
+    return figure
+
+
+def jpeg(figure: Figure) -> bytes:
+    """The figure as a JPEG whose thin coloured lines stay sharp."""
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", facecolor=figure.get_facecolor(), pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+    return file.getvalue()
+
+
+def window(lesion: Lesion) -> tuple[int, int]:
+    """The lowest and the highest HU that a picture of the lesion tells apart."""
+    return WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
+
+
+def enlarged_mm(volume: Volume, lesion: Lesion) -> float:
+    """How wide the square is that a picture enlarges."""
+    box = _box_mm(volume, lesion)
+    return max(ZOOM_MM, 2 * box.width, 2 * box.height)
 
 
 def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
@@ -101,10 +125,20 @@ def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
     return figure
 
 
+def _draw_panel(axes: Axes, volume: Volume, lesions: list[Lesion], number: int, enlarged: bool) -> None:
+    """The key slice of lesion `number`: the whole of it with captions, or the lesion `enlarged`."""
+    lesion = lesions[number - 1]
+    _draw_slice(axes, volume, lesion)
+    _draw_orientation(axes, volume)
+    if enlarged:
+        _zoom_to(axes, volume, lesion)
+    _draw_lesions(axes, volume, lesions, number, captions=not enlarged)
+
+
 def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
     rows, columns = volume.hu.shape[1:]
     si, sj = volume.spacing[:2]
-    low, high = WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
+    low, high = window(lesion)
     extent = (-0.5 * si, (columns - 0.5) * si, (rows - 0.5) * sj, -0.5 * sj)
     axes.imshow(volume.hu[lesion.key_slice], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     axes.axis("off")
@@ -112,7 +146,7 @@ def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
 
 def _zoom_to(axes: Axes, volume: Volume, lesion: Lesion) -> None:
     box = _box_mm(volume, lesion)
-    half = max(ZOOM_MM, 2 * box.width, 2 * box.height) / 2
+    half = enlarged_mm(volume, lesion) / 2
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     axes.set_xlim(x - half, x + half)
     axes.set_ylim(y + half, y - half)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from .lesion import Axis, BodyPart, Box, Lesion, Origin, Point, Recist, ReviewStatus
+from .lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from .report import exchange
 from .report.reading import Reading
 
@@ -26,6 +26,8 @@ class Action(StrEnum):
     REJECT = "reject"
     RESET = "set to pending"
     RELABEL = "relabel"
+    MARK = "mark"
+    UNMARK = "unmark"
     DELETE = "delete"
     ADD = "add"
     MOVE_BOX = "move box"
@@ -105,6 +107,11 @@ class Review:
     def relabel(self, lesion_id: str, body_part: BodyPart) -> None:
         """Give a lesion another body part."""
         self._change(Action.RELABEL, lesion_id, body_part=body_part)
+
+    def mark(self, lesion_id: str, mark: Mark, on: bool) -> None:
+        """Tick something on a lesion, or take the tick away."""
+        others = {*self.lesion(lesion_id).marks} - {mark}
+        self._change(Action.MARK if on else Action.UNMARK, lesion_id, marks=tuple(sorted(others | {mark} if on else others)))
 
     def move_box(self, lesion_id: str, key_slice: int, box: Box, measured: Recist | None) -> None:
         """Give a lesion another box on slice `key_slice`; `measured` are the axes inside it.

@@ -10,14 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk  # noqa: N813
-from pydicom.dataset import FileDataset
 
 from .dicom_slices import MALFORMED, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
 from .volume import CTError, Placed, Volume, check_hu, to_hu
 
 SAME_PLACE = 0.01  # mm
+PATIENT = {
+    "PatientName": "Patient",
+    "PatientID": "Patient ID",
+    "PatientBirthDate": "Birth date",
+    "PatientSex": "Sex",
+    "StudyDate": "Study date",
+}
 KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
 
 
@@ -35,6 +42,23 @@ def read(path: Path, series: str | None = None, progress: Callable[[int, int], N
         slices, more = select(slices)
         warnings += more
     return _assemble(path, slices, warnings, progress)
+
+
+def read_patient(path: Path | str, series: str) -> dict[str, str]:
+    """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a report.
+
+    What they do not say is left out. Raises CTError where `path` has no such series.
+    """
+    file = next((image.path for image in _images(Path(path))[0] if image.series == series), None)
+    if file is None:
+        raise CTError(f"{path} has no series {series}: give the CT of the reading.")
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(PATIENT))
+    values = {name: " ".join(str(header.get(tag) or "").replace("^", " ").split()) for tag, name in PATIENT.items()}
+    return {name: _iso_date(value) if "date" in name else value for name, value in values.items() if value}
+
+
+def _iso_date(value: str) -> str:
+    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if len(value) == 8 and value.isdigit() else value
 
 
 def _images(path: Path) -> tuple[list[Image], list[str]]:
@@ -180,7 +204,7 @@ def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Ca
     if any(turned):
         uids = [None] * len(uids)
         warnings.append("The slices were turned so that the patient's left is on the right; pixels count otherwise than in the files.")
-    return _volume(path, placed, first.header, uids, warnings)
+    return _volume(path, placed, slices, uids, warnings)
 
 
 def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarray) -> Placed:
@@ -191,7 +215,8 @@ def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarr
     return Placed(hu, origin, np.array([*first.spacing, step]), np.column_stack([in_plane, first.normal]))
 
 
-def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | None], warnings: list[str]) -> Volume:
+def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | None], warnings: list[str]) -> Volume:
+    header, thickness = slices[0].header, max(item.thickness for item in slices)
     series_uid = str(header.get("SeriesInstanceUID") or "")
     return Volume(
         hu=placed.hu,
@@ -201,6 +226,7 @@ def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | No
         source=path,
         study=str(header.get("StudyID") or "1"),
         series=str(header.get("SeriesNumber") or "1"),
+        slice_thickness=thickness if 0 < thickness < np.inf else None,
         series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
         dicom={
             "study_uid": str(header.get("StudyInstanceUID") or ""),

@@ -1,4 +1,4 @@
-"""What comes out of a reading: `text` for the report, `table` for spreadsheets, `exchange` for programs."""
+"""What comes out of a reading: `text` for the report, `table` for spreadsheets, `page` to look at, `exchange` for programs."""
 
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading, ordered, reported
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +65,12 @@ class Geometry:
         steps = np.array(self.direction) * self.spacing
         return np.asarray(points, dtype=float) @ steps.T + self.origin
 
+    def matches(self, other: Geometry) -> bool:
+        """Whether `other` has as many voxels in the same places, to a tenth of a voxel."""
+        corners = [(0, 0, 0), *np.diag(self.size)]
+        apart = np.abs(self.to_lps(corners) - other.to_lps(corners)).max()
+        return self.size == other.size and bool(apart < 0.1 * min(self.spacing))
+
 
 @dataclass(frozen=True, slots=True)
 class DicomSeries:
@@ -98,6 +104,7 @@ class Reading:
     series_uid: identifies the series; "" if nothing does.
     first_slice: the number by which a report calls the slice k = 0.
     geometry: size and position of the voxels.
+    slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; slices may overlap or leave gaps.
     dicom: identifiers for a DICOM report, None for a CT that is no DICOM.
     warnings: sentences about the CT that a reader must know.
     models: the weights used; none for a reading without detector.
@@ -107,7 +114,7 @@ class Reading:
 
     Raises
     ------
-    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1.
+    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1, a slice thickness not above 0.
     """
 
     source: str
@@ -116,6 +123,7 @@ class Reading:
     series_uid: str
     first_slice: int
     geometry: Geometry
+    slice_thickness: float | None = None
     dicom: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
@@ -126,6 +134,8 @@ class Reading:
     def __post_init__(self) -> None:
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"The confidence threshold must lie in 0..1, not {self.confidence}.")
+        if self.slice_thickness is not None and not 0 < self.slice_thickness < math.inf:
+            raise ValueError(f"The slice thickness must be above 0 mm, not {self.slice_thickness}.")
         if len({lesion.id for lesion in self.lesions}) < len(self.lesions):
             raise ValueError("Two lesions have the same id.")
         slices = self.geometry.size[2]
@@ -154,6 +164,7 @@ class Reading:
                 origin=tuple(map(float, volume.origin)),
                 direction=tuple(tuple(map(float, row)) for row in volume.direction),
             ),
+            slice_thickness=volume.slice_thickness,
             dicom=_dicom_series(volume.dicom) if volume.dicom else None,
             warnings=tuple(map(_printable, warnings)),
             models=tuple(models),
@@ -165,6 +176,10 @@ class Reading:
     def reported(self) -> list[Lesion]:
         """The lesions that the report shows; their numbers count from 1 in this order."""
         return reported(self.lesions, self.confidence)
+
+    def accepted_only(self) -> Reading:
+        """The same reading with those lesions only that a reader accepted."""
+        return replace(self, lesions=tuple(lesion for lesion in self.lesions if lesion.status is ReviewStatus.ACCEPTED))
 
     def slice_number(self, k: int) -> int:
         """The number by which the report calls slice k."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 
 from .captions import TEXT_SCALE, anchors
 from .mrml import ATTRIBUTE, LONG_AXIS, SHORT_AXIS, VOLUME, SceneError, all_nodes, ijk_to_ras, ijk_to_world, matrix_of, ras, slicer_module
@@ -166,6 +166,7 @@ def _attributes(lesion: Lesion) -> dict[str, str]:
         "slices": f"{lesion.slices[0]} {lesion.slices[1]}",
         "status": lesion.status.value,
         "origin": lesion.origin.value,
+        "marks": ", ".join(lesion.marks),
     }
 
 
@@ -186,7 +187,8 @@ def read_lesion(box: vtkMRMLMarkupsROINode) -> Lesion:
     volume_node = box.GetNodeReference(VOLUME)
     if volume_node is None:
         raise SceneError(f"The CT of lesion '{box.GetName()}' is not in the scene any more; load it again.")
-    attributes = {name: box.GetAttribute(ATTRIBUTE + name) for name in ("id", "bodyPart", "confidence", "slices", "status", "origin")}
+    names = ("id", "bodyPart", "confidence", "slices", "status", "origin", "marks")
+    attributes = {name: box.GetAttribute(ATTRIBUTE + name) for name in names}
     ijk = box_corners(box, volume_node)
     key_slice = round(float(ijk[:, 2].mean()))
     first, last = map(int, attributes["slices"].split())
@@ -199,6 +201,7 @@ def read_lesion(box: vtkMRMLMarkupsROINode) -> Lesion:
         recist=_read_recist(box, volume_node),
         status=ReviewStatus(attributes["status"]),
         origin=Origin(attributes["origin"]),
+        marks=tuple(map(Mark, attributes["marks"].split(", "))) if attributes["marks"] else (),
         id=attributes["id"],
     )
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from LesionDetectorLib import recist, review
-from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading, ordered
 
 from .markups import ras_to_ijk
@@ -117,10 +116,7 @@ class Session:
 
     def report(self, accepted_only: bool = False) -> Reading:
         """The reading as it is now: all that a report shows, or only what the reader accepted."""
-        reading = self.review.reading
-        if not accepted_only:
-            return reading
-        return replace(reading, lesions=tuple(lesion for lesion in reading.lesions if lesion.status is ReviewStatus.ACCEPTED))
+        return self.review.reading.accepted_only() if accepted_only else self.review.reading
 
     def select(self, lesion_id: str | None) -> None:
         """Look at a lesion: the slice views go to its key slice, and move sideways where they would not show it."""
@@ -159,6 +155,10 @@ class Session:
     def relabel(self, lesion_id: str, body_part: BodyPart) -> None:
         """Give a lesion another body part."""
         self._edit(self.review.relabel, lesion_id, body_part)
+
+    def mark(self, lesion_id: str, mark: Mark, on: bool) -> None:
+        """Tick something on a lesion, or take the tick away."""
+        self._edit(self.review.mark, lesion_id, mark, on)
 
     def delete(self, lesion_id: str) -> None:
         """Take a lesion out of the list."""
