@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode
 
 TEXT_SCALE = 3.0
-"""Height of a caption, per cent of the height of the view."""
-_LETTER = 0.48  # mean width of a letter, in heights of the text
-_GAP, _REACH = 0.3, 2.5  # between a box and its caption, in heights of the text; farther away, a caption would seem another box's
+"""Size of the captions as a markup has it: a font of 15 px, in a view of any size."""
+_LETTER_PX, _LINE_PX, _VIEW_PX = 7.1, 17.0, 600  # such a font as drawn, and a usual side of a view that just holds the CT
+_GAP, _REACH = 0.25, 2.5  # between a box and its caption, in heights of the text; farther away, a caption would seem another box's
 
 
 def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]]) -> list[Point]:
@@ -31,15 +31,14 @@ def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, L
         return []
     scale, extent = _index_to_screen(volume_node)
     view = np.sort([np.zeros(2), extent * np.sign(scale).sum(axis=1)], axis=0).ravel()
-    height = TEXT_SCALE / 100 * float(extent.max())
+    letter, line = np.array((_LETTER_PX, _LINE_PX)) / _VIEW_PX * extent.max()
     boxes = np.array([_on_screen(lesion.box, scale) for _, lesion in entries])
     first, last = np.array([lesion.slices for _, lesion in entries]).T
     texts = np.empty_like(boxes)
     for number, (text, lesion) in enumerate(entries):
         rivals = (first <= lesion.slices[1]) & (last >= lesion.slices[0])
         taken = np.concatenate([boxes[rivals], texts[:number][rivals[:number]]])
-        size = (_LETTER * height * len(text), height)
-        texts[number] = place_caption(size, boxes[number], taken, view, _GAP * height, _REACH)
+        texts[number] = place_caption((letter * len(text), line), boxes[number], taken, view, _GAP * line, _REACH)
     return [(float(i), float(j)) for i, j in texts[:, :2] @ np.linalg.inv(scale).T]
 
 
