@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
@@ -226,20 +227,26 @@ def test_a_lesion_without_its_ct_is_refused(shown):
 
 
 def test_lesions_fit_a_volume_node_with_its_voxels_in_another_order(lesions):
+    lesions = [replace(lesion, recist=lesion.recist and replace(lesion.recist, drawn=(Axis.LONG,))) for lesion in lesions]
     volume = volume_with(GEOMETRIES["oblique"])
     flips = np.diag((-1.0, 1.0, -1.0))
     origin = tuple(volume.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
     other = Volume(volume.hu[::-1, :, ::-1], SPACING, origin, volume.direction @ flips, Path("ct.nii"))
     volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
-    found, slice_number = lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
-    for lesion in found:
+    reading = lesion_scene.reading_on(volume_node, Reading.of(volume, lesions))
+    for lesion in reading.lesions:
         (original,) = (one for one in lesions if one.id == lesion.id)
-        assert slice_number(lesion.key_slice) == volume.slice_number(original.key_slice)
-        corners = [other.to_lps((x, y, lesion.key_slice)) for x, y in (lesion.box[:2], lesion.box[2:])]
-        indices = volume.to_index(corners)
+        points = [(*lesion.box[:2], lesion.key_slice), (*lesion.box[2:], lesion.key_slice)]
+        np.testing.assert_allclose(other.to_lps(points), reading.geometry.to_lps(points))
+        indices = volume.to_index(other.to_lps(points))
         assert sorted(indices[:, 0]) == pytest.approx((original.box[0], original.box[2]))
         assert sorted(indices[:, 1]) == pytest.approx((original.box[1], original.box[3]))
+        assert indices[:, 2] == pytest.approx(original.key_slice)
         assert lesion.slices[0] <= lesion.key_slice <= lesion.slices[1]
+        assert (lesion.recist and lesion.recist.drawn) == (original.recist and original.recist.drawn)
+    back = regrid(reading, Reading.of(volume, []).geometry)
+    boxes = {lesion.id: lesion.box for lesion in back.lesions}
+    assert all(boxes[lesion.id] == pytest.approx(lesion.box) for lesion in lesions)
 
 
 @pytest.mark.parametrize("origin", [(-90.0, -80.0, 43.0), (0.0, 0.0, 0.0)])
@@ -248,7 +255,7 @@ def test_lesions_of_another_ct_are_refused(lesions, origin):
     other = Volume(volume.hu, SPACING, origin, np.eye(3), Path("other.nrrd"))
     volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
     with pytest.raises(SceneError, match="were found on another CT"):
-        lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
+        lesion_scene.reading_on(volume_node, Reading.of(volume, lesions))
 
 
 def test_what_is_no_scene_is_refused(tmp_path):

@@ -60,10 +60,18 @@ class Geometry:
         if not all(map(math.isfinite, numbers)) or min(self.spacing) <= 0 or min(self.size) < 1:
             raise ValueError(f"A CT needs a size of at least 1, a spacing above 0 mm and finite positions, not {self}.")
 
+    @property
+    def index_to_lps(self) -> np.ndarray:
+        """(4, 4) matrix from homogeneous voxel indices (i, j, k, 1) to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.array(self.direction) * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
+
     def to_lps(self, points: np.ndarray | Vector) -> np.ndarray:
         """LPS mm of continuous voxel indices (i, j, k); both (..., 3)."""
-        steps = np.array(self.direction) * self.spacing
-        return np.asarray(points, dtype=float) @ steps.T + self.origin
+        matrix = self.index_to_lps
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
 
     def matches(self, other: Geometry) -> bool:
         """Whether `other` has as many voxels in the same places, to a tenth of a voxel."""

@@ -12,7 +12,6 @@ from .session import Session
 from .shown import (
     COLUMNS,
     add_volume,
-    lesions_on,
     reading_on,
     remove_lesions,
     show_in_slice_views,
@@ -30,7 +29,6 @@ __all__ = [
     "Shape",
     "add_volume",
     "colour",
-    "lesions_on",
     "load_scene",
     "new_scene",
     "read_lesion",
