@@ -11,8 +11,8 @@ import slicer
 import vtk
 from LesionDetectorLib import scene
 from LesionDetectorLib.child import ChildError, Detection
-from LesionDetectorLib.lesion import BodyPart, ReviewStatus
-from LesionDetectorLib.report import exchange, table, text
+from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
+from LesionDetectorLib.report import exchange, text
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -27,6 +27,12 @@ from slicer.util import VTKObservationMixin
 
 POLL_MS = 100
 BODY_PART_COLUMN = 1
+MARK_BOXES = {
+    "lymphNodeCheckBox": Mark.LYMPH_NODE,
+    "targetCheckBox": Mark.TARGET,
+    "softTissuePartCheckBox": Mark.SOFT_TISSUE_PART,
+    "notMeasurableCheckBox": Mark.NOT_MEASURABLE,
+}
 STATUS_SIGNS = {ReviewStatus.PENDING: "?", ReviewStatus.ACCEPTED: "\u2713", ReviewStatus.REJECTED: "\u2717"}
 
 
@@ -133,7 +139,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, scene.Shape.POINT))
         self.ui.bodyPartComboBox.connect("activated(int)", self.onRelabel)
         self.ui.lesionTable.connect("itemSelectionChanged()", self.onRowSelected)
-        for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox):
+        for name, mark in MARK_BOXES.items():
+            getattr(self.ui, name).connect("clicked(bool)", lambda on, mark=mark: self.session().mark(self.session().selected, mark, on))
+        for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox, self.ui.baselineCheckBox):
             box.connect("toggled(bool)", self.updateReport)
 
     # -- life of the panel ---------------------------------------------------------------------------------------------------------------
@@ -327,7 +335,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 tableWidget.selectRow(row)
         tableWidget.blockSignals(wasBlocked)
         one = selected is not None
-        for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton"):
+        for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton", *MARK_BOXES):
             getattr(self.ui, name).enabled = one
         for name in ("previousButton", "nextButton", "copyButton", "saveButton", "addBoxButton", "addPointButton"):
             getattr(self.ui, name).enabled = session is not None
@@ -335,6 +343,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for button, edits, word in ((self.ui.undoButton, undo, _("Undo")), (self.ui.redoButton, redo, _("Redo"))):
             button.enabled = bool(edits)
             button.toolTip = f"{word}: {edits[0]}" if edits else word
+        for name, mark in MARK_BOXES.items():
+            getattr(self.ui, name).checked = one and mark in session.review.lesion(selected).marks
         if one:
             part = session.review.lesion(selected).body_part
             self.ui.bodyPartComboBox.setCurrentIndex(self.ui.bodyPartComboBox.findText(part.title))
@@ -354,26 +364,31 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 
+    def form(self):
+        """What the report is to hold, as the user chose."""
+        ui = self.ui
+        return {
+            "accepted_only": ui.acceptedOnlyCheckBox.checked,
+            "diameters": ui.diametersCheckBox.checked,
+            "baseline": ui.baselineCheckBox.checked,
+        }
+
     def updateReport(self, *_args):
         """Show the report as it would be saved."""
         session = self.session()
-        self.ui.reportText.plainText = "" if session is None else text.compose(self.reading(), self.ui.diametersCheckBox.checked)
-
-    def reading(self):
-        """What the report is written from."""
-        return self.session().report(accepted_only=self.ui.acceptedOnlyCheckBox.checked)
+        self.ui.reportText.plainText = "" if session is None else self.logic.reportText(session, **self.form())
 
     def onCopy(self, *_args):
         """Copy the report to the clipboard."""
         slicer.app.clipboard().setText(self.ui.reportText.plainText)
 
     def onSave(self, *_args):
-        """Save the report as text, table or JSON, as the file's name ends."""
-        kinds = _("Report (*.txt);;Table (*.csv);;JSON (*.json)")
+        """Save the report in the form that the file's name asks for."""
+        kinds = ";;".join(f"{_(kind)} (*{ending})" for ending, kind in scene.ENDINGS.items())
         path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), "report.txt", kinds)
         if path:
-            with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
-                self.logic.save(self.reading(), Path(path), self.ui.diametersCheckBox.checked)
+            with slicer.util.tryWithErrorDisplay(_("The report cannot be saved."), waitCursor=True):
+                self.ui.progressLabel.text = " ".join(scene.save_report(self.session(), Path(path), **self.form()))
 
 
 class LesionDetectorLogic(ScriptedLoadableModuleLogic):
@@ -531,20 +546,9 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 
-    def reportText(self, session, diameters=False, acceptedOnly=False) -> str:
-        """The structured report of a review."""
-        return text.compose(session.report(accepted_only=acceptedOnly), diameters)
-
-    def save(self, reading, path, diameters=False) -> None:
-        """Save a reading as .txt, .csv or .json, as the name ends. Raises ValueError for another ending, OSError."""
-        writers = {
-            ".txt": lambda: text.write(path, reading, diameters),
-            ".csv": lambda: table.write(path, reading),
-            ".json": lambda: exchange.write(path, reading),
-        }
-        if path.suffix.lower() not in writers:
-            raise ValueError(_("{name}: a report is a .txt, .csv or .json file; choose such a name.").format(name=path.name))
-        writers[path.suffix.lower()]()
+    def reportText(self, session, accepted_only=False, diameters=False, baseline=False) -> str:
+        """The structured report of a review; `scene.save_report` saves it, as a text or in another form."""
+        return text.compose(session.report(accepted_only), diameters, baseline)
 
 
 class LesionDetectorTest(ScriptedLoadableModuleTest):
@@ -620,10 +624,10 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         session = self.begin()
         with tempfile.TemporaryDirectory() as folder:
             for name in ("report.txt", "table.csv", "lesions.json"):
-                self.logic.save(session.report(), Path(folder) / name)
+                scene.save_report(session, Path(folder) / name)
                 self.assertIn("Liver", (Path(folder) / name).read_text(encoding="utf-8"))
             with self.assertRaises(ValueError):
-                self.logic.save(session.report(), Path(folder) / "report.doc")
+                scene.save_report(session, Path(folder) / "report.doc")
 
     def test_a_cancelled_run_leaves_the_scene_as_it_was(self):
         """A detector that is started and cancelled leaves no node behind."""

@@ -17,7 +17,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
-from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from PySide6 import QtCore, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
@@ -260,7 +260,7 @@ class Application:
     def _install(self) -> None:
         qt = types.ModuleType("qt")
         qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
-        qt.QHeaderView = QtWidgets.QHeaderView.ResizeMode
+        qt.QHeaderView, qt.Qt = QtWidgets.QHeaderView.ResizeMode, QtCore.Qt
         qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path)
         sys.modules["qt"] = qt
         for name, members in (
@@ -274,12 +274,8 @@ class Application:
             sys.modules[module.__name__] = module
             setattr(slicer, name, module)
         slicer.mrmlScene = self.scene
-        slicer.app = SimpleNamespace(
-            processEvents=self.qt.processEvents,
-            clipboard=QtGui.QGuiApplication.clipboard,
-            testingEnabled=lambda: False,
-            connect=lambda signal, slot: None,
-        )
+        slicer.app = self.qt
+        slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
         slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)

@@ -124,13 +124,41 @@ def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
 
 
 def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
-    for name in ("report.txt", "table.csv", "lesions.json", "report.doc"):
+    reviewing.ui.baselineCheckBox.checked = True
+    for name in ("report.txt", "table.csv", "lesions.json", "page.html", "report.doc", "report.dcm"):
         reviewing.application.chosen_path = str(tmp_path / name)
         reviewing.ui.saveButton.click()
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
     assert (tmp_path / "table.csv").read_text().count("\n") == 4
     assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
-    assert not (tmp_path / "report.doc").exists() and "report.doc" in reviewing.application.errors[0]
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
+    refused, not_dicom = reviewing.application.errors
+    assert "report.doc" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions.json", "page.html", "report.txt", "table.csv"]
+
+
+def test_marks_change_the_baseline_and_can_be_undone(reviewing):
+    ui = reviewing.ui
+    assert not ui.lymphNodeCheckBox.enabled
+    ui.lesionTable.selectRow(1)
+    ui.acceptButton.click()
+    ui.baselineCheckBox.checked = True
+    assert "Soft tissue" in baseline_row(reviewing, 2) and "18.0 mm long" in baseline_row(reviewing, 2)
+    ui.lymphNodeCheckBox.click()
+    ui.targetCheckBox.click()
+    assert "Lymph nodes" in baseline_row(reviewing, 2) and "18.0 mm short" in baseline_row(reviewing, 2)
+    assert "Sum of diameters of the targets (lesion 2): 18.0 mm." in ui.reportText.plainText
+    assert ui.undoButton.toolTip == "Undo: mark Soft tissue"
+    ui.undoButton.click()
+    ui.undoButton.click()
+    assert not ui.targetCheckBox.checked and not ui.lymphNodeCheckBox.checked
+    ui.lesionTable.selectRow(0)
+    assert "no reader marked a soft-tissue part" in baseline_row(reviewing, 1) or "it has no axes" in baseline_row(reviewing, 1)
+
+
+def baseline_row(panel, number: int) -> str:
+    lines = panel.ui.reportText.plainText.partition("RECIST 1.1 baseline:")[2].splitlines()
+    return next(line for line in lines if line.startswith(f"{number} "))
 
 
 def wait(panel) -> None:

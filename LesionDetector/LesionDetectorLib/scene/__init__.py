@@ -4,6 +4,7 @@ It works inside 3D Slicer, and outside of it on the `slicer-core` wheel. This is
 or voxel indices (i, j, k).
 """
 
+from .export import ENDINGS, save_report
 from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
@@ -23,6 +24,7 @@ from .shown import (
 __all__ = [
     "COLOURS",
     "COLUMNS",
+    "ENDINGS",
     "Placing",
     "SceneError",
     "Session",
@@ -36,6 +38,7 @@ __all__ = [
     "reading_on",
     "remove_lesions",
     "render_scene",
+    "save_report",
     "save_scene",
     "show_in_slice_views",
     "show_lesions",
