@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from dicom_study import axial, body, write
 from LesionDetectorLib import cli, cli_report, ct
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
 from LesionDetectorLib.report import Reading, exchange, table, text
-
-from Testing.ct.dicom_study import axial, body, write
 
 PATIENT = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19700102", "PatientSex": None, "StudyDate": "20240203"}
 

@@ -73,6 +73,11 @@ class Geometry:
         matrix = self.index_to_lps
         return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
 
+    def to_index(self, points: np.ndarray | Vector) -> np.ndarray:
+        """Continuous voxel indices (i, j, k) of points in LPS mm; both (..., 3)."""
+        matrix = np.linalg.inv(self.index_to_lps)
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
     def matches(self, other: Geometry) -> bool:
         """Whether `other` has as many voxels in the same places, to a tenth of a voxel."""
         corners = [(0, 0, 0), *np.diag(self.size)]

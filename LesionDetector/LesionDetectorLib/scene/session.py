@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 REVIEW = ATTRIBUTE + "review"
 SELECTED = ATTRIBUTE + "selected"
-READER_MARGIN_MM = 1.0
-"""Between a lesion and the box that a reader draws."""
 CLICK_MM = 30.0
 """Side of the box in which a lesion is looked for where a reader clicks."""
 
@@ -222,24 +220,23 @@ class Session:
         if min(high - low) < 1:
             raise SceneError("The box is smaller than a voxel; draw a larger one.")
         box = (*map(float, low), *map(float, high))
-        return box, self._measure(k, box, READER_MARGIN_MM)
+        return box, self._measure(k, box, recist.READER_MARGIN_MM)
 
     def _around(self, k: int, point: np.ndarray) -> tuple[Box, Recist]:
         """The box of the lesion that is found round a point (2,) on slice k, and its axes."""
         spacing = np.array(self.volume_node.GetSpacing()[:2])
         half = CLICK_MM / 2 / spacing
         measured = self._measure(k, (*map(float, point - half), *map(float, point + half)), 0.0)
-        ends, margin = np.array([*measured.long_axis, *measured.short_axis]), READER_MARGIN_MM / spacing
-        return (*map(float, ends.min(axis=0) - margin), *map(float, ends.max(axis=0) + margin)), measured
+        return recist.reader_box(measured, spacing), measured
 
     def _measured(self, k: int, box: Box, origin: Origin) -> Recist:
-        return self._measure(k, box, _margin_mm(origin))
+        return self._measure(k, box, recist.margin_mm(origin))
 
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
         return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, recist.pixels(margin_mm, self.volume_node.GetSpacing()))
 
     def _area(self, k: int, lesion: Lesion) -> float:
-        margin_px = recist.pixels(_margin_mm(lesion.origin), self.volume_node.GetSpacing())
+        margin_px = recist.pixels(recist.margin_mm(lesion.origin), self.volume_node.GetSpacing())
         return float(recist.segment(self._hu(k), lesion.box, margin_px).mask.sum())
 
     def _hu(self, k: int) -> np.ndarray:
@@ -378,7 +375,3 @@ def keep_review(volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node
 def _kept_reviews(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | None = None) -> list[vtkMRMLNode]:
     nodes = [node for node in all_nodes(scene, "vtkMRMLTextNode") if node.GetAttribute(REVIEW)]
     return [node for node in nodes if volume_node is None or node.GetNodeReferenceID(VOLUME) == volume_node.GetID()]
-
-
-def _margin_mm(origin: Origin) -> float:
-    return recist.DETECTOR_MARGIN_MM if origin is Origin.DETECTOR else READER_MARGIN_MM
