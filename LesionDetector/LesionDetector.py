@@ -130,6 +130,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (self.ui.largestSliceButton, lambda *_args: self.onSelected("to_largest_slice")),
             (self.ui.undoButton, lambda *_args: self.session().undo()),
             (self.ui.redoButton, lambda *_args: self.session().redo()),
+            (self.ui.openButton, self.onOpen),
             (self.ui.copyButton, self.onCopy),
             (self.ui.saveButton, self.onSave),
         ):
@@ -216,7 +217,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.timer.stop()
             self.logic.cancel()
             self.ui.progressLabel.text = _("Cancelled; nothing was changed.")
-        else:
+        elif self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The detector cannot be started.")):
                 if self.logic.ensureDependencies():
                     weights = self._parameterNode.weights
@@ -224,6 +225,12 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     self.ui.progressLabel.text = _("Starting ...")
                     self.timer.start()
         self.updateInput()
+
+    def mayReplaceReview(self):
+        """Whether the review of this CT may give way to another: it is not begun, or the user agrees to lose it."""
+        session = self.session()
+        question = _("The lesions of this CT that you have reviewed will be replaced, and your changes lost.")
+        return session is None or not session.review.done or slicer.util.confirmOkCancelDisplay(question)
 
     def onPoll(self):
         """Called now and then while a detector runs."""
@@ -266,6 +273,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.hintLabel.visible = bool(hint)
         self.ui.detectButton.text = _("Cancel") if running else _("Detect lesions")
         self.ui.detectButton.enabled = running or volumeNode is not None
+        self.ui.openButton.enabled = not running and volumeNode is not None
         tip = _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
         self.ui.detectButton.toolTip = tip
         self.ui.progressBar.visible = running
@@ -378,6 +386,15 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         session = self.session()
         self.ui.reportText.plainText = "" if session is None else self.logic.reportText(session, **self.form())
 
+    def onOpen(self, *_args):
+        """Review the lesions that were saved before, or by another program."""
+        path = qt.QFileDialog.getOpenFileName(self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)"))
+        if path and self.mayReplaceReview():
+            with slicer.util.tryWithErrorDisplay(_("The lesions cannot be opened."), waitCursor=True):
+                session = self.logic.open(self.volumeNode(), Path(path))
+                self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
+                self.ui.progressLabel.text = " ".join(session.review.found.warnings)
+
     def onCopy(self, *_args):
         """Copy the report to the clipboard."""
         slicer.app.clipboard().setText(self.ui.reportText.plainText)
@@ -482,6 +499,10 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         self._sessions[volumeNode.GetID()] = session
         self._changed(session)
         return session
+
+    def open(self, volumeNode, path):
+        """Begin the review of the lesions in a lesions.json or a DICOM SR. Raises ValueError, SceneError and OSError."""
+        return self.review(volumeNode, scene.read_lesions_file(volumeNode, path))
 
     def restore(self) -> None:
         """Go on with the reviews in the scene that are not open yet."""

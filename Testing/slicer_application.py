@@ -248,11 +248,12 @@ def _child_variables(panel):
 
 
 class Application:
-    """A running application: its `scene`, and the `errors` that it showed to the user."""
+    """A running application: its `scene`, the `errors` that it showed to the user, and whether the user `agrees` when asked."""
 
     def __init__(self) -> None:
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
         self.errors: list[str] = []
+        self.agrees = True
         self.slicer = SlicerApp()
         self.scene = self.slicer.scene
         self._install()
@@ -261,7 +262,7 @@ class Application:
         qt = types.ModuleType("qt")
         qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
         qt.QHeaderView, qt.Qt = QtWidgets.QHeaderView.ResizeMode, QtCore.Qt
-        qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path)
+        qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path, getOpenFileName=lambda *_: self.chosen_path)
         sys.modules["qt"] = qt
         for name, members in (
             ("ScriptedLoadableModule", {f"ScriptedLoadableModule{part}": kind for part, kind in _KINDS.items()}),
@@ -278,6 +279,7 @@ class Application:
         slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
+        slicer.util.confirmOkCancelDisplay = lambda *_: self.agrees
         slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)
 
     def axial_view(self, size: int = 700):

@@ -137,6 +137,25 @@ def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions.json", "page.html", "report.txt", "table.csv"]
 
 
+def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tmp_path):
+    application, ui = reviewing.application, reviewing.ui
+    application.chosen_path = str(tmp_path / "lesions.json")
+    ui.saveButton.click()
+    before = rows(reviewing)
+    ui.lesionTable.selectRow(1)
+    ui.rejectButton.click()
+    changed, application.agrees = rows(reviewing), False
+    ui.openButton.click()
+    ui.detectButton.click()
+    assert rows(reviewing) == changed and not reviewing.logic.running
+    application.agrees = True
+    ui.openButton.click()
+    assert rows(reviewing) == before and not ui.undoButton.enabled
+    (tmp_path / "lesions.json").write_text("{}")
+    ui.openButton.click()
+    assert "lesions.json: this is no list of lesions" in application.errors[0] and rows(reviewing) == before
+
+
 def test_marks_change_the_baseline_and_can_be_undone(reviewing):
     ui = reviewing.ui
     assert not ui.lymphNodeCheckBox.enabled

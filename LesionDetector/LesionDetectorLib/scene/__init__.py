@@ -4,11 +4,11 @@ It works inside 3D Slicer, and outside of it on the `slicer-core` wheel. This is
 or voxel indices (i, j, k).
 """
 
-from .export import ENDINGS, save_report
 from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
 from .placing import Placing, Shape
+from .reports import ENDINGS, read_lesions_file, save_report
 from .session import Session
 from .shown import (
     COLUMNS,
@@ -35,6 +35,7 @@ __all__ = [
     "new_scene",
     "read_lesion",
     "read_lesions",
+    "read_lesions_file",
     "reading_on",
     "remove_lesions",
     "render_scene",

@@ -1,4 +1,4 @@
-"""The report of a review as a file that leaves Slicer."""
+"""The report of a review as a file that leaves Slicer, and lesions from such files."""
 
 from __future__ import annotations
 
@@ -65,6 +65,18 @@ def save_report(session: Session, path: Path, accepted_only: bool = False, diame
             reading = dicom_source.with_series(reading, files)
             return dicom_seg.write(path, reading, dicom_source.source_slices(files, reading), volume_of(volume_node, turned=False))
     return []
+
+
+def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Reading:
+    """The reading in a lesions.json, or in a DICOM SR on the CT's own files, ours or another program's.
+
+    Raises ValueError, or SceneError, which says in one sentence why it cannot be read, and OSError.
+    """
+    if path.suffix.lower() == ".json":
+        return exchange.read(path)
+    from LesionDetectorLib.report import dicom_in
+
+    return dicom_in.read(path, dicom_files(volume_node)[0])
 
 
 def ending(path: Path) -> str:
