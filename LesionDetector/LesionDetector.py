@@ -403,9 +403,24 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Save the report in the form that the file's name asks for."""
         kinds = ";;".join(f"{_(kind)} (*{ending})" for ending, kind in scene.ENDINGS.items())
         path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), "report.txt", kinds)
-        if path:
-            with slicer.util.tryWithErrorDisplay(_("The report cannot be saved."), waitCursor=True):
-                self.ui.progressLabel.text = " ".join(scene.save_report(self.session(), Path(path), **self.form()))
+        if not path:
+            return
+        dialog = slicer.util.createProgressDialog(parent=self.parent, labelText=_("Saving the report"), value=0, maximum=100)
+        with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
+            try:
+                notes = scene.save_report(self.session(), Path(path), **self.form(), progress=lambda *news: self.onSaving(dialog, *news))
+                self.ui.progressLabel.text = " ".join(notes) or _("Saved as {name}.").format(name=Path(path).name)
+            except InterruptedError:
+                self.ui.progressLabel.text = _("Cancelled; nothing was saved.")
+            finally:
+                dialog.close()
+
+    def onSaving(self, dialog, done, total):
+        """Called with the news of a report that is being saved; the user may cancel."""
+        dialog.value = round(100 * done / total)
+        slicer.app.processEvents()
+        if dialog.wasCanceled:
+            raise InterruptedError
 
 
 class LesionDetectorLogic(ScriptedLoadableModuleLogic):

@@ -21,7 +21,7 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
-PROPERTIES = (
+PROPERTIES = [
     "text",
     "enabled",
     "visible",
@@ -34,7 +34,8 @@ PROPERTIES = (
     "collapsed",
     "columnCount",
     "rowCount",
-)
+    "wasCanceled",
+]
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
 
@@ -145,7 +146,17 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 STANDINS = (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget, qMRMLNodeComboBox, qMRMLWidget)
-QT_WIDGETS = ("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget", "QCheckBox", "QPlainTextEdit", "QWidget")
+QT_WIDGETS = [
+    "QPushButton",
+    "QLabel",
+    "QComboBox",
+    "QProgressBar",
+    "QTableWidget",
+    "QCheckBox",
+    "QPlainTextEdit",
+    "QWidget",
+    "QProgressDialog",
+]
 WIDGETS = {c.__name__: _in_pythonqts_manner(c) for c in (*STANDINS, *(getattr(QtWidgets, name) for name in QT_WIDGETS))}
 
 
@@ -279,6 +290,7 @@ class Application:
         slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
+        slicer.util.createProgressDialog = lambda **_: WIDGETS["QProgressDialog"]()
         slicer.util.confirmOkCancelDisplay = lambda *_: self.agrees
         slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)
 

@@ -137,6 +137,16 @@ def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions.json", "page.html", "report.txt", "table.csv"]
 
 
+def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, monkeypatch):
+    class Impatient(SimpleNamespace):
+        wasCanceled = True  # noqa: N815
+
+    monkeypatch.setattr(reviewing.module.slicer.util, "createProgressDialog", lambda **_: Impatient(close=lambda: None))
+    reviewing.application.chosen_path = str(tmp_path / "page.html")
+    reviewing.ui.saveButton.click()
+    assert reviewing.ui.progressLabel.text == "Cancelled; nothing was saved." and not list(tmp_path.iterdir())
+
+
 def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tmp_path):
     application, ui = reviewing.application, reviewing.ui
     application.chosen_path = str(tmp_path / "lesions.json")

@@ -6,7 +6,7 @@ Its layout and wording are in page.html beside this file. Jinja escapes whatever
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ def compose(
     diameters: bool = False,
     baseline: bool = False,
     patient: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
     """The page as HTML.
 
@@ -37,6 +38,7 @@ def compose(
     diameters: whether the structured text has them too; the table always has.
     baseline: whether the page has the RECIST 1.1 baseline.
     patient: what to say of the patient, by its name ("Patient", "Birth date"), for example from `ct.read_patient`; None says nothing.
+    progress: is told how many lesions have their pictures, of how many; it may raise to stop.
     """
     import jinja2
 
@@ -47,7 +49,7 @@ def compose(
         patient=patient or {},
         facts=_facts(reading),
         lesions=[_lesion(reading, lesion, number) for number, lesion in enumerate(lesions, start=1)],
-        pictures=_pictures(volume, lesions) if volume is not None else [],
+        pictures=_pictures(volume, lesions, progress) if volume is not None else [],
         counts=_counts(lesions),
         nothing_found=text.NO_LESION.format(confidence=reading.confidence),
         baseline=assess(reading) if baseline else None,
@@ -105,7 +107,7 @@ def _counts(lesions: list[Lesion]) -> str:
     return f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}" + (f": {parts}" if parts else "")
 
 
-def _pictures(volume: Volume, lesions: list[Lesion]) -> list[dict[str, str | float]]:
+def _pictures(volume: Volume, lesions: list[Lesion], progress: Callable[[int, int], None]) -> list[dict[str, str | float]]:
     """The two pictures of every lesion, `whole` and `enlarged`, as data URIs, and what must be known to look at them."""
     from LesionDetectorLib import figures
 
@@ -113,12 +115,15 @@ def _pictures(volume: Volume, lesions: list[Lesion]) -> list[dict[str, str | flo
         picture = figures.jpeg(figures.panel_figure(volume, lesions, number, enlarged))
         return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
 
-    return [
-        {
-            "whole": data_uri(number, enlarged=False),
-            "enlarged": data_uri(number, enlarged=True),
-            "window": "{} to {} HU".format(*figures.window(lesion)),
-            "width_mm": figures.enlarged_mm(volume, lesion),
-        }
-        for number, lesion in enumerate(lesions, start=1)
-    ]
+    pictures = []
+    for number, lesion in enumerate(lesions, start=1):
+        progress(number - 1, len(lesions))
+        pictures.append(
+            {
+                "whole": data_uri(number, enlarged=False),
+                "enlarged": data_uri(number, enlarged=True),
+                "window": "{} to {} HU".format(*figures.window(lesion)),
+                "width_mm": figures.enlarged_mm(volume, lesion),
+            }
+        )
+    return pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,20 @@ ENDINGS = {
 """The kinds of files, by the ends of their names."""
 
 
-def save_report(session: Session, path: Path, accepted_only: bool = False, diameters: bool = False, baseline: bool = False) -> list[str]:
+def save_report(
+    session: Session,
+    path: Path,
+    accepted_only: bool = False,
+    diameters: bool = False,
+    baseline: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
     """Save the report of a review, in the form that the end of the name asks for, all of it or nothing.
 
-    With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. Returns sentences on what
-    a reader must know of a DICOM file. Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
+    With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
+    hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
+
+    Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
     reading, volume_node = session.report(accepted_only), session.volume_node
     match ending(path):
@@ -51,7 +61,8 @@ def save_report(session: Session, path: Path, accepted_only: bool = False, diame
             from LesionDetectorLib.report import page
 
             volume = volume_of(volume_node)
-            write_text(path, page.compose(regrid(reading, Reading.of(volume, []).geometry), volume, diameters, baseline))
+            moved = regrid(reading, Reading.of(volume, []).geometry)
+            write_text(path, page.compose(moved, volume, diameters, baseline, progress=progress))
         case ".dcm":
             from LesionDetectorLib.report import dicom_source, dicom_sr
 
