@@ -21,21 +21,10 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
-PROPERTIES = [
-    "text",
-    "enabled",
-    "visible",
-    "checked",
-    "checkable",
-    "value",
-    "plainText",
-    "toolTip",
-    "currentData",
-    "collapsed",
-    "columnCount",
-    "rowCount",
-    "wasCanceled",
-]
+PROPERTIES = (
+    *("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip"),
+    *("currentData", "collapsed", "columnCount", "rowCount", "wasCanceled"),
+)
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
 
@@ -146,17 +135,10 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 STANDINS = (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget, qMRMLNodeComboBox, qMRMLWidget)
-QT_WIDGETS = [
-    "QPushButton",
-    "QLabel",
-    "QComboBox",
-    "QProgressBar",
-    "QTableWidget",
-    "QCheckBox",
-    "QPlainTextEdit",
-    "QWidget",
-    "QProgressDialog",
-]
+QT_WIDGETS = (
+    *("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget"),
+    *("QCheckBox", "QPlainTextEdit", "QWidget", "QProgressDialog"),
+)
 WIDGETS = {c.__name__: _in_pythonqts_manner(c) for c in (*STANDINS, *(getattr(QtWidgets, name) for name in QT_WIDGETS))}
 
 
