@@ -16,6 +16,7 @@ from dicom_study import axial, body, write
 from LesionDetectorLib import cli, cli_report, ct
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
 from LesionDetectorLib.report import Reading, exchange, table, text
+from pydicom import dcmread
 
 PATIENT = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19700102", "PatientSex": None, "StudyDate": "20240203"}
 
@@ -66,6 +67,39 @@ def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_json,
     assert page.count("data:image/jpeg;base64,") == 4 and "RECIST 1.1 baseline" in page
     assert "Jane" not in page and "DOE_JANE" not in page and "4711" not in page
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+
+def test_an_sr_is_written_and_read_again(lesions_json, study, reading, tmp_path):
+    done = run(lesions_json, "--ct", study, "--format", "sr", "--out", tmp_path / "lesions.dcm")
+    assert (done.returncode, done.stdout) == (0, "") and all(line.startswith("Note: ") for line in done.stderr.splitlines())
+    again = run(tmp_path / "lesions.dcm", "--ct", study, "--diameters")
+    assert again.returncode == 0 and "1. Lesion 1: Liver (40%), 11 x 8 mm" in again.stdout
+    assert run(tmp_path / "lesions.dcm", "--ct", study, "--format", "json", "--out", tmp_path / "again.json").returncode == 0
+    back = exchange.read(tmp_path / "again.json")
+    assert [(one.body_part, one.key_slice, one.status) for one in back.lesions] == [
+        (one.body_part, one.key_slice, one.status) for one in reading.lesions
+    ]
+
+
+def test_a_seg_is_written(lesions_json, study, tmp_path):
+    assert run(lesions_json, "--ct", study, "--format", "seg", "--out", tmp_path / "outlines.dcm").returncode == 0
+    written = dcmread(tmp_path / "outlines.dcm")
+    assert written.Modality == "SEG" and len(written.SegmentSequence) == 2
+
+
+def test_dicom_needs_the_dicom_files_of_the_ct(lesions_json, reading, study, tmp_path, capsys):
+    def refusal(*arguments: object) -> str:
+        assert cli.main(["report", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "give both --ct and --out" in refusal(lesions_json, "--format", "sr", "--out", tmp_path / "new.dcm")
+    assert "give both --ct and --out" in refusal(lesions_json, "--format", "seg", "--ct", study)
+    exchange.write(tmp_path / "nifti.json", replace(reading, dicom=None))
+    options = ("--format", "sr", "--ct", study, "--out", tmp_path / "new.dcm")
+    assert "was not DICOM, so no DICOM report can point to it: write JSON or text." in refusal(tmp_path / "nifti.json", *options)
+    assert run(lesions_json, "--ct", study, "--format", "sr", "--out", tmp_path / "sr.dcm").returncode == 0
+    assert "give the CT's folder with --ct" in refusal(tmp_path / "sr.dcm")
+    assert not (tmp_path / "new.dcm").exists()
 
 
 def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_json, study, capsys):

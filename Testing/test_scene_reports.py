@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.report import Reading
 from pydicom import dcmread
 
-from Testing.report.dicom_readings import KINDS, read_ct
+from Testing.report.dicom_readings import KINDS, lesions, read_ct
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 
@@ -42,6 +45,17 @@ def back(session: lesion_scene.Session, path: Path) -> Reading:
     return lesion_scene.reading_on(session.volume_node, lesion_scene.read_lesions_file(session.volume_node, path))
 
 
+def assert_same(again: Lesion, lesion: Lesion) -> None:
+    """Points to 0.002 pixels: an SR has single precision."""
+    assert again.box == pytest.approx(lesion.box, abs=2e-3)
+    for axis in ("long_axis", "short_axis") if lesion.recist else ():
+        np.testing.assert_allclose(getattr(again.recist, axis), getattr(lesion.recist, axis), atol=2e-3)
+    assert (again.recist and again.recist.drawn) == (lesion.recist and lesion.recist.drawn)
+    confidence = None if lesion.confidence is None else pytest.approx(lesion.confidence, abs=1e-9)
+    assert again.confidence == confidence
+    assert again.edited(box=lesion.box, recist=lesion.recist, confidence=lesion.confidence) == lesion
+
+
 @pytest.mark.parametrize("name", ["lesions.json", "report.dcm"])
 def test_a_review_comes_back_to_the_same_scene_through_a_file(session, tmp_path, name):
     lesion_scene.save_report(session, tmp_path / name)
@@ -49,12 +63,22 @@ def test_a_review_comes_back_to_the_same_scene_through_a_file(session, tmp_path,
     reported = session.report().reported
     assert len(reported) == 3
     for lesion in reported:
-        again = found[lesion.id]
-        assert again.box == pytest.approx(lesion.box, abs=2e-3)
-        for axis in ("long_axis", "short_axis") if lesion.recist else ():
-            np.testing.assert_allclose(getattr(again.recist, axis), getattr(lesion.recist, axis), atol=2e-3)
-        assert (again.recist and again.recist.drawn) == (lesion.recist and lesion.recist.drawn)
-        assert again.edited(box=lesion.box, recist=lesion.recist) == lesion
+        assert_same(found[lesion.id], lesion)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(found=st.lists(lesions(), min_size=1, max_size=40, unique_by=lambda one: one.id), name=st.sampled_from(["lesions.json", "r.dcm"]))
+@pytest.mark.parametrize("session", ["upright, from head to feet"], indirect=True)
+def test_whatever_is_reviewed_comes_back(session, tmp_path, found, name):
+    reading = replace(session.review.found, lesions=tuple(found))
+    again = lesion_scene.Session.start(session.volume_node, reading)
+    reported = {lesion.id: lesion for lesion in again.report().reported}
+    if reported:
+        lesion_scene.save_report(again, tmp_path / name)
+        came_back = {lesion.id: lesion for lesion in back(again, tmp_path / name).lesions}
+        for lesion in reported.values():
+            assert_same(came_back[lesion.id], lesion)
+    again.close()
 
 
 def test_outlines_lie_in_their_boxes(session, tmp_path):

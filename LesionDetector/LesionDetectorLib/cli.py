@@ -161,12 +161,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     again = commands.add_parser(
         "report",
-        help="write a reading again: as text, table, JSON or a page with pictures",
+        help="write a reading again: as text, table, JSON, a page with pictures, DICOM SR or SEG",
         epilog=cli_report.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    again.add_argument("input", type=Path, metavar="lesions.json", help="a reading, as detect or the panel in 3D Slicer wrote it")
-    again.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures: whatever detect takes")
+    again.add_argument("input", type=Path, metavar="LESIONS", help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR")
+    again.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes")
     again.add_argument("--format", choices=cli_report.FORMATS, default="text", help="(%(default)s)")
     again.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
     again.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")

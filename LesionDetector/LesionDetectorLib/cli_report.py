@@ -1,4 +1,4 @@
-"""``lesion-detector report``: a reading that was saved as lesions.json, written again in the form that somebody needs."""
+"""``lesion-detector report``: a reading in a lesions.json or a DICOM SR, written again in the form that somebody needs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from . import ct
 from .report import Reading, exchange, page, table, text
 from .report.files import write_text
 
-FORMATS = {"text": {"diameters", "baseline"}, "csv": {"baseline"}, "json": set(), "html": {"diameters", "baseline", "patient"}}
+FORMATS = {
+    "text": {"diameters", "baseline"},
+    "csv": {"baseline"},
+    "json": set(),
+    "html": {"diameters", "baseline", "patient"},
+    "sr": set(),
+    "seg": set(),
+}
 """The formats, and which of the options that not all of them can show they do."""
 EXAMPLES = """
 examples:
   lesion-detector report found/lesions.json --diameters
   lesion-detector report found/lesions.json --accepted-only --baseline --format csv --out lesions.csv
   lesion-detector report found/lesions.json --ct scans/ct1 --baseline --format html --out report.html
+  lesion-detector report found/lesions.json --ct scans/ct1 --format sr --out lesions.dcm
+  lesion-detector report from_ohif.dcm --ct scans/ct1 --format json --out lesions.json
 
-The page opens in any browser, without a network; print it from there for a PDF.
+The page opens in any browser, without a network; print it from there for a PDF. sr and seg are for a PACS and need the CT's DICOM files.
 """
 
 
@@ -28,28 +37,62 @@ def report(options: argparse.Namespace) -> int:
     for name in ("diameters", "baseline", "patient"):
         if getattr(options, name) and name not in FORMATS[options.format]:
             raise ValueError(f"--format {options.format} cannot show what --{name} asks for; leave that out.")
-    reading = exchange.read(options.input)
+    if options.format in ("sr", "seg") and None in (options.ct, options.out):
+        raise ValueError(f"--format {options.format} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
+    reading = _read(options.input, options.ct)
     if options.confidence is not None:
         reading = replace(reading, confidence=options.confidence)
     if options.accepted_only:
         reading = reading.accepted_only()
-    volume = None if options.ct is None else ct_of(reading, options.ct)
-    match options.format:
-        case "text":
-            content = text.compose(reading, options.diameters, options.baseline)
-        case "csv":
-            content = table.compose(reading, options.baseline)
-        case "json":
-            content = exchange.dumps(reading)
-        case "html":
-            patient = _patient(volume) if options.patient else None
-            content = page.compose(reading, volume, options.diameters, options.baseline, patient)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.format in ("sr", "seg"):
+        _write_dicom(reading, options)
+        return 0
+    content = _compose(reading, options)
     if options.out is None:
         sys.stdout.write(content)
     else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, content)
     return 0
+
+
+def _read(path: Path, ct_path: Path | None) -> Reading:
+    """The reading in a lesions.json, or in a DICOM SR of the CT at `ct_path`."""
+    from pydicom.misc import is_dicom
+
+    if not is_dicom(path):
+        return exchange.read(path)
+    if ct_path is None:
+        raise ValueError(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
+    from .report import dicom_in
+
+    return dicom_in.read(path, ct_path)
+
+
+def _compose(reading: Reading, options: argparse.Namespace) -> str:
+    volume = None if options.ct is None else ct_of(reading, options.ct)
+    match options.format:
+        case "text":
+            return text.compose(reading, options.diameters, options.baseline)
+        case "csv":
+            return table.compose(reading, options.baseline)
+        case "html":
+            patient = _patient(volume) if options.patient else None
+            return page.compose(reading, volume, options.diameters, options.baseline, patient)
+    return exchange.dumps(reading)
+
+
+def _write_dicom(reading: Reading, options: argparse.Namespace) -> None:
+    from .report import dicom_seg, dicom_source, dicom_sr
+
+    slices = dicom_source.source_slices(options.ct, reading)
+    if options.format == "sr":
+        notes = dicom_sr.write(options.out, reading, slices)
+    else:
+        notes = dicom_seg.write(options.out, reading, slices, ct_of(reading, options.ct))
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)
 
 
 def ct_of(reading: Reading, path: Path) -> ct.Volume:

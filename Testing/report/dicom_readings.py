@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from dicom_study import axial, body, enhanced, save, write
+from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus, stable_id
 from LesionDetectorLib.report import Model, Reading, ordered
@@ -107,3 +108,24 @@ def read_ct(folder: Path) -> tuple[ct.Volume, Reading]:
     """The CT in a folder, and its reading with `several` lesions, made by two models of this and of that name."""
     volume = ct.read(folder)
     return volume, several(Reading.of(volume, [], MODELS, 0.5))
+
+
+@st.composite
+def lesions(draw: st.DrawFn) -> Lesion:
+    """Any lesion on the CT `upright`, at least a pixel wide."""
+    first, key, last = sorted(draw(st.tuples(*[st.integers(0, SLICES - 1)] * 3)))
+    x0, y0 = draw(st.tuples(st.floats(-0.5, COLUMNS - 3), st.floats(-0.5, ROWS - 3)))
+    box = x0, y0, draw(st.floats(x0 + 1, COLUMNS - 0.5)), draw(st.floats(y0 + 1, ROWS - 0.5))
+    drawn = draw(st.sampled_from([(), (Axis.LONG,), (Axis.SHORT,), (Axis.LONG, Axis.SHORT)]))
+    return Lesion(
+        body_part=draw(st.sampled_from(BodyPart)),
+        confidence=draw(st.none() | st.floats(0, 1)),
+        key_slice=key,
+        slices=(first, last),
+        box=box,
+        recist=draw(st.none() | st.just(axes_in(box, (0.7, 0.8, 2.5), drawn))),
+        status=draw(st.sampled_from(ReviewStatus)),
+        origin=draw(st.sampled_from(Origin)),
+        marks=draw(st.lists(st.sampled_from(Mark), unique=True).map(tuple)),
+        id=draw(st.uuids().map(str)),
+    )

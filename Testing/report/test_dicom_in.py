@@ -11,11 +11,11 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_readings import COLUMNS, KINDS, ROWS, SLICES, axes_in, read_ct
+from dicom_readings import KINDS, SLICES, axes_in, lesions, read_ct
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report import Model, Reading, dicom_in, dicom_sr, exchange, ordered
 from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
 from pydicom.sr.coding import Code
@@ -46,27 +46,6 @@ def same(one: Reading, other: Reading) -> None:
                 np.array([*b.recist.long_axis, *b.recist.short_axis]), abs=1e-3
             )
             assert (a.recist.long_mm, a.recist.short_mm, a.recist.drawn) == (b.recist.long_mm, b.recist.short_mm, b.recist.drawn)
-
-
-@st.composite
-def lesions(draw: st.DrawFn) -> Lesion:
-    """Any lesion on the CT of `study`, at least a pixel wide."""
-    first, key, last = sorted(draw(st.tuples(*[st.integers(0, SLICES - 1)] * 3)))
-    x0, y0 = draw(st.tuples(st.floats(-0.5, COLUMNS - 3), st.floats(-0.5, ROWS - 3)))
-    box = x0, y0, draw(st.floats(x0 + 1, COLUMNS - 0.5)), draw(st.floats(y0 + 1, ROWS - 0.5))
-    drawn = draw(st.sampled_from([(), (Axis.LONG,), (Axis.SHORT,), (Axis.LONG, Axis.SHORT)]))
-    return Lesion(
-        body_part=draw(st.sampled_from(BodyPart)),
-        confidence=draw(st.none() | st.floats(0, 1)),
-        key_slice=key,
-        slices=(first, last),
-        box=box,
-        recist=draw(st.none() | st.just(axes_in(box, (0.7, 0.8, 2.5), drawn))),
-        status=draw(st.sampled_from(ReviewStatus)),
-        origin=draw(st.sampled_from(Origin)),
-        marks=draw(st.lists(st.sampled_from(Mark), unique=True).map(tuple)),
-        id=draw(st.uuids().map(str)),
-    )
 
 
 # An SR's text: no control characters, and no blanks at the ends of a name.
