@@ -11,8 +11,8 @@ import slicer
 import vtk
 from LesionDetectorLib import scene
 from LesionDetectorLib.child import ChildError, Detection
-from LesionDetectorLib.lesion import BodyPart, ReviewStatus
-from LesionDetectorLib.report import exchange, table, text
+from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
+from LesionDetectorLib.report import exchange, text
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -27,6 +27,12 @@ from slicer.util import VTKObservationMixin
 
 POLL_MS = 100
 BODY_PART_COLUMN = 1
+MARK_BOXES = {
+    "lymphNodeCheckBox": Mark.LYMPH_NODE,
+    "targetCheckBox": Mark.TARGET,
+    "softTissuePartCheckBox": Mark.SOFT_TISSUE_PART,
+    "notMeasurableCheckBox": Mark.NOT_MEASURABLE,
+}
 STATUS_SIGNS = {ReviewStatus.PENDING: "?", ReviewStatus.ACCEPTED: "\u2713", ReviewStatus.REJECTED: "\u2717"}
 
 
@@ -41,9 +47,30 @@ class LesionDetector(ScriptedLoadableModule):
         parent.contributors = ["LesionDetectorExtension contributors"]
         parent.helpText = _(
             "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
-            "them. Research use only. Not a medical device."
+            'them. Research use only. Not a medical device. <a href="{url}">Documentation</a>'
+        ).format(url="https://github.com/SlicerLesionDetector/SlicerLesionDetector#readme")
+        parent.acknowledgementText = _(
+            "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: Zhang et al., CVPR 2021. "
+            "Response criteria: RECIST 1.1, Eisenhauer et al., 2009."
         )
-        parent.acknowledgementText = _("Labels and the layout of training data follow DeepLesion (Yan et al., 2018).")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer a CT with liver tumours in Slicer's Sample Data module; it is downloaded when the user asks for it."""
+    import SampleData
+
+    digest = "e16eae0ae6fefa858c5c11e58f0f1bb81834d81b7102e021571056324ef6f37e"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="Lesion Detector",
+        sampleName="CTLiver",
+        sampleDescription=_("CT with liver tumours"),
+        uris=slicer.util.TESTING_DATA_URL + "SHA256/" + digest,
+        fileNames="CTLiver.nrrd",
+        nodeNames="CTLiver",
+        checksums="SHA256:" + digest,
+        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "LesionDetector.png"),
+    )
 
 
 @parameterNodeWrapper
@@ -90,7 +117,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
-        self.initializeParameterNode()
+        self.onSceneEndImport()
 
     def _connect(self):
         for button, action in (
@@ -103,16 +130,19 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (self.ui.largestSliceButton, lambda *_args: self.onSelected("to_largest_slice")),
             (self.ui.undoButton, lambda *_args: self.session().undo()),
             (self.ui.redoButton, lambda *_args: self.session().redo()),
+            (self.ui.openButton, self.onOpen),
             (self.ui.copyButton, self.onCopy),
             (self.ui.saveButton, self.onSave),
         ):
             button.connect("clicked(bool)", action)
         self.ui.editButton.connect("toggled(bool)", self.onEdit)
-        self.ui.addBoxButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsROINode"))
-        self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, "vtkMRMLMarkupsFiducialNode"))
+        self.ui.addBoxButton.connect("toggled(bool)", lambda on: self.onAdd(on, scene.Shape.BOX))
+        self.ui.addPointButton.connect("toggled(bool)", lambda on: self.onAdd(on, scene.Shape.POINT))
         self.ui.bodyPartComboBox.connect("activated(int)", self.onRelabel)
         self.ui.lesionTable.connect("itemSelectionChanged()", self.onRowSelected)
-        for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox):
+        for name, mark in MARK_BOXES.items():
+            getattr(self.ui, name).connect("clicked(bool)", lambda on, mark=mark: self.session().mark(self.session().selected, mark, on))
+        for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox, self.ui.baselineCheckBox):
             box.connect("toggled(bool)", self.updateReport)
 
     # -- life of the panel ---------------------------------------------------------------------------------------------------------------
@@ -130,6 +160,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self):
         """Called each time the user opens another module; a detector that runs goes on."""
+        self.ui.addBoxButton.checked = self.ui.addPointButton.checked = False
         self.setParameterNode(None)
 
     def onSceneStartClose(self, *_args):
@@ -139,7 +170,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.close()
 
     def onSceneEndImport(self, *_args):
-        """Called after a scene was loaded: go on with the reviews that it holds."""
+        """Called after a scene was loaded, and at first: go on with the reviews that it holds."""
         with slicer.util.tryWithErrorDisplay(_("The reviews in this scene cannot be continued.")):
             self.logic.restore()
         self.initializeParameterNode()
@@ -186,14 +217,20 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.timer.stop()
             self.logic.cancel()
             self.ui.progressLabel.text = _("Cancelled; nothing was changed.")
-        else:
+        elif self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The detector cannot be started.")):
                 if self.logic.ensureDependencies():
                     weights = self._parameterNode.weights
-                    self.logic.start(self.volumeNode(), [weights] if weights.is_file() else [], self._parameterNode.device)
+                    self.logic.start(self.volumeNode(), [] if weights == Path() else [weights], self._parameterNode.device)
                     self.ui.progressLabel.text = _("Starting ...")
                     self.timer.start()
         self.updateInput()
+
+    def mayReplaceReview(self):
+        """Whether the review of this CT may give way to another: it is not begun, or the user agrees to lose it."""
+        session = self.session()
+        question = _("The lesions of this CT that you have reviewed will be replaced, and your changes lost.")
+        return session is None or not session.review.done or slicer.util.confirmOkCancelDisplay(question)
 
     def onPoll(self):
         """Called now and then while a detector runs."""
@@ -236,6 +273,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.hintLabel.visible = bool(hint)
         self.ui.detectButton.text = _("Cancel") if running else _("Detect lesions")
         self.ui.detectButton.enabled = running or volumeNode is not None
+        self.ui.openButton.enabled = not running and volumeNode is not None
         tip = _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
         self.ui.detectButton.toolTip = tip
         self.ui.progressBar.visible = running
@@ -251,9 +289,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onStatus(self, status):
         """Give the selected lesion a status; given again, it is pending again."""
-        session = self.session()
-        same = session.review.lesion(session.selected).status is status
-        session.set_status(session.selected, ReviewStatus.PENDING if same else status)
+        self.session().toggle_status(self.session().selected, status)
 
     def onSelected(self, action):
         """Do something to the selected lesion."""
@@ -269,12 +305,12 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.session() is not None:
             self.session().editing = on
 
-    def onAdd(self, on, className):
+    def onAdd(self, on, shape):
         """Draw a new lesion: a box round it, or a click on it."""
         if on:
-            other = self.ui.addPointButton if className == "vtkMRMLMarkupsROINode" else self.ui.addBoxButton
+            other = self.ui.addPointButton if shape is scene.Shape.BOX else self.ui.addBoxButton
             other.checked = False
-            self.logic.place(self.volumeNode(), className, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
+            self.logic.place(self.volumeNode(), shape, BodyPart(self.ui.bodyPartComboBox.currentData), self.onPlaced)
         else:
             self.logic.stopPlacing()
 
@@ -307,7 +343,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 tableWidget.selectRow(row)
         tableWidget.blockSignals(wasBlocked)
         one = selected is not None
-        for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton"):
+        for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton", *MARK_BOXES):
             getattr(self.ui, name).enabled = one
         for name in ("previousButton", "nextButton", "copyButton", "saveButton", "addBoxButton", "addPointButton"):
             getattr(self.ui, name).enabled = session is not None
@@ -315,6 +351,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for button, edits, word in ((self.ui.undoButton, undo, _("Undo")), (self.ui.redoButton, redo, _("Redo"))):
             button.enabled = bool(edits)
             button.toolTip = f"{word}: {edits[0]}" if edits else word
+        for name, mark in MARK_BOXES.items():
+            getattr(self.ui, name).checked = one and mark in session.review.lesion(selected).marks
         if one:
             part = session.review.lesion(selected).body_part
             self.ui.bodyPartComboBox.setCurrentIndex(self.ui.bodyPartComboBox.findText(part.title))
@@ -334,26 +372,55 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 
+    def form(self):
+        """What the report is to hold, as the user chose."""
+        ui = self.ui
+        return {
+            "accepted_only": ui.acceptedOnlyCheckBox.checked,
+            "diameters": ui.diametersCheckBox.checked,
+            "baseline": ui.baselineCheckBox.checked,
+        }
+
     def updateReport(self, *_args):
         """Show the report as it would be saved."""
         session = self.session()
-        self.ui.reportText.plainText = "" if session is None else text.compose(self.reading(), self.ui.diametersCheckBox.checked)
+        self.ui.reportText.plainText = "" if session is None else self.logic.reportText(session, **self.form())
 
-    def reading(self):
-        """What the report is written from."""
-        return self.session().report(accepted_only=self.ui.acceptedOnlyCheckBox.checked)
+    def onOpen(self, *_args):
+        """Review the lesions that were saved before, or by another program."""
+        path = qt.QFileDialog.getOpenFileName(self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)"))
+        if path and self.mayReplaceReview():
+            with slicer.util.tryWithErrorDisplay(_("The lesions cannot be opened."), waitCursor=True):
+                session = self.logic.open(self.volumeNode(), Path(path))
+                self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
+                self.ui.progressLabel.text = " ".join(session.review.found.warnings)
 
     def onCopy(self, *_args):
         """Copy the report to the clipboard."""
         slicer.app.clipboard().setText(self.ui.reportText.plainText)
 
     def onSave(self, *_args):
-        """Save the report as text, table or JSON, as the file's name ends."""
-        kinds = _("Report (*.txt);;Table (*.csv);;JSON (*.json)")
+        """Save the report in the form that the file's name asks for."""
+        kinds = ";;".join(f"{_(kind)} (*{ending})" for ending, kind in scene.ENDINGS.items())
         path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), "report.txt", kinds)
-        if path:
-            with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
-                self.logic.save(self.reading(), Path(path), self.ui.diametersCheckBox.checked)
+        if not path:
+            return
+        dialog = slicer.util.createProgressDialog(parent=self.parent, labelText=_("Saving the report"), value=0, maximum=100)
+        with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
+            try:
+                notes = scene.save_report(self.session(), Path(path), **self.form(), progress=lambda *news: self.onSaving(dialog, *news))
+                self.ui.progressLabel.text = " ".join(notes) or _("Saved as {name}.").format(name=Path(path).name)
+            except InterruptedError:
+                self.ui.progressLabel.text = _("Cancelled; nothing was saved.")
+            finally:
+                dialog.close()
+
+    def onSaving(self, dialog, done, total):
+        """Called with the news of a report that is being saved; the user may cancel."""
+        dialog.value = round(100 * done / total)
+        slicer.app.processEvents()
+        if dialog.wasCanceled:
+            raise InterruptedError
 
 
 class LesionDetectorLogic(ScriptedLoadableModuleLogic):
@@ -448,6 +515,10 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         self._changed(session)
         return session
 
+    def open(self, volumeNode, path):
+        """Begin the review of the lesions in a lesions.json or a DICOM SR. Raises ValueError, SceneError and OSError."""
+        return self.review(volumeNode, scene.read_lesions_file(volumeNode, path))
+
     def restore(self) -> None:
         """Go on with the reviews in the scene that are not open yet."""
         for session in scene.Session.kept(slicer.mrmlScene, self._changed, besides=self._sessions.keys()):
@@ -482,99 +553,122 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             self._sessions = {key: other for key, other in self._sessions.items() if other is not session}
         self.onChanged(session)
 
-    def place(self, volumeNode, className, bodyPart, done) -> None:
-        """Let the user draw a lesion with a markup; `done` is called with "" or the sentence that says why it was not taken."""
+    def place(self, volumeNode, shape, bodyPart, done) -> None:
+        """Let the user draw a lesion (`scene.Shape`); `done` is called with "", or with what is wrong with it."""
         self.stopPlacing()
-        node = slicer.mrmlScene.AddNewNodeByClass(className, _("New lesion"))
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
-        tag = node.AddObserver(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, lambda *_args: self._placed(volumeNode, bodyPart, done))
-        self._placing = (node, tag)
-        selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-        selection.SetReferenceActivePlaceNodeClassName(className)
-        selection.SetActivePlaceNodeID(node.GetID())
-        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        interaction.SetPlaceModePersistence(0)
-        interaction.SetCurrentInteractionMode(interaction.Place)
+        self._placing = scene.Placing(
+            slicer.mrmlScene,
+            shape,
+            placed=lambda points: done(self._placed(volumeNode, bodyPart, points)),
+            given_up=lambda: done(""),
+            later=lambda action: qt.QTimer.singleShot(0, action),
+        )
 
-    def _placed(self, volumeNode, bodyPart, done) -> None:
-        import numpy as np
-
-        node, _tag = self._placing
-        if node.IsA("vtkMRMLMarkupsROINode") and node.GetNumberOfDefinedControlPoints() < node.GetRequiredNumberOfControlPoints():
-            return
-        session, error = self.session(volumeNode), ""
+    def _placed(self, volumeNode, bodyPart, points) -> str:
+        session = self.session(volumeNode)
+        if session is None:
+            return _("The review of this CT has ended.")
         try:
-            if session is None:
-                error = _("The review of this CT has ended.")
-            elif node.IsA("vtkMRMLMarkupsROINode"):
-                bounds = np.zeros(6)
-                node.GetRASBounds(bounds)
-                session.add_box(bodyPart, bounds.reshape(3, 2).T)
-            else:
-                session.add_at(bodyPart, np.array(node.GetNthControlPointPositionWorld(0)))
+            session.add(bodyPart, points)
         except (scene.SceneError, ValueError) as refusal:
-            error = str(refusal)
-        self.stopPlacing()
-        done(error)
+            return str(refusal)
+        return ""
 
     def stopPlacing(self) -> None:
         """Take the markup away with which a lesion was being drawn."""
         if self._placing is not None:
-            node, tag = self._placing
+            self._placing.stop()
             self._placing = None
-            node.RemoveObserver(tag)
-            slicer.mrmlScene.RemoveNode(node)
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 
-    def reportText(self, session, diameters=False, acceptedOnly=False) -> str:
-        """The structured report of a review."""
-        return text.compose(session.report(accepted_only=acceptedOnly), diameters)
-
-    def save(self, reading, path, diameters=False) -> None:
-        """Save a reading as .txt, .csv or .json, as the name ends. Raises ValueError for another ending, OSError."""
-        writers = {
-            ".txt": lambda: text.write(path, reading, diameters),
-            ".csv": lambda: table.write(path, reading),
-            ".json": lambda: exchange.write(path, reading),
-        }
-        if path.suffix.lower() not in writers:
-            raise ValueError(_("{name}: a report is a .txt, .csv or .json file; choose such a name.").format(name=path.name))
-        writers[path.suffix.lower()]()
+    def reportText(self, session, accepted_only=False, diameters=False, baseline=False) -> str:
+        """The structured report of a review; `scene.save_report` saves it, as a text or in another form."""
+        return text.compose(session.report(accepted_only), diameters, baseline)
 
 
 class LesionDetectorTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer, and, on slicer-core, in the project's own tests: a review of a small synthetic CT."""
+    """Runs inside Slicer, and, on slicer-core, in the project's own tests: reviews of a small synthetic CT."""
 
     def setUp(self):
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        self.setUp()
-        self.test_a_reading_is_reviewed_and_restored()
-
-    def test_a_reading_is_reviewed_and_restored(self):
-        """A lesion of a reading is shown where it was found, accepted, and still accepted when the review is continued."""
         import numpy as np
         from LesionDetectorLib.ct import Volume
         from LesionDetectorLib.lesion import Lesion, Recist
+
+        slicer.mrmlScene.Clear()
+        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+        self.volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
+        recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
+        self.lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
+        self.volumeNode = scene.add_volume(slicer.mrmlScene, self.volume)
+        self.logic = LesionDetectorLogic()
+
+    def tearDown(self):
+        self.logic.close()
+
+    def runTest(self):
+        for test in (
+            self.test_a_reading_is_reviewed_and_restored,
+            self.test_every_change_can_be_undone,
+            self.test_a_report_is_saved,
+            self.test_a_cancelled_run_leaves_the_scene_as_it_was,
+        ):
+            self.setUp()
+            test()
+            self.tearDown()
+
+    def begin(self):
+        """The review of the one lesion."""
         from LesionDetectorLib.report.reading import Reading
 
-        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
-        volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
-        recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
-        lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
-        volumeNode = scene.add_volume(slicer.mrmlScene, volume)
-        logic = LesionDetectorLogic()
+        return self.logic.review(self.volumeNode, Reading.of(self.volume, [self.lesion]))
 
-        session = logic.review(volumeNode, Reading.of(volume, [lesion]))
-        self.assertEqual([found.id for _number, found in session.listed], [lesion.id])
-        np.testing.assert_allclose(session.listed[0][1].box, lesion.box, atol=1e-6)
-        session.set_status(lesion.id, ReviewStatus.ACCEPTED)
-        logic.close()
-        logic.restore()
+    def test_a_reading_is_reviewed_and_restored(self):
+        """A lesion of a reading is listed where it was found, accepted, and still accepted when the review is continued."""
+        session = self.begin()
+        (listed,) = session.listed
+        self.assertEqual(listed[1].id, self.lesion.id)
+        for found, expected in zip(listed[1].box, self.lesion.box):
+            self.assertAlmostEqual(found, expected, places=6)
+        session.set_status(self.lesion.id, ReviewStatus.ACCEPTED)
+        self.logic.close()
+        self.logic.restore()
 
-        self.assertIs(logic.session(volumeNode).review.lesion(lesion.id).status, ReviewStatus.ACCEPTED)
-        self.assertIn("1. Lesion 1: Liver (87%)", logic.reportText(logic.session(volumeNode)))
-        logic.close()
+        session = self.logic.session(self.volumeNode)
+        self.assertIs(session.review.lesion(self.lesion.id).status, ReviewStatus.ACCEPTED)
+        self.assertIn("1. Lesion 1: Liver (87%)", self.logic.reportText(session))
+
+    def test_every_change_can_be_undone(self):
+        """A lesion that is relabelled, one that is added and one that is deleted are as before after three times undo."""
+        import numpy as np
+
+        session = self.begin()
+        before = session.listed
+        session.relabel(self.lesion.id, BodyPart.BONE)
+        corners = [np.array(self.volume.to_lps(point)) * (-1, -1, 1) for point in ((30.0, 10.0, 3.0), (40.0, 20.0, 3.0))]
+        session.add(BodyPart.LUNG, np.array(corners))
+        session.delete(self.lesion.id)
+        self.assertEqual([lesion.body_part for _number, lesion in session.listed], [BodyPart.LUNG])
+        for _edit in range(3):
+            session.undo()
+        self.assertEqual(session.listed, before)
+
+    def test_a_report_is_saved(self):
+        """A report is saved as the name of the file says."""
+        import tempfile
+
+        session = self.begin()
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("report.txt", "table.csv", "lesions.json"):
+                scene.save_report(session, Path(folder) / name)
+                self.assertIn("Liver", (Path(folder) / name).read_text(encoding="utf-8"))
+            with self.assertRaises(ValueError):
+                scene.save_report(session, Path(folder) / "report.doc")
+
+    def test_a_cancelled_run_leaves_the_scene_as_it_was(self):
+        """A detector that is started and cancelled leaves no node behind."""
+        nodes = slicer.mrmlScene.GetNumberOfNodes()
+        self.logic.start(self.volumeNode)
+        self.logic.cancel()
+        self.assertFalse(self.logic.running)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)

@@ -17,23 +17,13 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
-from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from PySide6 import QtCore, QtUiTools, QtWidgets
 from trame_slicer.core import SlicerApp
-from trame_slicer.views import DirectViewFactory, ViewLayoutDefinition, ViewProps, ViewType
+from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
 PROPERTIES = (
-    "text",
-    "enabled",
-    "visible",
-    "checked",
-    "checkable",
-    "value",
-    "plainText",
-    "toolTip",
-    "currentData",
-    "collapsed",
-    "columnCount",
-    "rowCount",
+    *("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip"),
+    *("currentData", "collapsed", "columnCount", "rowCount", "wasCanceled"),
 )
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
@@ -130,9 +120,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self.setCurrentNode(chosen)
 
     def currentNode(self):
-        return (
-            slicer.mrmlScene.GetNodeByID(self.currentData() if callable(self.currentData) else self.currentData) if self.count() else None
-        )
+        return slicer.mrmlScene.GetNodeByID(QtWidgets.QComboBox.currentData(self)) if self.count() else None
 
     def setCurrentNode(self, node):
         self.setCurrentIndex(max(self.findData(node.GetID()) if node is not None else 0, 0))
@@ -147,7 +135,10 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 STANDINS = (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget, qMRMLNodeComboBox, qMRMLWidget)
-QT_WIDGETS = ("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget", "QCheckBox", "QPlainTextEdit", "QWidget")
+QT_WIDGETS = (
+    *("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget"),
+    *("QCheckBox", "QPlainTextEdit", "QWidget", "QProgressDialog"),
+)
 WIDGETS = {c.__name__: _in_pythonqts_manner(c) for c in (*STANDINS, *(getattr(QtWidgets, name) for name in QT_WIDGETS))}
 
 
@@ -201,11 +192,7 @@ def parameterNodeWrapper(cls):
                 "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), lambda node: widget.setCurrentNode(node)),
                 "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
                 "QComboBox": ("currentTextChanged", lambda: widget.currentText(), lambda text: widget.setCurrentText(text)),
-                "ctkPathLineEdit": (
-                    "textChanged",
-                    lambda: widget.text,
-                    lambda value: setattr(widget, "text", "" if value == Path() else str(value)),
-                ),
+                "ctkPathLineEdit": ("textChanged", lambda: widget.text, lambda path: setattr(widget, "text", str(path) * bool(path.name))),
             }[type(widget).__name__]
             write(getattr(self, name))
             to_node = lambda *_: setattr(self, name, read()) if read() != getattr(self, name) else None  # noqa: E731
@@ -254,11 +241,12 @@ def _child_variables(panel):
 
 
 class Application:
-    """A running application: its `scene`, and the `errors` that it showed to the user."""
+    """A running application: its `scene`, the `errors` that it showed to the user, and whether the user `agrees` when asked."""
 
     def __init__(self) -> None:
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
         self.errors: list[str] = []
+        self.agrees = True
         self.slicer = SlicerApp()
         self.scene = self.slicer.scene
         self._install()
@@ -266,8 +254,8 @@ class Application:
     def _install(self) -> None:
         qt = types.ModuleType("qt")
         qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
-        qt.QHeaderView = QtWidgets.QHeaderView.ResizeMode
-        qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path)
+        qt.QHeaderView, qt.Qt = QtWidgets.QHeaderView.ResizeMode, QtCore.Qt
+        qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path, getOpenFileName=lambda *_: self.chosen_path)
         sys.modules["qt"] = qt
         for name, members in (
             ("ScriptedLoadableModule", {f"ScriptedLoadableModule{part}": kind for part, kind in _KINDS.items()}),
@@ -280,18 +268,20 @@ class Application:
             sys.modules[module.__name__] = module
             setattr(slicer, name, module)
         slicer.mrmlScene = self.scene
-        slicer.app = SimpleNamespace(
-            processEvents=self.qt.processEvents, clipboard=QtGui.QGuiApplication.clipboard, testingEnabled=lambda: False
-        )
+        slicer.app = self.qt
+        slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
+        slicer.util.createProgressDialog = lambda **_: WIDGETS["QProgressDialog"]()
+        slicer.util.confirmOkCancelDisplay = lambda *_: self.agrees
         slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)
 
     def axial_view(self, size: int = 700):
-        """A new axial view of the scene, rendered without a display."""
+        """A new axial view of the scene; it draws on `render()` alone, where the application draws once it has nothing else to do."""
         self.slicer.view_manager.register_factory(DirectViewFactory(do_render_offscreen=True))
         axial = ViewLayoutDefinition(singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial"))
         view = self.slicer.view_manager.create_view(axial)
+        view.set_scheduled_render(NoScheduleRendering())
         view.interactor().UpdateSize(size, size)
         return view
 

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from LesionDetectorLib import figures
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
-from LesionDetectorLib.scene import STATUS_COLOURS
+from LesionDetectorLib.scene import colour
 from matplotlib.image import imread
-from matplotlib.transforms import Bbox
 
 SPACING = (1.0, 0.5, 3.0)
 
@@ -42,7 +39,7 @@ def test_one_picture_a_lesion_and_an_overview(volume, lesions, tmp_path):
     assert [file.name for file in files] == ["lesion_01.png", "lesion_02.png", "lesion_03.png", "overview.png"]
     for file, lesion in zip(files, lesions):
         pixels = imread(file)[..., :3]
-        coloured = np.abs(pixels - STATUS_COLOURS[lesion.status]).max(axis=-1) < 0.02
+        coloured = np.abs(pixels - colour(lesion)).max(axis=-1) < 0.02
         assert coloured.sum() > 300
 
 
@@ -75,6 +72,15 @@ def test_the_enlargement_holds_the_whole_box(volume, lesions):
         assert zoom.get_ylim()[1] < y0 < y1 < zoom.get_ylim()[0]
 
 
+@pytest.mark.parametrize("enlarged", [False, True])
+def test_a_panel_by_itself_is_that_of_the_picture(volume, lesions, enlarged):
+    half, (panel,) = figures.lesion_figure(volume, lesions, 1).axes[enlarged], figures.panel_figure(volume, lesions, 1, enlarged).axes
+    assert (panel.get_xlim(), panel.get_ylim()) == (half.get_xlim(), half.get_ylim())
+    assert [text.get_text() for text in panel.texts] == [text.get_text() for text in half.texts]
+    if enlarged:
+        assert abs(np.diff(panel.get_xlim())[0]) == figures.enlarged_mm(volume, lesions[0]) == 60
+
+
 @pytest.mark.parametrize(("number", "window"), [(1, (-160, 240)), (2, (-1350, 150)), (3, (-500, 1300))])
 def test_the_window_suits_the_body_part(volume, lesions, number, window):
     for axes in figures.lesion_figure(volume, lesions, number).axes:
@@ -97,21 +103,6 @@ def test_captions_cover_no_lesion_of_the_slice(volume, lesions):
     assert len(captions) == len(boxes) == 2
     assert not any(caption.overlaps(box) for caption in captions for box in boxes)
     assert not captions[0].overlaps(captions[1])
-
-
-def box_strategy() -> st.SearchStrategy[Bbox]:
-    return st.builds(Bbox.from_bounds, *[st.floats(0, 400)] * 2, *[st.floats(5, 90)] * 2)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(box_strategy(), min_size=1, max_size=4))
-def test_a_free_place_is_found_beside_any_few_boxes(boxes):
-    panel = Bbox.from_bounds(0, 0, 500, 500)
-    place = figures.place_caption((120, 12), boxes[0], boxes, panel)
-    assert (place.width, place.height) == pytest.approx((120, 12))
-    assert panel.x0 <= place.x0 <= place.x1 <= panel.x1 + 1e-9
-    assert panel.y0 <= place.y0 <= place.y1 <= panel.y1 + 1e-9
-    assert all(figures._shared_area(place, box) == 0 for box in boxes)
 
 
 @pytest.mark.parametrize(

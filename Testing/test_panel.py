@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 import unittest
 from pathlib import Path
@@ -23,6 +24,7 @@ from LesionDetectorLib.scene import mrml
 
 from Testing.slicer_application import MODULE, Application
 from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
+from Testing.test_session import handles, markups, slice_in_view
 
 
 def load(path: Path) -> ModuleType:
@@ -86,7 +88,7 @@ def test_the_list_shows_every_lesion_and_a_click_on_a_row_jumps_to_it(reviewing)
     ]
     reviewing.ui.lesionTable.selectRow(1)
     assert reviewing.session().review.lesion(reviewing.session().selected).body_part is BodyPart.SOFT_TISSUE
-    assert lesion_scene.slices_in_view(reviewing.application.scene, reviewing.volumeNode()) == {6}
+    assert slice_in_view(reviewing.session()) == 6
 
 
 def test_the_confidence_filters_at_once_and_the_report_follows(reviewing):
@@ -122,13 +124,70 @@ def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
 
 
 def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
-    for name in ("report.txt", "table.csv", "lesions.json", "report.doc"):
+    reviewing.ui.baselineCheckBox.checked = True
+    for name in ("report.txt", "table.csv", "lesions.json", "page.html", "report.doc", "report.dcm"):
         reviewing.application.chosen_path = str(tmp_path / name)
         reviewing.ui.saveButton.click()
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
     assert (tmp_path / "table.csv").read_text().count("\n") == 4
     assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
-    assert not (tmp_path / "report.doc").exists() and "report.doc" in reviewing.application.errors[0]
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
+    refused, not_dicom = reviewing.application.errors
+    assert "report.doc" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions.json", "page.html", "report.txt", "table.csv"]
+
+
+def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, monkeypatch):
+    class Impatient(SimpleNamespace):
+        wasCanceled = True  # noqa: N815
+
+    monkeypatch.setattr(reviewing.module.slicer.util, "createProgressDialog", lambda **_: Impatient(close=lambda: None))
+    reviewing.application.chosen_path = str(tmp_path / "page.html")
+    reviewing.ui.saveButton.click()
+    assert reviewing.ui.progressLabel.text == "Cancelled; nothing was saved." and not list(tmp_path.iterdir())
+
+
+def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tmp_path):
+    application, ui = reviewing.application, reviewing.ui
+    application.chosen_path = str(tmp_path / "lesions.json")
+    ui.saveButton.click()
+    before = rows(reviewing)
+    ui.lesionTable.selectRow(1)
+    ui.rejectButton.click()
+    changed, application.agrees = rows(reviewing), False
+    ui.openButton.click()
+    ui.detectButton.click()
+    assert rows(reviewing) == changed and not reviewing.logic.running
+    application.agrees = True
+    ui.openButton.click()
+    assert rows(reviewing) == before and not ui.undoButton.enabled
+    (tmp_path / "lesions.json").write_text("{}")
+    ui.openButton.click()
+    assert "lesions.json: this is no list of lesions" in application.errors[0] and rows(reviewing) == before
+
+
+def test_marks_change_the_baseline_and_can_be_undone(reviewing):
+    ui = reviewing.ui
+    assert not ui.lymphNodeCheckBox.enabled
+    ui.lesionTable.selectRow(1)
+    ui.acceptButton.click()
+    ui.baselineCheckBox.checked = True
+    assert "Soft tissue" in baseline_row(reviewing, 2) and "18.0 mm long" in baseline_row(reviewing, 2)
+    ui.lymphNodeCheckBox.click()
+    ui.targetCheckBox.click()
+    assert "Lymph nodes" in baseline_row(reviewing, 2) and "18.0 mm short" in baseline_row(reviewing, 2)
+    assert "Sum of diameters of the targets (lesion 2): 18.0 mm." in ui.reportText.plainText
+    assert ui.undoButton.toolTip == "Undo: mark Soft tissue"
+    ui.undoButton.click()
+    ui.undoButton.click()
+    assert not ui.targetCheckBox.checked and not ui.lymphNodeCheckBox.checked
+    ui.lesionTable.selectRow(0)
+    assert "no reader marked a soft-tissue part" in baseline_row(reviewing, 1) or "it has no axes" in baseline_row(reviewing, 1)
+
+
+def baseline_row(panel, number: int) -> str:
+    lines = panel.ui.reportText.plainText.partition("RECIST 1.1 baseline:")[2].splitlines()
+    return next(line for line in lines if line.startswith(f"{number} "))
 
 
 def wait(panel) -> None:
@@ -164,15 +223,98 @@ def test_closing_the_scene_and_deleting_the_ct_end_the_review(reviewing):
     assert reviewing.session() is None
 
 
-def test_a_drawn_box_and_a_click_add_a_lesion(reviewing):
+def test_a_click_adds_a_lesion_of_the_chosen_body_part(reviewing):
     ui, node = reviewing.ui, reviewing.volumeNode()
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Kidney"))
     ui.addPointButton.checked = True
-    marker, _tag = reviewing.logic._placing
+    marker = reviewing.application.scene.GetFirstNodeByName("New lesion")
     marker.AddControlPoint(mrml.ras(node, (70.0, 40.0, 6)))
+    reviewing.application.qt.processEvents()
     added = reviewing.session().review.lesion(reviewing.session().selected)
     assert (added.body_part, added.origin, added.key_slice) == (BodyPart.KIDNEY, Origin.READER, 6)
     assert not ui.addPointButton.checked and not reviewing.application.scene.IsNodePresent(marker)
+
+
+def test_leaving_the_drawing_or_drawing_beside_the_ct_adds_nothing(reviewing):
+    ui, scene = reviewing.ui, reviewing.application.scene
+    before = rows(reviewing)
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    ui.addBoxButton.checked = True
+    ui.addPointButton.checked = True
+    assert not ui.addBoxButton.checked
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    reviewing.application.qt.processEvents()
+    assert not ui.addPointButton.checked and scene.GetFirstNodeByName("New lesion") is None
+    ui.addPointButton.checked = True
+    scene.GetFirstNodeByName("New lesion").AddControlPoint(0, 0, 5000)
+    reviewing.application.qt.processEvents()
+    assert "outside of the CT" in ui.progressLabel.text and not ui.addPointButton.checked
+    assert rows(reviewing) == before and interaction.GetCurrentInteractionMode() == interaction.ViewTransform
+
+
+def test_two_cts_are_reviewed_in_one_scene(reviewing):
+    volume = volume_with(GEOMETRIES["axial"])
+    first, second = reviewing.volumeNode(), lesion_scene.add_volume(reviewing.application.scene, volume)
+    reviewing.logic.review(second, Reading.of(volume, some_lesions()[:1]))
+    assert len(rows(reviewing)) == 3
+    reviewing._parameterNode.inputVolume = second
+    assert [row[1] for row in rows(reviewing)] == ["Soft tissue"]
+    reviewing.ui.lesionTable.selectRow(0)
+    reviewing.ui.rejectButton.click()
+    reviewing._parameterNode.inputVolume = first
+    assert rows(reviewing)[1][5] == "?"
+    reviewing.logic.close()
+    reviewing.logic.restore()
+    assert [row[5] for row in rows(reviewing)] == ["\u2713", "?", "\u2717"]
+    reviewing._parameterNode.inputVolume = second
+    assert [row[5] for row in rows(reviewing)] == ["\u2717"]
+
+
+def test_reloading_the_module_goes_on_with_the_review_and_leaks_nothing(reviewing):
+    reviewing.ui.lesionTable.selectRow(1)
+    reviewing.ui.editButton.checked = True
+    reviewing.ui.rejectButton.click()
+    scene, session, before = reviewing.application.scene, reviewing.session(), rows(reviewing)
+    assert len(handles(session)) == 3
+    reviewing.cleanup()
+    assert session.observers == 0 and not markups(session)
+    nodes = scene.GetNumberOfNodes()
+    for _ in range(2):
+        again = reviewing.module.LesionDetectorWidget()
+        again.setup()
+        assert rows(again) == before and again.ui.undoButton.toolTip == "Undo: reject Soft tissue"
+        again.cleanup()
+        assert scene.GetNumberOfNodes() == nodes
+
+
+def test_switching_modules_keeps_the_review(reviewing):
+    before = rows(reviewing)
+    reviewing.ui.addPointButton.checked = True
+    reviewing.exit()
+    assert reviewing.application.scene.GetFirstNodeByName("New lesion") is None
+    reviewing.enter()
+    assert rows(reviewing) == before and not reviewing.ui.addPointButton.checked
+
+
+def test_a_scene_of_the_command_line_is_taken_over_into_a_review(panel, tmp_path):
+    volume = volume_with(GEOMETRIES["left-handed"])
+    lesion_scene.write_scene(volume, Reading.of(volume, some_lesions(), confidence=0.4), tmp_path / "scene.mrb")
+    scene = panel.application.scene
+    lesion_scene.load_scene(tmp_path / "scene.mrb", scene)
+    assert [row[1] for row in rows(panel)] == ["Bone", "Soft tissue", "Lung"]
+    panel.ui.lesionTable.selectRow(1)
+    panel.ui.rejectButton.click()
+    assert rows(panel)[1][5] == "\u2717"
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == 0 and scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+
+
+def test_the_sample_ct_is_offered_with_its_checksum(panel, monkeypatch):
+    offered = {}
+    logic = SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update(source))
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    panel.module.registerSampleData()
+    assert offered["uris"].startswith("https://") and offered["uris"].endswith(offered["checksums"].replace(":", "/"))
+    assert Path(offered["thumbnailFileName"]).is_file()
 
 
 def run(test) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import review
-from LesionDetectorLib.lesion import Axis, BodyPart, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report import Reading
 from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.review import Review
@@ -49,6 +49,19 @@ def test_a_short_axis_drawn_longer_than_the_long_one_is_the_long_axis():
     assert drawn.long_axis == ((110, 80), (110, 120))
 
 
+def test_ticking_and_unticking_are_edits_of_one_lesion():
+    state = fresh()
+    state.mark(LIVER.id, Mark.TARGET, True)
+    state.mark(LIVER.id, Mark.LYMPH_NODE, True)
+    assert state.lesion(LIVER.id) == LIVER.edited(marks=(Mark.LYMPH_NODE, Mark.TARGET)) and state.lesion(LUNG.id) == LUNG
+    state.mark(LIVER.id, Mark.TARGET, True)
+    state.mark(LUNG.id, Mark.TARGET, False)
+    state.mark(LIVER.id, Mark.TARGET, False)
+    assert [str(edit) for edit in state.done] == ["mark Liver", "mark Liver", "unmark Liver"]
+    state.undo()
+    assert state.lesion(LIVER.id).marks == (Mark.LYMPH_NODE, Mark.TARGET)
+
+
 def test_what_the_reader_adds_is_accepted_and_the_readers():
     state = fresh()
     added = state.add(BodyPart.BONE, 30, (10, 10, 30, 30), None)
@@ -84,7 +97,7 @@ def test_the_threshold_is_kept_and_is_no_edit():
     assert review.loads(review.dumps(state)).confidence == 0.25
 
 
-edits = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3), st.sampled_from(BodyPart)), max_size=25)
+edits = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.sampled_from(BodyPart)), max_size=25)
 
 
 def edit_at_random(state: Review, steps: list[tuple[int, int, BodyPart]]) -> None:
@@ -105,6 +118,8 @@ def edit_at_random(state: Review, steps: list[tuple[int, int, BodyPart]]) -> Non
                 state.move_box(chosen, 40 + which, (1, 1, 9, 9 + which), AXES)
             elif kind == 6:
                 state.draw_axis(chosen, Axis.LONG, ((which, 0), (9, 9)), 20.0 + which)
+            elif kind == 7:
+                state.mark(chosen, list(Mark)[which], part is not BodyPart.LIVER)
             else:
                 state.set_status(chosen, list(ReviewStatus)[which % 3])
 

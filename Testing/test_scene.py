@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
@@ -72,10 +73,11 @@ def volume_with(direction: np.ndarray) -> Volume:
 
 def some_lesions() -> list[Lesion]:
     recist = Recist(((70.0, 32.5), (70.0, 47.5)), ((64.0, 40.0), (76.0, 40.0)), 18.0, 18.0)
+    marks = (Mark.SOFT_TISSUE_PART, Mark.TARGET)
     return [
         Lesion(BodyPart.SOFT_TISSUE, 0.8712345, 6, (4, 8), (59.0, 27.5, 81.0, 52.5), recist),
         Lesion(BodyPart.LUNG, None, 6, (6, 6), (20.3, 30.2, 30.0, 41.7), None, ReviewStatus.REJECTED, Origin.READER),
-        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED),
+        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED, marks=marks),
     ]
 
 
@@ -85,11 +87,19 @@ def lesions() -> list[Lesion]:
 
 
 @pytest.fixture(scope="module")
-def scene_files(tmp_path_factory, lesions) -> dict[str, Path]:
+def reported() -> list[Lesion]:
+    soft, lung, bone = some_lesions()
+    return [bone, soft, lung.edited(status=ReviewStatus.PENDING)]
+
+
+@pytest.fixture(scope="module")
+def scene_files(tmp_path_factory, reported) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("Szenen é")
     files = {name: folder / f"{name}.mrb" for name in GEOMETRIES}
     for name, direction in GEOMETRIES.items():
-        lesion_scene.write_scene(volume_with(direction), lesions, files[name])
+        volume = volume_with(direction)
+        rejected = reported[0].edited(status=ReviewStatus.REJECTED, id="rejected")
+        lesion_scene.write_scene(volume, Reading.of(volume, [rejected, *reported]), files[name])
     assert sorted(folder.iterdir()) == sorted(files.values())
     return files
 
@@ -118,7 +128,7 @@ def assert_same(found: dict, lesion: Lesion) -> None:
     expected = asdict(lesion)
     exact = ("body_part", "confidence", "key_slice", "status", "origin", "id")
     assert {name: found[name] for name in exact} == {name: expected[name] for name in exact}
-    assert tuple(found["slices"]) == lesion.slices
+    assert (tuple(found["slices"]), tuple(found["marks"])) == (lesion.slices, lesion.marks)
     assert found["box"] == pytest.approx(lesion.box, abs=1e-3)
     assert (found["recist"] is None) == (lesion.recist is None)
     for name in ("long_axis", "short_axis", "long_mm", "short_mm") if lesion.recist else ():
@@ -126,12 +136,12 @@ def assert_same(found: dict, lesion: Lesion) -> None:
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_every_lesion_comes_back_in_a_fresh_process(read_back, lesions, geometry):
+def test_every_lesion_comes_back_in_a_fresh_process(read_back, reported, geometry):
     found = read_back[geometry]
-    assert found["names"] == [lesion.caption(number) for number, lesion in enumerate(lesions, 1)]
-    for record, lesion in zip(found["lesions"], lesions, strict=True):
+    assert found["names"] == [lesion.caption(number) for number, lesion in enumerate(reported, 1)]
+    for record, lesion in zip(found["lesions"], reported, strict=True):
         assert_same(record, lesion)
-    np.testing.assert_allclose(found["colours"], [lesion_scene.STATUS_COLOURS[lesion.status] for lesion in lesions], atol=1e-4)
+    np.testing.assert_allclose(found["colours"], [lesion_scene.colour(lesion) for lesion in reported], atol=1e-4)
     assert all(found["locked"])
     assert not any(found["native labels"])
     assert found["labels"] == found["names"]
@@ -139,10 +149,10 @@ def test_every_lesion_comes_back_in_a_fresh_process(read_back, lesions, geometry
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_table_comes_back_in_a_fresh_process(read_back, lesions, geometry):
+def test_the_table_comes_back_in_a_fresh_process(read_back, reported, geometry):
     found = read_back[geometry]
     assert tuple(found["columns"]) == lesion_scene.COLUMNS
-    for number, (row, lesion) in enumerate(zip(found["table"], lesions, strict=True), 1):
+    for number, (row, lesion) in enumerate(zip(found["table"], reported, strict=True), 1):
         assert [row[0], row[1], row[5:]] == [
             str(number),
             lesion.body_part.title,
@@ -174,12 +184,14 @@ def test_a_box_is_one_slice_thick_along_the_volumes_axes(shown, lesions):
     np.testing.assert_allclose(indices.max(axis=0), (x1, y1, 6.5), atol=1e-6)
 
 
-def test_a_caption_starts_at_the_left_anterior_corner_of_its_box(shown, lesions):
+def test_a_caption_lies_beside_its_box_on_its_slice(shown, lesions):
     scene, _, volume = shown
     labels = scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
     for index, lesion in enumerate(lesions):
-        ras = np.array(labels.GetNthControlPointPosition(index))
-        np.testing.assert_allclose(volume.to_index(ras * (-1, -1, 1)), (lesion.box[2], lesion.box[1], lesion.key_slice), atol=1e-6)
+        i, j, k = volume.to_index(np.array(labels.GetNthControlPointPosition(index)) * (-1, -1, 1))
+        x0, y0, x1, y1 = lesion.box
+        assert k == pytest.approx(lesion.key_slice)
+        assert not (x0 < i < x1 and y0 < j < y1)
 
 
 def test_a_box_and_an_axis_that_were_moved_are_read_where_they_are(shown, lesions):
@@ -215,20 +227,26 @@ def test_a_lesion_without_its_ct_is_refused(shown):
 
 
 def test_lesions_fit_a_volume_node_with_its_voxels_in_another_order(lesions):
+    lesions = [replace(lesion, recist=lesion.recist and replace(lesion.recist, drawn=(Axis.LONG,))) for lesion in lesions]
     volume = volume_with(GEOMETRIES["oblique"])
     flips = np.diag((-1.0, 1.0, -1.0))
     origin = tuple(volume.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
     other = Volume(volume.hu[::-1, :, ::-1], SPACING, origin, volume.direction @ flips, Path("ct.nii"))
     volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
-    found, slice_number = lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
-    for lesion in found:
+    reading = lesion_scene.reading_on(volume_node, Reading.of(volume, lesions))
+    for lesion in reading.lesions:
         (original,) = (one for one in lesions if one.id == lesion.id)
-        assert slice_number(lesion.key_slice) == volume.slice_number(original.key_slice)
-        corners = [other.to_lps((x, y, lesion.key_slice)) for x, y in (lesion.box[:2], lesion.box[2:])]
-        indices = volume.to_index(corners)
+        points = [(*lesion.box[:2], lesion.key_slice), (*lesion.box[2:], lesion.key_slice)]
+        np.testing.assert_allclose(other.to_lps(points), reading.geometry.to_lps(points))
+        indices = volume.to_index(other.to_lps(points))
         assert sorted(indices[:, 0]) == pytest.approx((original.box[0], original.box[2]))
         assert sorted(indices[:, 1]) == pytest.approx((original.box[1], original.box[3]))
+        assert indices[:, 2] == pytest.approx(original.key_slice)
         assert lesion.slices[0] <= lesion.key_slice <= lesion.slices[1]
+        assert (lesion.recist and lesion.recist.drawn) == (original.recist and original.recist.drawn)
+    back = regrid(reading, Reading.of(volume, []).geometry)
+    boxes = {lesion.id: lesion.box for lesion in back.lesions}
+    assert all(boxes[lesion.id] == pytest.approx(lesion.box) for lesion in lesions)
 
 
 @pytest.mark.parametrize("origin", [(-90.0, -80.0, 43.0), (0.0, 0.0, 0.0)])
@@ -237,7 +255,7 @@ def test_lesions_of_another_ct_are_refused(lesions, origin):
     other = Volume(volume.hu, SPACING, origin, np.eye(3), Path("other.nrrd"))
     volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
     with pytest.raises(SceneError, match="were found on another CT"):
-        lesion_scene.lesions_on(volume_node, Reading.of(volume, lesions))
+        lesion_scene.reading_on(volume_node, Reading.of(volume, lesions))
 
 
 def test_what_is_no_scene_is_refused(tmp_path):
@@ -300,7 +318,7 @@ def test_the_axial_view_shows_the_lesion_on_the_patients_left(scene_files, tmp_p
     scale = size / (SHAPE[2] * SPACING[0])
     centre = size / 2 + scale * np.array([(70.0 - 49.5) * SPACING[0], (40.0 - 44.5) * SPACING[1]])
     half = scale * np.array([11.0 * SPACING[0], 12.5 * SPACING[1]])
-    amber = np.abs(pixels - lesion_scene.STATUS_COLOURS[ReviewStatus.PENDING]).max(axis=-1) < 0.15
+    amber = np.abs(pixels - lesion_scene.COLOURS["pending"]).max(axis=-1) < 0.15
     for row, column in ((0, -1), (0, 1), (-1, 0), (1, 0)):
         x, y = np.rint(centre + half * (column, row)).astype(int)
         assert amber[y - 3 : y + 4, x - 3 : x + 4].any(), "an edge of the box is not where the lesion is"

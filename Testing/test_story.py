@@ -17,33 +17,12 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 from LesionDetectorLib.scene import mrml  # noqa: E402
 from LesionDetectorLib.scene.files import write_picture  # noqa: E402
 
+from Testing.mouse import Mouse  # noqa: E402
 from Testing.slicer_application import MODULE, Application  # noqa: E402
 from Testing.test_panel import load  # noqa: E402
+from Testing.test_session import slice_in_view  # noqa: E402
 
 CT = "ct/totalsegmentator_torso/example_ct.nii.gz"
-
-
-class Mouse:
-    """A mouse over an axial view."""
-
-    def __init__(self, view) -> None:
-        self.interactor = view.interactor()
-        self.node = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
-
-    def display(self, ras: np.ndarray) -> tuple[int, int]:
-        x, y = (np.linalg.inv(mrml.matrix_of(self.node.GetXYToRAS())) @ (*ras, 1))[:2]
-        return round(float(x)), round(float(y))
-
-    def at(self, position: tuple[int, int], event: str) -> None:
-        self.interactor.SetEventInformation(*position, 0, 0, "\0", 0, None)
-        self.interactor.InvokeEvent(event)
-
-    def drag(self, start: tuple[int, int], end: tuple[int, int], steps: int = 5) -> None:
-        self.at(start, "MouseMoveEvent")
-        self.at(start, "LeftButtonPressEvent")
-        for step in range(1, steps + 1):
-            self.at(tuple(round(a + (b - a) * step / steps) for a, b in zip(start, end)), "MouseMoveEvent")
-        self.at(end, "LeftButtonReleaseEvent")
 
 
 def free_end(mouse: Mouse, node, lesion) -> tuple[int, int]:
@@ -58,7 +37,7 @@ def free_end(mouse: Mouse, node, lesion) -> tuple[int, int]:
 def new_panel(application):
     widget = load(MODULE / "LesionDetector.py").LesionDetectorWidget()
     widget.setup()
-    widget.parent.resize(350, 900)
+    widget.parent.resize(350, widget.parent.sizeHint().height())
     widget.parent.show()
     return widget
 
@@ -91,7 +70,7 @@ def test_the_whole_story(shared_data, tmp_path):
     for row, button in ((0, ui.acceptButton), (1, ui.acceptButton), (2, ui.rejectButton)):
         ui.lesionTable.selectRow([lesion.id for _, lesion in session.listed].index(ids[row]))
         assert session.selected == ids[row]
-        assert lesion_scene.slices_in_view(application.scene, node) == {session.review.lesion(ids[row]).key_slice}
+        assert slice_in_view(session) == session.review.lesion(ids[row]).key_slice
         button.click()
     statuses = [session.review.lesion(lesion_id).status for lesion_id in ids[:3]]
     assert statuses == [ReviewStatus.ACCEPTED, ReviewStatus.ACCEPTED, ReviewStatus.REJECTED]
@@ -121,13 +100,21 @@ def test_the_whole_story(shared_data, tmp_path):
     write_picture(view, tmp_path / "edited.png")
     ui.editButton.checked = False
 
-    added = session.add_at(BodyPart.LIVER, mrml.ras(node, (60.0, 60.0, lesion.key_slice)))
+    ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Liver"))
+    ui.addBoxButton.checked = True
+    for corner in ((50.0, 52.0), (64.0, 66.0)):
+        mouse.click(mouse.display(mrml.ras(node, (*corner, lesion.key_slice))))
+    application.qt.processEvents()
+    added = session.review.lesion(session.selected)
+    assert (added.body_part, added.key_slice, added.origin) == (BodyPart.LIVER, lesion.key_slice, Origin.READER)
+    assert added.box == pytest.approx((50, 52, 64, 66), abs=0.5) and not ui.addBoxButton.checked
+    write_picture(view, tmp_path / "added.png")
     ui.undoButton.click()
     ui.undoButton.click()
     assert session.review.lesion(ids[3]) == dragged
     ui.redoButton.click()
     assert session.review.lesion(ids[3]) == drawn and added.id not in {entry.id for entry in session.review.lesions}
-    assert {entry.id: entry for entry in session.review.found.lesions} == found and added.origin is Origin.READER
+    assert {entry.id: entry for entry in session.review.found.lesions} == found
 
     session.select(ids[3])
 

@@ -1,4 +1,4 @@
-"""The command line: ``lesion-detector detect`` and ``lesion-detector measure``.
+"""The command line: ``lesion-detector detect``, ``measure`` and ``report``.
 
 Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on stderr says why; 130 stopped by Ctrl-C.
 """
@@ -13,18 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import __version__, batch, bench, ct
+from . import __version__, batch, bench, cli_report, ct
 from .lesion import Lesion
 from .report import Model, Reading, exchange, text, write_reports
 
 STOPPED = 130
-NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
 EXAMPLES = """
 examples:
   lesion-detector detect scans/ct1 --out found
   lesion-detector detect ct.nii.gz --out found --confidence 0.3 --device cpu
   lesion-detector detect study --series 1.2.840.1 --out found --progress json
   lesion-detector measure ct.nrrd --slice 51 --box 210.5 180 262 231
+  lesion-detector report found/lesions.json --ct scans/ct1 --format html --out report.html
 """
 
 
@@ -113,12 +113,12 @@ def _refused(options: argparse.Namespace, sentence: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lesion-detector",
-        description=f"Find, label and measure lesions on CT. {NOT_A_MEDICAL_DEVICE}",
+        description=f"Find, label and measure lesions on CT. {text.NOT_A_MEDICAL_DEVICE}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{detect,batch,bench,measure}")
+    commands = parser.add_subparsers(required=True, metavar="{detect,batch,bench,measure,report}")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
@@ -173,7 +173,27 @@ def _parser() -> argparse.ArgumentParser:
         help="box in voxels, about 5 px wider than the lesion",
     )
     size.set_defaults(run=_measure)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    again = commands.add_parser(
+        "report",
+        help="write a reading again: as text, table, JSON, a page with pictures, DICOM SR or SEG",
+        epilog=cli_report.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    again.add_argument("input", type=Path, metavar="LESIONS", help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR")
+    again.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes")
+    again.add_argument("--format", choices=cli_report.FORMATS, default="text", help="(%(default)s)")
+    again.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
+    again.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")
+    again.add_argument("--confidence", type=_share, help="pending lesions from this confidence on; default: as the reading was made")
+    again.add_argument("--diameters", action="store_true", help="the two diameters in the structured text")
+    again.add_argument("--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters")
+    again.add_argument("--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page")
+    again.set_defaults(run=cli_report.report)
 
 
 def _share(value: str) -> float:
@@ -221,7 +241,7 @@ def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progr
         _write_pictures(volume, reading.reported, folder / "pictures")
         progress("write", 2, 3)
         if not no_scene:
-            _write_scene(volume, reading.reported, folder, progress)
+            _write_scene(volume, reading, folder, progress)
         progress("write", 3, 3)
         out.mkdir(exist_ok=True)
         for result in (*RESULTS, "pictures"):
@@ -248,11 +268,11 @@ def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> N
     write_lesion_pictures(volume, lesions, folder)
 
 
-def _write_scene(volume: ct.Volume, lesions: list[Lesion], folder: Path, progress: _Progress) -> None:
+def _write_scene(volume: ct.Volume, reading: Reading, folder: Path, progress: _Progress) -> None:
     from .scene import SceneError, render_scene, write_scene
 
     try:
-        write_scene(volume, lesions, folder / "scene.mrb")
+        write_scene(volume, reading, folder / "scene.mrb")
         render_scene(folder / "scene.mrb", folder / "scene.png")
     except SceneError as error:
         progress.warn(str(error))

@@ -6,6 +6,7 @@ Inside a panel coordinates are in-plane millimetres, pixel index (i, j) times sp
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.lesion import BodyPart, Lesion
-from LesionDetectorLib.scene import STATUS_COLOURS
+from LesionDetectorLib.scene import colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +32,7 @@ WINDOWS = {BodyPart.LUNG: (-1350, 150), BodyPart.BONE: (-500, 1300)}
 NOTE = "Research use only. Not a medical device."
 ZOOM_MM = 60.0
 DPI = 100
+PANEL_INCHES, PANEL_DPI = 4.2, 150
 OUTLINED = {"path_effects": [withStroke(linewidth=2.5, foreground="black")]}
 
 # The letter at the positive and at the negative end of each LPS axis.
@@ -67,16 +70,38 @@ def lesion_figure(volume: Volume, lesions: list[Lesion], number: int) -> Figure:
     FigureCanvasAgg(figure)
     whole = figure.add_axes((0.005, 0.055, 0.49, 0.91))
     zoom = figure.add_axes((0.505, 0.055, 0.49, 0.91))
-    for axes in (whole, zoom):
-        _draw_slice(axes, volume, lesion)
-        _draw_orientation(axes, volume)
-    _zoom_to(zoom, volume, lesion)
-    _draw_lesions(whole, volume, lesions, number, captions=True)
-    _draw_lesions(zoom, volume, lesions, number, captions=False)
+    _draw_panel(whole, volume, lesions, number, enlarged=False)
+    _draw_panel(zoom, volume, lesions, number, enlarged=True)
     figure.text(0.01, 0.018, f"Slice {volume.slice_number(lesion.key_slice)}", color="white", fontsize=9)
-    figure.text(0.5, 0.018, lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=11, ha="center")
+    figure.text(0.5, 0.018, lesion.caption(number), color=colour(lesion), fontsize=11, ha="center")
     figure.text(0.99, 0.018, NOTE, color="0.6", fontsize=8, ha="right")
     return figure
+
+
+def panel_figure(volume: Volume, lesions: list[Lesion], number: int, enlarged: bool) -> Figure:
+    """One half of `lesion_figure`, square and without its line of text: the whole key slice, or the lesion enlarged."""
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES), dpi=PANEL_DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    _draw_panel(figure.add_axes((0, 0, 1, 1)), volume, lesions, number, enlarged)
+    return figure
+
+
+def jpeg(figure: Figure) -> bytes:
+    """The figure as a JPEG whose thin coloured lines stay sharp."""
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", facecolor=figure.get_facecolor(), pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+    return file.getvalue()
+
+
+def window(lesion: Lesion) -> tuple[int, int]:
+    """The lowest and the highest HU that a picture of the lesion tells apart."""
+    return WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
+
+
+def enlarged_mm(volume: Volume, lesion: Lesion) -> float:
+    """How wide the square is that a picture enlarges."""
+    box = _box_mm(volume, lesion)
+    return max(ZOOM_MM, 2 * box.width, 2 * box.height)
 
 
 def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
@@ -93,40 +118,27 @@ def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
         _draw_slice(axes, volume, lesion)
         _zoom_to(axes, volume, lesion)
         _draw_lesions(axes, volume, lesions, number, captions=False)
-        axes.set_title(lesion.caption(number), color=STATUS_COLOURS[lesion.status], fontsize=9, pad=3)
+        axes.set_title(lesion.caption(number), color=colour(lesion), fontsize=9, pad=3)
         slice_number = f"Slice {volume.slice_number(lesion.key_slice)}"
         axes.text(0.02, 0.02, slice_number, color="white", fontsize=8, transform=axes.transAxes, **OUTLINED)
     figure.text(0.99, 0.08 / figure.get_figheight(), NOTE, color="0.6", fontsize=8, ha="right")
     return figure
 
 
-def place_caption(size: tuple[float, float], own: Bbox, boxes: list[Bbox], panel: Bbox) -> Bbox:
-    """A place for a caption of `size` (width, height) beside the box `own`, inside `panel`, that covers none of `boxes`.
-
-    The nearest of a ring of candidates around the box that is free; where all are taken, the one that covers least. All in one
-    frame, for example the pixels of the picture.
-    """
-    width, height = size
-    candidates = []
-    for gap in (4, height, 2.5 * height, 5 * height, 8 * height):
-        for x in (own.x0, own.x1 - width, own.x1 + gap, own.x0 - gap - width):
-            for y in (own.y1 + gap, own.y0 - gap - height, own.y1 - height, own.y0):
-                x_inside = min(max(x, panel.x0), panel.x1 - width)
-                y_inside = min(max(y, panel.y0), panel.y1 - height)
-                candidates.append(Bbox.from_bounds(x_inside, y_inside, width, height))
-    return min(candidates, key=lambda place: sum(_shared_area(place, box) for box in boxes))
-
-
-def _shared_area(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(width, 0.0) * max(height, 0.0)
+def _draw_panel(axes: Axes, volume: Volume, lesions: list[Lesion], number: int, enlarged: bool) -> None:
+    """The key slice of lesion `number`: the whole of it with captions, or the lesion `enlarged`."""
+    lesion = lesions[number - 1]
+    _draw_slice(axes, volume, lesion)
+    _draw_orientation(axes, volume)
+    if enlarged:
+        _zoom_to(axes, volume, lesion)
+    _draw_lesions(axes, volume, lesions, number, captions=not enlarged)
 
 
 def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
     rows, columns = volume.hu.shape[1:]
     si, sj = volume.spacing[:2]
-    low, high = WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
+    low, high = window(lesion)
     extent = (-0.5 * si, (columns - 0.5) * si, (rows - 0.5) * sj, -0.5 * sj)
     axes.imshow(volume.hu[lesion.key_slice], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     axes.axis("off")
@@ -134,7 +146,7 @@ def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
 
 def _zoom_to(axes: Axes, volume: Volume, lesion: Lesion) -> None:
     box = _box_mm(volume, lesion)
-    half = max(ZOOM_MM, 2 * box.width, 2 * box.height) / 2
+    half = enlarged_mm(volume, lesion) / 2
     x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     axes.set_xlim(x - half, x + half)
     axes.set_ylim(y + half, y - half)
@@ -155,12 +167,12 @@ def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: in
     shown = [number for number, lesion in enumerate(lesions, 1) if lesion.key_slice == key_slice]
     for number in shown:
         lesion = lesions[number - 1]
-        box, colour = _box_mm(volume, lesion), STATUS_COLOURS[lesion.status]
+        box, own_colour = _box_mm(volume, lesion), colour(lesion)
         width = 1.6 if number == current else 0.8
-        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=colour, linewidth=width))
+        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=own_colour, linewidth=width))
         if number == current and lesion.recist is not None:
             for ends in (lesion.recist.long_axis, lesion.recist.short_axis):
-                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=colour, linewidth=1.0)
+                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=own_colour, linewidth=1.0)
     if captions:
         _draw_captions(axes, volume, lesions, current, shown)
 
@@ -168,15 +180,15 @@ def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: in
 def _draw_captions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, shown: list[int]) -> None:
     axes.apply_aspect()
     renderer = axes.figure.canvas.get_renderer()
-    taken = [axes.transData.transform_bbox(_box_mm(volume, lesions[number - 1])) for number in shown]
-    taken = [Bbox([box.min, box.max]) for box in taken]
+    boxes = [axes.transData.transform_bbox(_box_mm(volume, lesions[number - 1])) for number in shown]
+    taken = [(*box.min, *box.max) for box in boxes]
     for own, number in zip(list(taken), shown):
         lesion = lesions[number - 1]
         label = lesion.caption(number) if number == current else str(number)
-        text = axes.text(0, 0, label, color=STATUS_COLOURS[lesion.status], fontsize=9, transform=None, **OUTLINED)
+        text = axes.text(0, 0, label, color=colour(lesion), fontsize=9, transform=None, **OUTLINED)
         extent = text.get_window_extent(renderer)
-        place = place_caption((extent.width, extent.height), own, taken, axes.bbox)
-        text.set_position((place.x0 - extent.x0, place.y0 - extent.y0))
+        place = place_caption((extent.width, extent.height), own, np.array(taken), axes.bbox.extents, gap=4)
+        text.set_position(place[:2] - extent.min)
         taken.append(place)
 
 

@@ -58,6 +58,15 @@ class Origin(StrEnum):
     READER = "reader"
 
 
+class Mark(StrEnum):
+    """What a reader can tick on a lesion: what RECIST asks and neither a box nor a label tells."""
+
+    LYMPH_NODE = "lymph node"
+    SOFT_TISSUE_PART = "soft-tissue part"
+    NOT_MEASURABLE = "not measurable"
+    TARGET = "target"
+
+
 class Axis(StrEnum):
     """The two axes of a lesion."""
 
@@ -119,6 +128,7 @@ class Lesion:
     box: (x0, y0, x1, y1) on the key slice, continuous voxel indices.
     recist: its axes, or None while unmeasured.
     status, origin: what the reader decided, and who marked it.
+    marks: what the reader ticked.
     id: stable over edits, files and programs.
     """
 
@@ -130,6 +140,7 @@ class Lesion:
     recist: Recist | None = None
     status: ReviewStatus = ReviewStatus.PENDING
     origin: Origin = Origin.DETECTOR
+    marks: tuple[Mark, ...] = ()
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:

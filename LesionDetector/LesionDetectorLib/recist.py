@@ -14,11 +14,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from .lesion import Box, Point, Recist
+from .lesion import Box, Origin, Point, Recist
 from .slices import PIXEL_MM
 
 DETECTOR_MARGIN_MM = 5 * PIXEL_MM
 """Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
+READER_MARGIN_MM = 1.0
+"""Between a lesion and the box that a reader draws."""
 _RAYS = 128
 _ANGLES = 2 * np.pi * np.arange(_RAYS) / _RAYS
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
@@ -53,6 +55,18 @@ class Segmentation:
 def pixels(mm: float, spacing: Sequence[float]) -> float:
     """A length in mm as pixels of a slice with the `spacing` (si, sj, ...) mm, the mean of both directions."""
     return mm / (sum(spacing[:2]) / 2)
+
+
+def margin_mm(origin: Origin) -> float:
+    """Between a lesion and the box of who marked it."""
+    return DETECTOR_MARGIN_MM if origin is Origin.DETECTOR else READER_MARGIN_MM
+
+
+def reader_box(axes: Recist, spacing: Sequence[float]) -> Box:
+    """The box that a reader would draw round a lesion with these axes, on a slice with the `spacing` (si, sj, ...) mm."""
+    ends = np.array([*axes.long_axis, *axes.short_axis])
+    margin = READER_MARGIN_MM / np.array(spacing[:2])
+    return (*(ends.min(axis=0) - margin).tolist(), *(ends.max(axis=0) + margin).tolist())
 
 
 def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin_px: float = 5.0) -> Recist:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from .lesion import Axis, BodyPart, Box, Lesion, Origin, Point, Recist, ReviewStatus
+from .lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from .report import exchange
 from .report.reading import Reading
 
@@ -26,6 +26,8 @@ class Action(StrEnum):
     REJECT = "reject"
     RESET = "set to pending"
     RELABEL = "relabel"
+    MARK = "mark"
+    UNMARK = "unmark"
     DELETE = "delete"
     ADD = "add"
     MOVE_BOX = "move box"
@@ -106,6 +108,11 @@ class Review:
         """Give a lesion another body part."""
         self._change(Action.RELABEL, lesion_id, body_part=body_part)
 
+    def mark(self, lesion_id: str, mark: Mark, on: bool) -> None:
+        """Tick something on a lesion, or take the tick away."""
+        others = {*self.lesion(lesion_id).marks} - {mark}
+        self._change(Action.MARK if on else Action.UNMARK, lesion_id, marks=tuple(sorted(others | {mark} if on else others)))
+
     def move_box(self, lesion_id: str, key_slice: int, box: Box, measured: Recist | None) -> None:
         """Give a lesion another box on slice `key_slice`; `measured` are the axes inside it.
 
@@ -175,7 +182,7 @@ def dumps(review: Review) -> str:
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "found": json.loads(exchange.dumps(review.found)),
+        "found": exchange.reading_record(review.found),
         "done": [_edit_record(edit) for edit in review.done],
         "undone": [_edit_record(edit) for edit in review.undone],
     }
@@ -190,7 +197,7 @@ def loads(content: str) -> Review:
             raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
             raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
-        review = Review(exchange.loads(json.dumps(record["found"])))
+        review = Review(exchange.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
     except exchange.ExchangeError:
         raise

@@ -40,6 +40,7 @@ def test_a_series_is_read_with_its_geometry_and_identifiers(tmp_path: Path, name
     assert volume.hu.dtype == np.int16
     assert np.array_equal(volume.hu, np.clip(hu, -1024, None))
     assert volume.spacing == pytest.approx((*SPACING, 2.0))
+    assert volume.slice_thickness == 2
     assert volume.origin == (-10.0, -20.0, -50.0)
     assert np.array_equal(volume.direction, np.eye(3))
     assert (volume.study, volume.series, volume.series_uid) == ("7", "4", "1.2.3.4")

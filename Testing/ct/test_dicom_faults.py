@@ -286,6 +286,13 @@ def test_one_slice(tmp_path: Path):
     assert volume.warnings == (f"{tmp_path} has one slice only: it stands in for its neighbours.",)
 
 
+@pytest.mark.parametrize(("told", "thickness"), [(None, None), (0, None), (-3, None), ("nan", None), (7.5, 7.5)])
+def test_slices_that_overlap_or_say_nothing_of_their_thickness(tmp_path: Path, told: float | str | None, thickness: float | None):
+    write(tmp_path, body(3), axial(3), SliceThickness=told)
+    volume = ct.read(tmp_path)
+    assert (volume.slice_thickness, volume.spacing[2], volume.warnings) == (thickness, 2, ())
+
+
 def test_a_multi_frame_image_without_positions(tmp_path: Path):
     save(image(body(1)[0], (0, 0, 0), "1.2", 1, NumberOfFrames=2, PixelData=bytes(2 * 24 * 32 * 2)), tmp_path / "cine.dcm")
     assert "of many frames that have no position" in refusal(tmp_path)

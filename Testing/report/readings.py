@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report import DicomSeries, Geometry, Model, Reading
 
 GEOMETRY = Geometry((512, 512, 80), (0.8, 0.8, 5.0), (-200.0, -190.5, 12.5), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
@@ -50,6 +50,7 @@ def lesions(draw) -> Lesion:
         recist=draw(st.none() | st.builds(Recist, axes, axes, length, length, st.lists(st.sampled_from(Axis), unique=True).map(tuple))),
         status=draw(st.sampled_from(ReviewStatus)),
         origin=draw(st.sampled_from(Origin)),
+        marks=draw(st.lists(st.sampled_from(Mark), unique=True).map(tuple)),
         id=draw(st.uuids().map(str)),
     )
 
@@ -69,6 +70,7 @@ readings = st.builds(
     series_uid=names,
     first_slice=st.integers(-1000, 1000),
     geometry=geometries,
+    slice_thickness=st.none() | st.floats(0.1, 20),
     dicom=st.none() | st.builds(DicomSeries, names, names, names, st.lists(st.none() | names, max_size=2).map(tuple)),
     warnings=st.lists(names, max_size=2).map(tuple),
     models=st.lists(st.builds(Model, names, names), max_size=2).map(tuple),

@@ -8,7 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.lesion import BodyPart, Mark
 from LesionDetectorLib.report import Model, exchange
 from LesionDetectorLib.report.exchange import ExchangeError
 from readings import AXES, GEOMETRY, lesion, reading, readings
@@ -53,10 +53,19 @@ def test_schema_is_valid_and_refuses_what_is_not_in_it():
     assert VALIDATOR.schema["properties"]["version"]["const"] == exchange.VERSION
     body_parts = VALIDATOR.schema["properties"]["lesions"]["items"]["properties"]["body_part"]["enum"]
     assert body_parts == [part.title for part in BodyPart]
+    marks = VALIDATOR.schema["properties"]["lesions"]["items"]["properties"]["marks"]["items"]["enum"]
+    assert marks == list(Mark)
 
 
 def test_unknown_fields_are_passed_over():
     assert exchange.loads(json.dumps(record(comment="of a later release"))) == exchange.loads(json.dumps(record()))
+
+
+def test_a_file_of_before_marks_and_slice_thickness_is_read_and_what_is_unknown_is_left_out():
+    plain = record()
+    assert "marks" not in plain["lesions"][0] and "slice_thickness" not in plain["ct"]
+    made = exchange.loads(json.dumps(plain))
+    assert (made.lesions[0].marks, made.slice_thickness) == ((), None)
 
 
 def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -112,6 +121,8 @@ def test_wrong_file_gets_one_sentence(tmp_path, content, sentence):
         ({"key_slice": 90, "slices": [90, 90]}, "spans slices"),
         ({"body_part": "Toe"}, r"lesions\[0\]: 'Toe' is no body part"),
         ({"status": "maybe"}, r"lesions\[0\]: 'maybe' is not a valid ReviewStatus"),
+        ({"marks": ["cyst"]}, r"lesions\[0\]: 'cyst' is not a valid Mark"),
+        ({"marks": "target"}, r"'lesions\[0\].marks' must be a list"),
         ({"recist": {}}, r"'lesions\[0\].recist.long_axis' is missing"),
         ({"id": None}, r"'lesions\[0\].id' must be a text"),
     ],

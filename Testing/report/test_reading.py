@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from LesionDetectorLib.lesion import BodyPart, Origin
+from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.report import DicomSeries, Geometry, Reading, ordered, reported
 from readings import GEOMETRY, lesion, reading
 
@@ -27,6 +27,7 @@ def volume(**changes) -> SimpleNamespace:
         "series": "2",
         "series_uid": "1.2",
         "first_slice": 1,
+        "slice_thickness": 2.5,
         "dicom": {},
         "warnings": ("Slice 3 is missing.",),
     }
@@ -39,7 +40,7 @@ def test_reading_of_a_volume():
     assert made.source == "scan.nrrd"  # the path, which may name a patient, stays here
     assert made.geometry == Geometry((2, 3, 4), (0.5, 0.75, 2.0), (1.0, 2.0, 3.0), ((0, 0, 1), (1, 0, 0), (0, -1, 0)))
     assert (made.study, made.series, made.series_uid, made.warnings) == ("S1", "2", "1.2", ("Slice 3 is missing.",))
-    assert made.dicom is None
+    assert (made.dicom, made.slice_thickness) == (None, 2.5)
     assert made.lesions == (found[1], found[0])
     assert made.slice_number(2) == 3
     assert {type(value) for value in (*made.geometry.spacing, *made.geometry.origin)} == {float}
@@ -99,3 +100,15 @@ def test_what_cannot_be_is_refused():
         reading(confidence=50)
     with pytest.raises(ValueError, match="spacing above 0"):
         replace(GEOMETRY, spacing=(0.0, 1.0, 1.0))
+
+
+def test_what_a_reader_accepted_can_be_had_alone():
+    kept = lesion(BodyPart.LUNG, 0.2, status=ReviewStatus.ACCEPTED)
+    made = reading(lesion(BodyPart.LIVER, 0.9), kept, lesion(BodyPart.BONE, 0.9, status=ReviewStatus.REJECTED))
+    assert made.accepted_only() == replace(made, lesions=(kept,))
+
+
+@pytest.mark.parametrize("thickness", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_slice_thickness_that_none_can_have_is_refused(thickness):
+    with pytest.raises(ValueError, match="slice thickness must be above 0 mm"):
+        reading(slice_thickness=thickness)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
-from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
 from LesionDetectorLib.report import table
 from readings import AXES, lesion, reading
 
@@ -17,7 +17,8 @@ def rows(path, *lesions, **changes) -> list[dict[str, str]]:
 
 
 def test_row_of_a_measured_lesion(tmp_path):
-    (row,) = rows(tmp_path, lesion(BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES), study='a,"b"\nü')
+    marked = lesion(BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES, marks=(Mark.LYMPH_NODE, Mark.TARGET))
+    (row,) = rows(tmp_path, marked, study='a,"b"\nü')
     assert row == {
         "number": "1",
         "body_part": "Soft tissue",
@@ -29,6 +30,7 @@ def test_row_of_a_measured_lesion(tmp_path):
         "slice": "51",
         "status": "pending",
         "origin": "detector",
+        "marks": "lymph node, target",
         "k": "50",
         "first_k": "49",
         "last_k": "52",
@@ -55,7 +57,7 @@ def test_what_is_unknown_is_empty(tmp_path):
     (row,) = rows(tmp_path, lesion(BodyPart.LUNG, None, origin=Origin.READER))
     assert {name for name, value in row.items() if not value} == {
         *("confidence", "long_axis_mm", "short_axis_mm", "long_x0", "long_y0", "long_x1", "long_y1"),
-        *("short_x0", "short_y0", "short_x1", "short_y1"),
+        *("short_x0", "short_y0", "short_x1", "short_y1", "marks"),
     }
 
 

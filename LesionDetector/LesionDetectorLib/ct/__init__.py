@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import deeplesion, dicom, image_file
+from .dicom import read_patient
 from .volume import CTError, Volume
 
-__all__ = ["CTError", "Volume", "read"]
+__all__ = ["CTError", "Volume", "read", "read_patient"]
 
 
 def read(path: Path | str, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk  # noqa: N813
-from pydicom.dataset import FileDataset
 
-from .dicom_slices import MALFORMED, Image, Slice, read_image
+from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
-from .volume import CTError, Placed, Volume, check_hu, to_hu
+from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
 
 SAME_PLACE = 0.01  # mm
+PATIENT = {
+    "PatientName": "Patient",
+    "PatientID": "Patient ID",
+    "PatientBirthDate": "Birth date",
+    "PatientSex": "Sex",
+    "StudyDate": "Study date",
+}
 KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
 
 
@@ -26,7 +33,18 @@ def read(path: Path, series: str | None = None, progress: Callable[[int, int], N
 
     Raises CTError where there is no such series or its slices cannot be put together.
     """
-    images, warnings = _images(path)
+    return _assemble(path, *read_slices(path, series), progress)
+
+
+def read_slices(
+    path: Path, series: str | None = None, tags: list[str] | None = TAGS, files: Iterable[Path] | None = None
+) -> tuple[list[Slice], list[str]]:
+    """The slices that `read` makes its volume of, from feet to head, without their pixels, and what was left out.
+
+    Their headers hold `tags` alone, or for None all that there is before the pixels. Only `files` are looked at where they are given.
+    Raises CTError where there is no such series.
+    """
+    images, warnings = _images(path, tags, files)
     if path.is_file() and series is None:
         series = next(image.series for image in images if image.path == path)
     slices, more = _choose_series(path, images, series)
@@ -34,20 +52,45 @@ def read(path: Path, series: str | None = None, progress: Callable[[int, int], N
     for select in (_one_stack, _one_acquisition, _one_per_place):
         slices, more = select(slices)
         warnings += more
-    return _assemble(path, slices, warnings, progress)
+    return slices, warnings
 
 
-def _images(path: Path) -> tuple[list[Image], list[str]]:
-    """The DICOM files of a folder, or of the folder of a file, and a warning about those that are damaged."""
+def read_patient(path: Path | str, series: str) -> dict[str, str]:
+    """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a report.
+
+    What they do not say is left out. Raises CTError where `path` has no such series.
+    """
+    file = next((image.path for image in _images(Path(path))[0] if image.series == series), None)
+    if file is None:
+        raise CTError(f"{path} has no series {series}: give the CT of the reading.")
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(PATIENT))
+    values = {name: " ".join(str(header.get(tag) or "").replace("^", " ").split()) for tag, name in PATIENT.items()}
+    return {name: _iso_date(value) if "date" in name else value for name, value in values.items() if value}
+
+
+def _iso_date(value: str) -> str:
+    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if len(value) == 8 and value.isdigit() else value
+
+
+def without_pixels(path: Path, slices: list[Slice], warnings: list[str]) -> Volume:
+    """The volume that `read` makes of `slices`, for its geometry and identifiers alone: all its voxels are air."""
+    return _assemble(path, slices, warnings, pixels=False)
+
+
+def _images(path: Path, tags: list[str] | None = TAGS, files: Iterable[Path] | None = None) -> tuple[list[Image], list[str]]:
+    """The DICOM files among `files`, of a folder, or of the folder of a file, and a warning about those that are damaged."""
+    if not path.exists():
+        raise CTError(f"{path} does not exist: check the path.")
     if path.is_file():
         _check_file(path)
-    files = sorted(file for file in (path.rglob("*") if path.is_dir() else path.parent.iterdir()) if file.is_file())
+    files = files or (path.rglob("*") if path.is_dir() else path.parent.iterdir())
+    files = sorted(file for file in files if file.is_file())
     if not files:
         raise CTError(f"{path} is empty: give {KNOWN_KINDS}.")
     images, damaged = [], []
     for file in files:
         try:
-            image = read_image(file)
+            image = read_image(file, tags)
         except MALFORMED:
             damaged.append(file.name)
         else:
@@ -149,8 +192,10 @@ def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
 
 
-def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Callable[[int, int], None] | None) -> Volume:
-    """The volume of slices in order, on an upright and even grid and in the usual view."""
+def _assemble(
+    path: Path, slices: list[Slice], warnings: list[str], progress: Callable[[int, int], None] | None = None, pixels: bool = True
+) -> Volume:
+    """The volume of slices in order, on an upright and even grid and in the usual view; without `pixels` it is filled with air."""
     first = slices[0]
     origins = np.array([item.origin for item in slices])
     even = even_positions(origins @ first.normal)
@@ -160,7 +205,7 @@ def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Ca
     if (shift.max(axis=0) > first.shape[::-1]).any():
         raise CTError(f"The slices of {path} do not lie over one another: export the series again.")
 
-    hu = _pixels(slices, progress)
+    hu = _pixels(slices, progress) if pixels else np.broadcast_to(np.int16(AIR), (len(slices), *first.shape))
     warnings += check_hu(hu, path)
     uids = [item.uid for item in slices]
     if shift.any():
@@ -180,7 +225,7 @@ def _assemble(path: Path, slices: list[Slice], warnings: list[str], progress: Ca
     if any(turned):
         uids = [None] * len(uids)
         warnings.append("The slices were turned so that the patient's left is on the right; pixels count otherwise than in the files.")
-    return _volume(path, placed, first.header, uids, warnings)
+    return _volume(path, placed, slices, uids, warnings)
 
 
 def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarray) -> Placed:
@@ -191,7 +236,8 @@ def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarr
     return Placed(hu, origin, np.array([*first.spacing, step]), np.column_stack([in_plane, first.normal]))
 
 
-def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | None], warnings: list[str]) -> Volume:
+def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | None], warnings: list[str]) -> Volume:
+    header, thickness = slices[0].header, max(item.thickness for item in slices)
     series_uid = str(header.get("SeriesInstanceUID") or "")
     return Volume(
         hu=placed.hu,
@@ -201,6 +247,7 @@ def _volume(path: Path, placed: Placed, header: FileDataset, uids: list[str | No
         source=path,
         study=str(header.get("StudyID") or "1"),
         series=str(header.get("SeriesNumber") or "1"),
+        slice_thickness=thickness if 0 < thickness < np.inf else None,
         series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
         dicom={
             "study_uid": str(header.get("StudyInstanceUID") or ""),

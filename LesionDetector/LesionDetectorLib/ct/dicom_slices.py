@@ -107,24 +107,24 @@ class Image:
     unfit: str = ""  # goes with "an image ..."
 
 
-def read_image(path: Path) -> Image | None:
-    """The slices of a DICOM file without their pixels; None for a file of another kind.
+def read_image(path: Path, tags: list[str] | None = TAGS) -> Image | None:
+    """The slices of a DICOM file without their pixels, with `tags` or, for None, all of its header; None for a file of another kind.
 
     Raises one of MALFORMED where the file is damaged or breaks off before its pixels.
     """
     with path.open("rb") as file:
         try:
-            return _parse(path, file)
+            return _parse(path, file, tags)
         except OSError as error:  # pydicom's word for a sequence that breaks off
             raise InvalidDicomError(str(error)) from error
 
 
-def _parse(path: Path, file: BinaryIO) -> Image | None:
+def _parse(path: Path, file: BinaryIO, tags: list[str] | None) -> Image | None:
     start = file.read(132)
     if start[128:] != b"DICM" and not start.startswith(WITHOUT_PREAMBLE):
         return None
     file.seek(0)
-    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=TAGS)
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
     has_pixels = file.read(4) in PIXEL_DATA or header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None

@@ -34,6 +34,7 @@ class Volume:
     study, series: what a report prints.
     series_uid: SeriesInstanceUID, or a stable id of the content where there is none.
     first_slice: the number by which a reader knows slice k = 0.
+    slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; `spacing` is what the slices are apart.
     dicom: study_uid, series_uid, frame_of_reference_uid and sop_instance_uids in k order (None where a slice was resampled or its pixels
         reordered, so that its voxels are no longer pixels of the file); empty for other files.
     warnings: what was wrong with the input and what was done about it, one sentence each.
@@ -48,6 +49,7 @@ class Volume:
     series: str = "1"
     series_uid: str = ""
     first_slice: int = 1
+    slice_thickness: float | None = None
     dicom: dict[str, str | list[str | None]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

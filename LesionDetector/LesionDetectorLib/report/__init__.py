@@ -1,4 +1,4 @@
-"""What comes out of a reading: `text` for the report, `table` for spreadsheets, `exchange` for programs."""
+"""What comes out of a reading: `text` for the report, `table` for spreadsheets, `page` to look at, `exchange` for programs."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
@@ -39,8 +39,22 @@ def read(path: Path | str) -> Reading:
 
 def dumps(reading: Reading) -> str:
     """`reading` as JSON text, field by field as the schema says."""
+    return json.dumps(reading_record(reading), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def loads(content: str) -> Reading:
+    """The reading in JSON text that `dumps` wrote; fields it does not know are passed over. Raises ExchangeError."""
+    try:
+        record = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ExchangeError(f"this is not valid JSON ({error}).") from error
+    return reading_of(record)
+
+
+def reading_record(reading: Reading) -> dict[str, Any]:
+    """`reading` as the object that its JSON text holds."""
     geometry = reading.geometry
-    record = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "software_version": reading.software_version,
@@ -56,20 +70,16 @@ def dumps(reading: Reading) -> str:
             "spacing": _floats(geometry.spacing),
             "origin": _floats(geometry.origin),
             "direction": [_floats(row) for row in geometry.direction],
+            **({} if reading.slice_thickness is None else {"slice_thickness": float(reading.slice_thickness)}),
             "dicom": None if reading.dicom is None else _dicom_record(reading.dicom),
             "warnings": list(reading.warnings),
         },
         "lesions": [lesion_record(lesion) for lesion in reading.lesions],
     }
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def loads(content: str) -> Reading:
-    """The reading in JSON text that `dumps` wrote; fields it does not know are passed over. Raises ExchangeError."""
-    try:
-        record = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ExchangeError(f"this is not valid JSON ({error}).") from error
+def reading_of(record: Any) -> Reading:
+    """The reading in the object that a JSON text holds, as `loads`."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ExchangeError(f"this is no list of lesions: its 'format' should be '{FORMAT}'.")
     version = _take(record, "", "version", int)
@@ -90,6 +100,7 @@ def loads(content: str) -> Reading:
             series_uid=_take(ct, "ct.", "series_uid", str),
             first_slice=_take(ct, "ct.", "first_slice", int),
             geometry=_geometry(ct),
+            slice_thickness=_take(ct, "ct.", "slice_thickness", float) if "slice_thickness" in ct else None,
             dicom=_dicom_series(_take(ct, "ct.", "dicom", dict, optional=True)),
             warnings=tuple(_items(ct, "ct.", "warnings", str)),
             models=tuple(_model(model, f"models[{index}].") for index, model in enumerate(models)),
@@ -115,6 +126,7 @@ def lesion_record(lesion: Lesion) -> dict[str, Any]:
         "recist": None if lesion.recist is None else _recist_record(lesion.recist),
         "status": lesion.status.value,
         "origin": lesion.origin.value,
+        **({"marks": list(lesion.marks)} if lesion.marks else {}),
     }
 
 
@@ -149,6 +161,7 @@ def lesion(record: dict, where: str) -> Lesion:
             recist=_recist(_take(record, where, "recist", dict, optional=True), f"{where}recist."),
             status=ReviewStatus(_take(record, where, "status", str)),
             origin=Origin(_take(record, where, "origin", str)),
+            marks=tuple(map(Mark, _items(record, where, "marks", str) if "marks" in record else ())),
             id=_take(record, where, "id", str),
         )
     except ExchangeError:

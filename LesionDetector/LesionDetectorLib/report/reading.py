@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,10 +62,29 @@ class Geometry:
         if not all(map(math.isfinite, numbers)) or min(self.spacing) <= 0 or min(self.size) < 1:
             raise ValueError(f"A CT needs a size of at least 1, a spacing above 0 mm and finite positions, not {self}.")
 
+    @property
+    def index_to_lps(self) -> np.ndarray:
+        """(4, 4) matrix from homogeneous voxel indices (i, j, k, 1) to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.array(self.direction) * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
+
     def to_lps(self, points: np.ndarray | Vector) -> np.ndarray:
         """LPS mm of continuous voxel indices (i, j, k); both (..., 3)."""
-        steps = np.array(self.direction) * self.spacing
-        return np.asarray(points, dtype=float) @ steps.T + self.origin
+        matrix = self.index_to_lps
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def to_index(self, points: np.ndarray | Vector) -> np.ndarray:
+        """Continuous voxel indices (i, j, k) of points in LPS mm; both (..., 3)."""
+        matrix = np.linalg.inv(self.index_to_lps)
+        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def matches(self, other: Geometry) -> bool:
+        """Whether `other` has as many voxels in the same places, to a tenth of a voxel."""
+        corners = [(0, 0, 0), *np.diag(self.size)]
+        apart = np.abs(self.to_lps(corners) - other.to_lps(corners)).max()
+        return self.size == other.size and bool(apart < 0.1 * min(self.spacing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,7 @@ class Reading:
     series_uid: identifies the series; "" if nothing does.
     first_slice: the number by which a report calls the slice k = 0.
     geometry: size and position of the voxels.
+    slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; slices may overlap or leave gaps.
     dicom: identifiers for a DICOM report, None for a CT that is no DICOM.
     warnings: sentences about the CT that a reader must know.
     models: the weights used; none for a reading without detector.
@@ -114,7 +134,7 @@ class Reading:
 
     Raises
     ------
-    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1.
+    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1, a slice thickness not above 0.
     """
 
     source: str
@@ -123,6 +143,7 @@ class Reading:
     series_uid: str
     first_slice: int
     geometry: Geometry
+    slice_thickness: float | None = None
     dicom: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
@@ -133,6 +154,8 @@ class Reading:
     def __post_init__(self) -> None:
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"The confidence threshold must lie in 0..1, not {self.confidence}.")
+        if self.slice_thickness is not None and not 0 < self.slice_thickness < math.inf:
+            raise ValueError(f"The slice thickness must be above 0 mm, not {self.slice_thickness}.")
         if len({lesion.id for lesion in self.lesions}) < len(self.lesions):
             raise ValueError("Two lesions have the same id.")
         slices = self.geometry.size[2]
@@ -161,6 +184,7 @@ class Reading:
                 origin=tuple(map(float, volume.origin)),
                 direction=tuple(tuple(map(float, row)) for row in volume.direction),
             ),
+            slice_thickness=volume.slice_thickness,
             dicom=_dicom_series(volume.dicom) if volume.dicom else None,
             warnings=tuple(map(_printable, warnings)),
             models=tuple(models),
@@ -172,6 +196,10 @@ class Reading:
     def reported(self) -> list[Lesion]:
         """The lesions that the report shows; their numbers count from 1 in this order."""
         return reported(self.lesions, self.confidence)
+
+    def accepted_only(self) -> Reading:
+        """The same reading with those lesions only that a reader accepted."""
+        return replace(self, lesions=tuple(lesion for lesion in self.lesions if lesion.status is ReviewStatus.ACCEPTED))
 
     def slice_number(self, k: int) -> int:
         """The number by which the report calls slice k."""

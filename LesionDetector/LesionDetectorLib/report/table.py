@@ -7,31 +7,36 @@ import io
 from pathlib import Path
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.report.baseline import Entry, assess
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading, ordered
 
 COLUMNS = (
-    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin"),
+    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin", "marks"),
     *("k", "first_k", "last_k", "box_x0", "box_y0", "box_x1", "box_y1"),
     *("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1"),
     *("centre_l_mm", "centre_p_mm", "centre_s_mm", "id"),
 )
 
+BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
 
-def compose(reading: Reading) -> str:
+
+def compose(reading: Reading, baseline: bool = False) -> str:
     """All lesions as CSV: the reported ones by their number, then the others, whose number is empty.
 
     Diameters are in mm, the centre of the box is in LPS mm, `slice` is the number that the report prints; k, box and end points
-    are continuous voxel indices of the CT. What is not known is empty.
+    are continuous voxel indices of the CT. What is not known is empty. With `baseline`, more columns have the RECIST 1.1 baseline; those
+    of recist_target_mm add up to its sum of diameters.
     """
     shown = reading.reported
     numbered = {lesion.id for lesion in shown}
     hidden = [lesion for lesion in ordered(reading.lesions) if lesion.id not in numbered]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_row(reading, lesion, number) for number, lesion in enumerate(shown, start=1))
-    writer.writerows(_row(reading, lesion, None) for lesion in hidden)
+    more = [_recist(entry) for entry in assess(reading).entries] if baseline else [[]] * len(shown)
+    writer.writerow(COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS)
+    writer.writerows(_row(reading, lesion, number) + cells for number, (lesion, cells) in enumerate(zip(shown, more), start=1))
+    writer.writerows(_row(reading, lesion, None) + [""] * (baseline * len(BASELINE_COLUMNS)) for lesion in hidden)
     return file.getvalue()
 
 
@@ -56,11 +61,16 @@ def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
         reading.slice_number(lesion.key_slice),
         lesion.status.value,
         lesion.origin.value,
+        ", ".join(lesion.marks),
         lesion.key_slice,
         *lesion.slices,
         *(_rounded(value, 3) for value in (*lesion.box, *ends, *centre.tolist())),
         lesion.id,
     ]
+
+
+def _recist(entry: Entry) -> list[str]:
+    return [entry.category.value, _rounded(entry.diameter_mm if entry.is_target else None, 1), entry.reason]
 
 
 def _rounded(value: float | None, digits: int) -> str:

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.report.baseline import as_text, assess
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading
 
@@ -22,11 +23,15 @@ CONFIDENCE = " ({confidence:.0%})"
 DIAMETERS = ", {long_mm:.0f} x {short_mm:.0f} mm"
 NO_LESION = "No lesion was found with a confidence of at least {confidence:.0%}. This does not rule out a lesion."
 WARNING = "Note: {warning}"
-FOOTER = "Made by LesionDetector {version}. Not a medical device: a radiologist must check every finding."
+NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
+FOOTER = "Made by LesionDetector {version}. " + NOT_A_MEDICAL_DEVICE
 
 
-def compose(reading: Reading, diameters: bool = False) -> str:
-    """The report as text; with `diameters`, each measured lesion's long and short axis in mm after its confidence."""
+def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -> str:
+    """The report as text.
+
+    With `diameters`, each measured lesion's long and short axis in mm after its confidence; with `baseline`, the RECIST 1.1 baseline.
+    """
     paragraphs = [HEADING, SERIES.format(study=reading.study, series=reading.series)]
     numbered = list(enumerate(reading.reported, start=1))
     for k, on_slice in groupby(numbered, key=lambda entry: entry[1].key_slice):
@@ -38,6 +43,8 @@ def compose(reading: Reading, diameters: bool = False) -> str:
         paragraphs.append("\n".join(_line(number, lesion, diameters) for number, lesion in on_slice))
     if not numbered:
         paragraphs.append(NO_LESION.format(confidence=reading.confidence))
+    if baseline:
+        paragraphs.append(as_text(assess(reading)))
     paragraphs += [WARNING.format(warning=warning) for warning in reading.warnings]
     paragraphs.append(FOOTER.format(version=reading.software_version))
     return "\n\n".join(paragraphs) + "\n"

@@ -5,14 +5,14 @@ or voxel indices (i, j, k).
 """
 
 from .files import load_scene, new_scene, render_scene, save_scene, write_scene
-from .markups import STATUS_COLOURS, read_lesion, read_lesions
+from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
-from .overlay import slices_in_view
+from .placing import Placing, Shape
+from .reports import ENDINGS, read_lesions_file, save_report
 from .session import Session
 from .shown import (
     COLUMNS,
     add_volume,
-    lesions_on,
     reading_on,
     remove_lesions,
     show_in_slice_views,
@@ -22,23 +22,27 @@ from .shown import (
 )
 
 __all__ = [
+    "COLOURS",
     "COLUMNS",
-    "STATUS_COLOURS",
+    "ENDINGS",
+    "Placing",
     "SceneError",
     "Session",
+    "Shape",
     "add_volume",
-    "lesions_on",
+    "colour",
     "load_scene",
     "new_scene",
     "read_lesion",
     "read_lesions",
+    "read_lesions_file",
     "reading_on",
     "remove_lesions",
     "render_scene",
+    "save_report",
     "save_scene",
     "show_in_slice_views",
     "show_lesions",
-    "slices_in_view",
     "why_not_a_ct",
     "write_scene",
     "write_volume",

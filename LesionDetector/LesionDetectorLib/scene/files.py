@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.review import Review
 
 from .mrml import INSTALL, SceneError, slicer_module
+from .session import keep_review
 from .shown import add_volume, show_in_slice_views, show_lesions
 
 if TYPE_CHECKING:
@@ -20,20 +21,22 @@ if TYPE_CHECKING:
     from trame_slicer.views import AbstractView
 
     from LesionDetectorLib.ct import Volume
+    from LesionDetectorLib.report.reading import Reading
 
 OPENGL_PACKAGES = "libegl1 libgl1-mesa-dri"
 
 
-def write_scene(volume: Volume, lesions: list[Lesion], path: Path) -> None:
-    """Write the CT and its lesions, numbered from 1 in the order given, to the Slicer scene `path` (.mrb), all of it or nothing.
+def write_scene(volume: Volume, reading: Reading, path: Path) -> None:
+    """Write the CT and the reported lesions of its reading to the Slicer scene `path` (.mrb), all of it or nothing.
 
-    The scene opens on the lesion of the highest confidence.
+    The scene opens on the lesion of the highest confidence. It holds a review of the reading, which a Slicer with this module goes on with.
     Raises SceneError where slicer-core is missing or cannot write, OSError where `path` cannot be written.
     """
     scene = new_scene()
     volume_node = add_volume(scene, volume)
-    show_lesions(scene, volume_node, lesions, volume.slice_number)
-    show_in_slice_views(scene, volume_node, max(lesions, key=lambda lesion: lesion.confidence or 0, default=None))
+    show_lesions(scene, volume_node, reading.reported, reading.slice_number)
+    show_in_slice_views(scene, volume_node, max(reading.reported, key=lambda lesion: lesion.confidence or 0, default=None))
+    keep_review(volume_node, Review(reading))
     save_scene(scene, path)
 
 

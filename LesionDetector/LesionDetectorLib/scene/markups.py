@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 
+from .captions import TEXT_SCALE, anchors
 from .mrml import ATTRIBUTE, LONG_AXIS, SHORT_AXIS, VOLUME, SceneError, all_nodes, ijk_to_ras, ijk_to_world, matrix_of, ras, slicer_module
 
 if TYPE_CHECKING:
@@ -25,12 +26,27 @@ if TYPE_CHECKING:
         vtkMRMLScene,
     )
 
-STATUS_COLOURS = {
-    ReviewStatus.PENDING: (1.0, 0.78, 0.16),
-    ReviewStatus.ACCEPTED: (0.35, 0.9, 0.4),
-    ReviewStatus.REJECTED: (0.62, 0.62, 0.62),
+COLOURS = {
+    "pending": (1.0, 0.78, 0.16),
+    "accepted": (0.35, 0.9, 0.4),
+    "rejected": (0.62, 0.62, 0.62),
+    "added by hand": (0.35, 0.75, 1.0),
 }
 INVISIBLE = 0.01
+
+Caption = tuple[str, Lesion, Point]
+"""A text, the lesion that it belongs to, and where it begins: (i, j) in voxel indices, on all slices of the lesion."""
+
+
+def kind(lesion: Lesion) -> str:
+    """Which of the `COLOURS` a lesion has: that of its status, or, for one that a reader added and did not reject, its own."""
+    by_hand = lesion.origin is Origin.READER and lesion.status is not ReviewStatus.REJECTED
+    return "added by hand" if by_hand else lesion.status.value
+
+
+def colour(lesion: Lesion) -> tuple[float, float, float]:
+    """The colour of a lesion in views and pictures, RGB 0..1."""
+    return COLOURS[kind(lesion)]
 
 
 def add_lesion(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, number: int) -> vtkMRMLMarkupsROINode:
@@ -50,7 +66,7 @@ def add_lesion(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion
             box.SetNodeReferenceID(role, line.GetID())
             nodes.append(line)
     for node in nodes:
-        set_colour(node, STATUS_COLOURS[lesion.status])
+        set_colour(node, colour(lesion))
     return box
 
 
@@ -59,8 +75,9 @@ def add_labels(
 ) -> vtkMRMLMarkupsFiducialNode:
     """One locked point list that captions every lesion, given with its number, on its key slice."""
     labels = add_markup(scene, "vtkMRMLMarkupsFiducialNode", "Lesion labels", volume_node)
-    style_labels(labels)
-    set_labels(labels, volume_node, [(number, lesion, lesion.key_slice) for number, lesion in entries])
+    style_labels(labels, COLOURS["pending"])
+    on_key_slices = [(lesion.caption(number), lesion.edited(slices=(lesion.key_slice, lesion.key_slice))) for number, lesion in entries]
+    set_labels(labels, volume_node, [(*entry, place) for entry, place in zip(on_key_slices, anchors(volume_node, on_key_slices))])
     return labels
 
 
@@ -95,15 +112,14 @@ def style_line(line: vtkMRMLMarkupsLineNode) -> None:
     line.GetDisplayNode().SetPointLabelsVisibility(False)
 
 
-def style_labels(labels: vtkMRMLMarkupsFiducialNode) -> None:
-    """Text without a point; what is not selected in grey."""
+def style_labels(labels: vtkMRMLMarkupsFiducialNode, text_colour: tuple[float, float, float]) -> None:
+    """Text without a point, in slice views alone."""
     display = labels.GetDisplayNode()
     display.SetPointLabelsVisibility(True)
-    display.SetColor(STATUS_COLOURS[ReviewStatus.REJECTED])
-    display.SetSelectedColor(STATUS_COLOURS[ReviewStatus.PENDING])
     display.SetGlyphScale(INVISIBLE)
-    display.SetTextScale(3)
+    display.SetTextScale(TEXT_SCALE)
     display.SetVisibility3D(False)
+    set_colour(labels, text_colour)
 
 
 def set_box(box: vtkMRMLMarkupsROINode, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, slices: tuple[int, int]) -> None:
@@ -128,20 +144,18 @@ def set_line(line: vtkMRMLMarkupsLineNode, volume_node: vtkMRMLScalarVolumeNode,
             line.SetNthControlPointPosition(index, position)
 
 
-def set_labels(
-    labels: vtkMRMLMarkupsFiducialNode, volume_node: vtkMRMLScalarVolumeNode, entries: Iterable[tuple[int, Lesion, int]]
-) -> None:
-    """Caption lesions, given with their numbers and the slices k to do it on, from the left anterior corner of their boxes.
+def set_labels(labels: vtkMRMLMarkupsFiducialNode, volume_node: vtkMRMLScalarVolumeNode, captions: Iterable[Caption]) -> None:
+    """Write texts beside lesions, on every slice that these span, in place of those there are.
 
-    There the text covers nothing of the lesion; the label of a box node itself would lie on its centre. Rejected lesions are grey.
+    The label of a box node itself would lie on its centre. The id of a lesion is the description of its points.
     """
-    labels.RemoveAllControlPoints()
-    for number, lesion, k in entries:
-        x0, y0, x1, y1 = lesion.box
-        corners = [ras(volume_node, (x, y, k)) for x in (x0, x1) for y in (y0, y1)]
-        index = labels.AddControlPoint(max(corners, key=lambda point: -point[0] + point[1] + point[2]), lesion.caption(number))
-        labels.SetNthControlPointDescription(index, lesion.id)
-        labels.SetNthControlPointSelected(index, lesion.status is not ReviewStatus.REJECTED)
+    points = [(text, lesion, (*place, k, 1)) for text, lesion, place in captions for k in range(lesion.slices[0], lesion.slices[1] + 1)]
+    positions = np.array([ijk for *_, ijk in points]).reshape(-1, 4) @ ijk_to_ras(volume_node)[:3].T
+    with slicer_module().util.NodeModify(labels):
+        labels.RemoveAllControlPoints()
+        for (text, lesion, _), position in zip(points, positions):
+            index = labels.AddControlPoint(position, text)
+            labels.SetNthControlPointDescription(index, lesion.id)
 
 
 def _attributes(lesion: Lesion) -> dict[str, str]:
@@ -152,6 +166,7 @@ def _attributes(lesion: Lesion) -> dict[str, str]:
         "slices": f"{lesion.slices[0]} {lesion.slices[1]}",
         "status": lesion.status.value,
         "origin": lesion.origin.value,
+        "marks": ", ".join(lesion.marks),
     }
 
 
@@ -172,7 +187,8 @@ def read_lesion(box: vtkMRMLMarkupsROINode) -> Lesion:
     volume_node = box.GetNodeReference(VOLUME)
     if volume_node is None:
         raise SceneError(f"The CT of lesion '{box.GetName()}' is not in the scene any more; load it again.")
-    attributes = {name: box.GetAttribute(ATTRIBUTE + name) for name in ("id", "bodyPart", "confidence", "slices", "status", "origin")}
+    names = ("id", "bodyPart", "confidence", "slices", "status", "origin", "marks")
+    attributes = {name: box.GetAttribute(ATTRIBUTE + name) for name in names}
     ijk = box_corners(box, volume_node)
     key_slice = round(float(ijk[:, 2].mean()))
     first, last = map(int, attributes["slices"].split())
@@ -185,6 +201,7 @@ def read_lesion(box: vtkMRMLMarkupsROINode) -> Lesion:
         recist=_read_recist(box, volume_node),
         status=ReviewStatus(attributes["status"]),
         origin=Origin(attributes["origin"]),
+        marks=tuple(map(Mark, attributes["marks"].split(", "))) if attributes["marks"] else (),
         id=attributes["id"],
     )
 

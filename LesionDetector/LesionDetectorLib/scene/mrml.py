@@ -57,6 +57,13 @@ def slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> li
     return [view for view in views if view is not None]
 
 
+def is_in_view(view: vtkMRMLNode, point: np.ndarray) -> bool:
+    """Whether a slice view that goes to the slice of a point, RAS mm in the world, shows it, and not at its very border."""
+    position = np.linalg.inv(matrix_of(view.GetXYToRAS())) @ (*point, 1)
+    size = np.array(view.GetDimensions()[:2])
+    return bool(np.all((position[:2] > 0.05 * size) & (position[:2] < 0.95 * size)))
+
+
 def matrix_of(vtk_matrix: vtkMatrix4x4) -> np.ndarray:
     """A VTK matrix as (4, 4)."""
     return slicer_module().util.arrayFromVTKMatrix(vtk_matrix)

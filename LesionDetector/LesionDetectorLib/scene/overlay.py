@@ -1,29 +1,54 @@
-"""Lesions over the slices that are looked at: a box, two axes and a label each, as markups of 3D Slicer that a reader can drag.
+"""Lesions over the slices of a CT: a box, two axes and a caption each, and, for one of them, markups that a reader can drag.
 
-Only lesions on the slices in view have nodes, and the nodes are used again as the slices change: hundreds of markups, even hidden ones,
-would make every step from slice to slice slow. What lesions there are is not kept here but in the review (`session.py`).
+All lesions of one colour share one node for their frames and one for their captions. Hundreds of markups, even hidden ones, would make
+every step from slice to slice slow; so only the lesion that is edited has markups. What lesions there are is not kept here but in the
+review (`session.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
 
 from . import markups
-from .mrml import ijk_to_world, matrix_of, remove_with_display, slice_views
+from .captions import anchors
+from .frames import add_frames, set_frames
+from .mrml import remove_with_display
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLMarkupsLineNode, vtkMRMLMarkupsNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLScene
+    from slicer import (
+        vtkMRMLMarkupsFiducialNode,
+        vtkMRMLMarkupsLineNode,
+        vtkMRMLMarkupsNode,
+        vtkMRMLMarkupsROINode,
+        vtkMRMLModelNode,
+        vtkMRMLNode,
+        vtkMRMLScalarVolumeNode,
+        vtkMRMLScene,
+    )
+
+FRAME_PX, SELECTED_PX = 2, 4
+
+Entry = tuple[int | None, Lesion]
+"""A lesion with its number in the report, None for one that is not in it."""
 
 
 @dataclass
-class _Nodes:
-    """The nodes that draw one lesion."""
+class _Layer:
+    """The nodes for all lesions of one colour, and what they show now."""
+
+    frames: vtkMRMLModelNode
+    labels: vtkMRMLMarkupsFiducialNode
+    framed: list[Lesion] = field(default_factory=list)
+    captions: list[markups.Caption] = field(default_factory=list)
+
+
+@dataclass
+class _Handles:
+    """The markups of the lesion that is edited."""
 
     box: vtkMRMLMarkupsROINode
     axes: dict[Axis, vtkMRMLMarkupsLineNode]
@@ -33,139 +58,181 @@ class _Nodes:
 
 
 class Overlay:
-    """Draws lesions on one CT.
+    """Draws the lesions of one CT.
 
-    `on_new_node(node, axis)` is called once for every node that is made, axis None for a box, so that its owner can observe it.
+    `on_handle(node, axis)` is called once for each markup that can be dragged, axis None for the box, so that its owner can observe it.
     """
 
-    def __init__(self, volume_node: vtkMRMLScalarVolumeNode, on_new_node=lambda node, axis: None) -> None:
+    def __init__(
+        self, volume_node: vtkMRMLScalarVolumeNode, on_handle: Callable[[vtkMRMLMarkupsNode, Axis | None], None] = lambda node, axis: None
+    ) -> None:
         self._volume_node = volume_node
         self._scene: vtkMRMLScene = volume_node.GetScene()
-        self._on_new_node = on_new_node
-        self._shown: dict[str, tuple[int, Lesion]] = {}
-        self._nodes: dict[str, _Nodes] = {}
-        self._spare: list[_Nodes] = []
-        self._slices: set[int] = set()
-        self._editable: str | None = None
-        self._labels = None
+        self._on_handle = on_handle
+        self._layers: dict[str, _Layer] = {}
+        self._selected: vtkMRMLModelNode | None = None
+        self._handles: _Handles | None = None
+        self._edited: Entry | None = None
+        self._views: list[str] = []
+        self._around: list[tuple] = []
+        self._places: list[Point] = []
 
     @property
-    def shown(self) -> dict[str, tuple[int, Lesion]]:
-        """What is drawn now: id -> (number, lesion)."""
-        return self._shown
+    def edited(self) -> Entry | None:
+        """The lesion that can be dragged, with its number; None if none can."""
+        return self._edited
 
-    def show(self, entries: Iterable[tuple[int, Lesion]], slices: set[int], editable: str | None = None) -> None:
-        """Draw those of the lesions, given with their numbers, that span one of `slices`, and no others; `editable` is the id of
-        one that can be dragged."""
-        wanted = {lesion.id: (number, lesion) for number, lesion in entries if any(k in slices for k in lesion_slices(lesion))}
-        if (wanted, slices, editable) == (self._shown, self._slices, self._editable):
-            return
-        for lesion_id in self._shown.keys() - wanted.keys():
-            self._put_away(self._nodes.pop(lesion_id))
-        for lesion_id, (number, lesion) in wanted.items():
-            changed = self._shown.get(lesion_id) != (number, lesion) or lesion_id in (editable, self._editable)
-            if lesion_id not in self._nodes:
-                self._nodes[lesion_id] = self._spare.pop() if self._spare else self._make()
-            elif not changed:
-                continue
-            self._draw(self._nodes[lesion_id], number, lesion, lesion_id == editable)
-        self._shown, self._slices, self._editable = wanted, set(slices), editable
-        self._label([(number, lesion, k) for number, lesion in wanted.values() for k in lesion_slices(lesion) if k in slices])
+    def show(self, entries: Sequence[Entry], selected: str | None = None, editable: bool = False) -> None:
+        """Draw the lesions, given with their numbers, and no others.
 
-    def caption(self, lesion_id: str, text: str) -> None:
-        """Change the label of a lesion that is drawn, as while an axis of it is dragged."""
-        if self._labels is not None and lesion_id in self._shown:
-            for index in range(self._labels.GetNumberOfControlPoints()):
-                if self._labels.GetNthControlPointDescription(index) == lesion_id:
-                    self._labels.SetNthControlPointLabel(index, text)
+        `selected` is the id of one to be drawn bolder, and, where `editable`, with markups that can be dragged.
+        """
+        if not self._layers:
+            self._make_layers()
+        chosen = next((entry for entry in entries if entry[1].id == selected), None)
+        self._edited = chosen if editable else None
+        captions = self._captions(entries)
+        for kind, layer in self._layers.items():
+            of_kind = [caption for caption in captions if markups.kind(caption[1]) == kind]
+            framed = [lesion for _, lesion, _ in of_kind if not (editable and lesion.id == selected)]
+            self._draw(layer, framed, of_kind)
+        self._bolden(chosen[1] if chosen is not None and not editable else None)
+        self._free(self._edited)
 
-    def lesion_of(self, node: vtkMRMLMarkupsNode) -> str | None:
-        """The id of the lesion that a box or an axis draws; None for a node that draws none."""
-        return next((lesion_id for lesion_id, nodes in self._nodes.items() if node in nodes.all()), None)
+    def show_in(self, views: Sequence[str]) -> None:
+        """Draw in the views with these node ids alone: another view may show another CT of the same patient."""
+        if list(views) != self._views:
+            self._views = list(views)
+            for node in self._nodes():
+                self._show_node(node, self._handles is None or node not in self._handles.all() or not node.GetLocked())
 
-    def box(self, lesion_id: str) -> tuple[int, Box]:
-        """Where the box of a drawn lesion is now: its slice, and (x0, y0, x1, y1) in voxel indices."""
-        node, lesion = self._nodes[lesion_id].box, self._shown[lesion_id][1]
-        corners = markups.box_corners(node, self._volume_node)
-        middle = sum(lesion.slices) / 2
-        key_slice = lesion.key_slice + round(float(corners[:, 2].mean()) - middle)
+    def follow(self) -> None:
+        """Lie under the transform that the CT lies under now."""
+        for node in self._nodes():
+            node.SetAndObserveTransformNodeID(self._volume_node.GetTransformNodeID())
+
+    def _show_node(self, node: vtkMRMLNode, shown: bool) -> None:
+        display = node.GetDisplayNode()
+        display.SetViewNodeIDs(self._views)
+        display.SetVisibility(shown and bool(self._views))
+
+    def caption(self, text: str) -> None:
+        """Change the caption of the lesion that is edited, as while an axis of it is dragged."""
+        _, lesion = self._edited
+        layer = self._layers[markups.kind(lesion)]
+        for index in range(layer.labels.GetNumberOfControlPoints()):
+            if layer.labels.GetNthControlPointDescription(index) == lesion.id:
+                layer.labels.SetNthControlPointLabel(index, text)
+        layer.captions = []  # to be drawn anew
+
+    def box(self) -> tuple[int, Box]:
+        """Where the box that can be dragged is now: its slice, and (x0, y0, x1, y1) in voxel indices."""
+        _, lesion = self._edited
+        corners = markups.box_corners(self._handles.box, self._volume_node)
+        key_slice = lesion.key_slice + round(float(corners[:, 2].mean()) - sum(lesion.slices) / 2)
         return key_slice, (*map(float, corners[:, :2].min(axis=0)), *map(float, corners[:, :2].max(axis=0)))
 
-    def axis(self, lesion_id: str, axis: Axis) -> tuple[tuple[Point, Point], float]:
-        """Where an axis of a drawn lesion is now: its ends (i, j) in voxel indices, and its length in mm."""
-        return markups.read_axis(self._nodes[lesion_id].axes[axis], self._volume_node)
+    def axis(self, axis: Axis) -> tuple[tuple[Point, Point], float]:
+        """Where an axis that can be dragged is now: its ends (i, j) in voxel indices, and its length in mm."""
+        return markups.read_axis(self._handles.axes[axis], self._volume_node)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node that the overlay made is still in the scene."""
+        return all(map(self._scene.IsNodePresent, self._nodes()))
 
     def remove(self) -> None:
         """Take every node of the overlay out of the scene."""
-        self._remove([node for nodes in (*self._nodes.values(), *self._spare) for node in nodes.all()])
-        self._remove([self._labels] if self._labels is not None else [])
-        self._nodes, self._spare, self._shown, self._labels = {}, [], {}, None
-
-    def _remove(self, nodes: list[vtkMRMLMarkupsNode]) -> None:
-        for node in nodes:
+        for node in filter(self._scene.IsNodePresent, self._nodes()):
             remove_with_display(self._scene, node)
+        self._layers, self._selected, self._handles, self._edited = {}, None, None, None
 
-    def _make(self) -> _Nodes:
-        box = markups.add_markup(self._scene, "vtkMRMLMarkupsROINode", "", self._volume_node)
-        axes = {axis: markups.add_markup(self._scene, "vtkMRMLMarkupsLineNode", "", self._volume_node) for axis in Axis}
-        nodes = _Nodes(box, axes)
-        for node in nodes.all():
-            node.SetHideFromEditors(True)
-            node.GetDisplayNode().SetVisibility3D(False)
-        markups.style_box(box)
-        for line in axes.values():
-            markups.style_line(line)
-        self._on_new_node(box, None)
-        for axis, line in axes.items():
-            self._on_new_node(line, axis)
-        return nodes
+    def _nodes(self) -> list[vtkMRMLNode]:
+        layers = [node for layer in self._layers.values() for node in (layer.frames, layer.labels)]
+        return layers + [self._selected] * (self._selected is not None) + (self._handles.all() if self._handles is not None else [])
 
-    def _put_away(self, nodes: _Nodes) -> None:
-        for node in nodes.all():
-            node.GetDisplayNode().SetVisibility(False)
-        self._spare.append(nodes)
+    def _make_layers(self) -> None:
+        for kind, colour in markups.COLOURS.items():
+            frames = add_frames(self._volume_node, f"Lesions {kind}", colour, FRAME_PX)
+            labels = markups.add_markup(self._scene, "vtkMRMLMarkupsFiducialNode", f"Captions {kind}", self._volume_node)
+            markups.style_labels(labels, colour)
+            self._layers[kind] = _Layer(frames, labels)
+            _hide_from_lists(frames, labels)
+        self._selected = add_frames(self._volume_node, "Selected lesion", markups.COLOURS["pending"], SELECTED_PX)
+        _hide_from_lists(self._selected)
+        for node in self._nodes():
+            self._show_node(node, True)
 
-    def _draw(self, nodes: _Nodes, number: int, lesion: Lesion, editable: bool) -> None:
+    def _captions(self, entries: Sequence[Entry]) -> list[markups.Caption]:
+        """The captions with their places, which take a while to find and are found anew only where something moved."""
+        texts = [(lesion.caption(number), lesion) for number, lesion in entries]
+        around = [(len(text), lesion.box, lesion.slices) for text, lesion in texts]
+        if around != self._around:
+            self._around, self._places = around, anchors(self._volume_node, texts)
+        return [(*text, place) for text, place in zip(texts, self._places)]
+
+    def _draw(self, layer: _Layer, framed: list[Lesion], captions: list[markups.Caption]) -> None:
+        if framed != layer.framed:
+            set_frames(layer.frames, self._volume_node, framed)
+        if captions != layer.captions:
+            markups.set_labels(layer.labels, self._volume_node, captions)
+        layer.framed, layer.captions = framed, captions
+
+    def _bolden(self, lesion: Lesion | None) -> None:
+        set_frames(self._selected, self._volume_node, [lesion] if lesion is not None else [])
+        if lesion is not None:
+            self._selected.GetDisplayNode().SetColor(markups.colour(lesion))
+
+    def _free(self, entry: Entry | None) -> None:
+        """Put the markups where the lesion that is edited is, or hide them."""
+        if entry is None and self._handles is None:
+            return
         from slicer.util import NodeModify
 
-        colour = markups.STATUS_COLOURS[lesion.status]
-        with NodeModify(nodes.box):
-            markups.set_box(nodes.box, self._volume_node, lesion, lesion.slices)
-        for axis, line in nodes.axes.items():
-            if lesion.recist is not None:
-                with NodeModify(line):
-                    markups.set_line(line, self._volume_node, lesion.recist.ends(axis), lesion.key_slice)
-        for node in nodes.all():
-            display = node.GetDisplayNode()
-            with NodeModify(node), NodeModify(display):
-                node.SetName(lesion.caption(number) if node is nodes.box else f"{number} axis")
-                node.SetLocked(not editable)
-                markups.set_colour(node, colour)
-                display.SetVisibility(node is nodes.box or lesion.recist is not None)
-                if node is nodes.box:
-                    display.SetHandlesInteractive(editable)
-                    display.SetRotationHandleVisibility(False)
+        self._handles = self._handles or self._make_handles()
+        for axis, node in ((None, self._handles.box), *self._handles.axes.items()):
+            lesion = entry[1] if entry is not None else None
+            shown = lesion is not None and (axis is None or lesion.recist is not None)
+            node.SetLocked(not shown)
+            self._show_node(node, shown)
+            if not shown:
+                continue
+            markups.set_colour(node, markups.colour(lesion))
+            with NodeModify(node):
+                if axis is None:
+                    markups.set_box(node, self._volume_node, lesion, lesion.slices)
+                else:
+                    markups.set_line(node, self._volume_node, lesion.recist.ends(axis), lesion.key_slice)
 
-    def _label(self, entries: Iterable[tuple[int, Lesion, int]]) -> None:
-        if self._labels is None:
-            self._labels = markups.add_markup(self._scene, "vtkMRMLMarkupsFiducialNode", "Lesion labels", self._volume_node)
-            self._labels.SetHideFromEditors(True)
-            markups.style_labels(self._labels)
-        markups.set_labels(self._labels, self._volume_node, entries)
+    def _make_handles(self) -> _Handles:
+        box = markups.add_markup(self._scene, "vtkMRMLMarkupsROINode", "Box of the lesion", self._volume_node)
+        axes = {
+            axis: markups.add_markup(self._scene, "vtkMRMLMarkupsLineNode", f"{axis.capitalize()} axis of the lesion", self._volume_node)
+            for axis in Axis
+        }
+        handles = _Handles(box, axes)
+        _hide_from_lists(*handles.all())
+        markups.style_box(box)
+        box.GetDisplayNode().SetHandlesInteractive(True)
+        box.GetDisplayNode().SetRotationHandleVisibility(False)
+        for line in axes.values():
+            markups.style_line(line)
+        for node in handles.all():
+            node.GetDisplayNode().SetVisibility3D(False)
+        self._on_handle(box, None)
+        for axis, line in axes.items():
+            self._on_handle(line, axis)
+        return handles
+
+
+def _hide_from_lists(*nodes: vtkMRMLNode) -> None:
+    """Neither list nor save nodes that are drawn anew from the review."""
+    for node in nodes:
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        node.GetDisplayNode().SetSaveWithScene(False)
 
 
 def lesion_slices(lesion: Lesion) -> range:
     """Every slice k that the lesion spans."""
     return range(lesion.slices[0], lesion.slices[1] + 1)
-
-
-def slices_in_view(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> set[int]:
-    """The slices k of the CT that views along its slices show now."""
-    found = set()
-    for view in slice_views(scene, volume_node):
-        plane = matrix_of(view.GetSliceToRAS())
-        to_ijk = np.linalg.inv(ijk_to_world(volume_node))
-        normal = to_ijk[:3, :3] @ plane[:3, 2]
-        if abs(normal[2]) >= 0.9 * np.linalg.norm(normal):
-            found.add(round(float((to_ijk @ plane[:, 3])[2])))
-    return found

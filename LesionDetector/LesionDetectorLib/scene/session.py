@@ -1,34 +1,31 @@
 """The review of one CT inside a scene: kept in the scene, drawn over the slices in view, changed by hand and by mouse.
 
 A text node holds the review, so that a scene that is saved and loaded goes on where it was, undo included; the table and the overlay are
-drawn from it. Nothing here knows Qt: a script can review without a panel.
+drawn from it, once a change, not once a slice. Nothing here knows Qt: a script can review without a panel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from LesionDetectorLib import recist, review
-from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading, ordered
 
 from .markups import ras_to_ijk
-from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, slice_views, slicer_module
-from .overlay import Overlay, lesion_slices, slices_in_view
-from .shown import add_table, fill_table
+from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
+from .overlay import Entry, Overlay, lesion_slices
+from .shown import add_table, fill_table, remove_lesions
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLMarkupsNode, vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
 
 REVIEW = ATTRIBUTE + "review"
 SELECTED = ATTRIBUTE + "selected"
-READER_MARGIN_MM = 1.0
-"""Between a lesion and the box that a reader draws."""
 CLICK_MM = 30.0
 """Side of the box in which a lesion is looked for where a reader clicks."""
 
@@ -40,11 +37,10 @@ class Session:
 
     Attributes
     ----------
-    volume_node: the CT.
+    volume_node, scene: the CT, and the scene that it is in.
     review: what was found, and every edit.
     selected: the id of the lesion that is looked at, None if none is.
-    listed: the lesions of the list in the order of a report, with their numbers in it; a rejected one has none. Renewed with every
-        change, not with every slice.
+    listed: the lesions of the list in the order of a report, with their numbers in it; a rejected one has none.
     closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene.
     """
 
@@ -52,15 +48,15 @@ class Session:
         self, volume_node: vtkMRMLScalarVolumeNode, state: review.Review, changed: Callable[[Session], None] = lambda session: None
     ) -> None:
         self.volume_node, self.review, self.selected = volume_node, state, None
-        self._scene: vtkMRMLScene = volume_node.GetScene()
+        self.scene: vtkMRMLScene = volume_node.GetScene()
         self._changed = changed
         self.closed = False
         self._editing = False
         self._drawing = False
         self._observed: list[tuple[Any, int]] = []
         self._text = None
-        self.listed: list[tuple[int | None, Lesion]] = []
-        self._overlay = Overlay(volume_node, self._observe_markup)
+        self.listed: list[Entry] = []
+        self._overlay = Overlay(volume_node, self._observe_handle)
         self._observe_scene()
 
     @classmethod
@@ -68,6 +64,7 @@ class Session:
         cls, volume_node: vtkMRMLScalarVolumeNode, found: Reading, changed: Callable[[Session], None] = lambda session: None
     ) -> Session:
         """A new review of what was found on `volume_node`; in place of one that there is."""
+        remove_lesions(volume_node.GetScene(), volume_node)
         for node in _kept_reviews(volume_node.GetScene(), volume_node):
             volume_node.GetScene().RemoveNode(node)
         session = cls(volume_node, review.Review(found), changed)
@@ -78,20 +75,24 @@ class Session:
     def kept(
         cls, scene: vtkMRMLScene, changed: Callable[[Session], None] = lambda session: None, besides: Container[str] = ()
     ) -> list[Session]:
-        """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`; ExchangeError for a damaged one."""
+        """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`.
+
+        Lesions that `show_lesions` drew there for a Slicer without this module give way. Raises ExchangeError for a damaged review.
+        """
         sessions = []
         for node in _kept_reviews(scene):
             volume_node = node.GetNodeReference(VOLUME)
             if volume_node is not None and volume_node.GetID() not in besides:
                 session = cls(volume_node, review.loads(node.GetText()), changed)
                 session._text, session.selected = node, node.GetAttribute(SELECTED) or None
+                remove_lesions(scene, volume_node)
                 session._update()
                 sessions.append(session)
         return sessions
 
     # ------------------------------------------------------------------------------------------------------------- what is shown
 
-    def _numbered(self) -> list[tuple[int | None, Lesion]]:
+    def _numbered(self) -> list[Entry]:
         reported = self.review.reading.reported
         numbers = {lesion.id: number for number, lesion in enumerate(reported, 1)}
         rejected = [
@@ -113,17 +114,14 @@ class Session:
 
     def report(self, accepted_only: bool = False) -> Reading:
         """The reading as it is now: all that a report shows, or only what the reader accepted."""
-        reading = self.review.reading
-        if not accepted_only:
-            return reading
-        return replace(reading, lesions=tuple(lesion for lesion in reading.lesions if lesion.status is ReviewStatus.ACCEPTED))
+        return self.review.reading.accepted_only() if accepted_only else self.review.reading
 
-    def select(self, lesion_id: str | None, jump: bool = True) -> None:
-        """Look at a lesion: the slice views go to its key slice."""
+    def select(self, lesion_id: str | None) -> None:
+        """Look at a lesion: the slice views go to its key slice, and move sideways where they would not show it."""
         self.selected = lesion_id
-        if lesion_id is not None and jump:
+        if lesion_id is not None:
             self._jump(self.review.lesion(lesion_id))
-        self._update()
+        self._show()
 
     def step(self, by: int) -> None:
         """Select the lesion `by` places further down the list (1: the next, -1: the one before), round its ends."""
@@ -140,15 +138,7 @@ class Session:
     @editing.setter
     def editing(self, value: bool) -> None:
         self._editing = value
-        self._update()
-
-    def refresh(self) -> None:
-        """Draw the overlay for the slices that are in view now."""
-        if self._drawing:
-            return
-        with self._drawn():
-            slices = slices_in_view(self._scene, self.volume_node)
-            self._overlay.show(self.listed, slices, self.selected if self._editing else None)
+        self._show()
 
     # ------------------------------------------------------------------------------------------------------------ what is changed
 
@@ -156,9 +146,17 @@ class Session:
         """Accept or reject a lesion, or set it back to pending."""
         self._edit(self.review.set_status, lesion_id, status)
 
+    def toggle_status(self, lesion_id: str, status: ReviewStatus) -> None:
+        """Give a lesion a status, or take it away: what is accepted twice is pending again."""
+        self.set_status(lesion_id, ReviewStatus.PENDING if self.review.lesion(lesion_id).status is status else status)
+
     def relabel(self, lesion_id: str, body_part: BodyPart) -> None:
         """Give a lesion another body part."""
         self._edit(self.review.relabel, lesion_id, body_part)
+
+    def mark(self, lesion_id: str, mark: Mark, on: bool) -> None:
+        """Tick something on a lesion, or take the tick away."""
+        self._edit(self.review.mark, lesion_id, mark, on)
 
     def delete(self, lesion_id: str) -> None:
         """Take a lesion out of the list."""
@@ -172,19 +170,20 @@ class Session:
         """Do again what was taken back last."""
         self._edit(self.review.redo)
 
-    def add_box(self, body_part: BodyPart, corners: np.ndarray) -> Lesion:
-        """Add the lesion in a box between two opposite corners (2, 3), RAS mm in the world, on one slice; it is selected."""
-        ijk = ras_to_ijk(corners, self.volume_node)
-        low, high = ijk[:, :2].min(axis=0), ijk[:, :2].max(axis=0)
-        if min(high - low) < 1:
-            raise SceneError("The box is smaller than a voxel; draw a larger one.")
-        return self._add(body_part, round(float(ijk[:, 2].mean())), (*map(float, low), *map(float, high)), READER_MARGIN_MM)
+    def add(self, body_part: BodyPart, points: np.ndarray) -> Lesion:
+        """Add the lesion in a box with these opposite corners (2, 3), or round this point (1, 3), RAS mm in the world; it is selected.
 
-    def add_at(self, body_part: BodyPart, point: np.ndarray) -> Lesion:
-        """Add the lesion round a point (3,), RAS mm in the world; its box is fitted to what is measured there. It is selected."""
-        (ijk,) = ras_to_ijk(np.atleast_2d(point), self.volume_node)
-        half = CLICK_MM / 2 / np.array(self.volume_node.GetSpacing()[:2])
-        return self._add(body_part, round(float(ijk[2])), (*map(float, ijk[:2] - half), *map(float, ijk[:2] + half)), 0.0, fit=True)
+        Raises SceneError where the box is too small, or the lesion is not on the CT; ValueError where it is beside the image.
+        """
+        ijk = ras_to_ijk(points, self.volume_node)
+        k = round(float(ijk[:, 2].mean()))
+        if not 0 <= k < self.volume_node.GetImageData().GetDimensions()[2]:
+            raise SceneError("The lesion lies outside of the CT; draw it on one of its slices.")
+        box, measured = self._around(k, ijk[0, :2]) if len(points) == 1 else self._inside(k, ijk[:, :2])
+        lesion = self.review.add(body_part, k, box, measured)
+        self.selected = lesion.id
+        self._update()
+        return lesion
 
     def to_largest_slice(self, lesion_id: str) -> None:
         """Outline a lesion on every slice that it spans, and make the one where it is largest its key slice; it is selected."""
@@ -192,17 +191,15 @@ class Session:
         areas = {k: self._area(k, lesion) for k in lesion_slices(lesion)}
         k = max(areas, key=lambda k: (areas[k], k == lesion.key_slice))
         if k != lesion.key_slice:
+            self.selected = lesion_id
             self._edit(self.review.move_box, lesion_id, k, lesion.box, self._measured(k, lesion.box, lesion.origin))
         self.select(lesion_id)
 
     def close(self) -> None:
         """Stop drawing and listening; what was reviewed stays in the scene."""
         self.closed = True
-        for sender, tag in self._observed:
-            sender.RemoveObserver(tag)
-        self._observed.clear()
-        with self._drawn():
-            self._overlay.remove()
+        self._ignore(lambda sender: True)
+        self._remove_overlay()
 
     @property
     def observers(self) -> int:
@@ -217,26 +214,29 @@ class Session:
             self.selected = None
         self._update()
 
-    def _add(self, body_part: BodyPart, k: int, box: Box, margin_mm: float, fit: bool = False) -> Lesion:
-        if not 0 <= k < self.volume_node.GetImageData().GetDimensions()[2]:
-            raise SceneError("The lesion lies outside of the CT; draw it on one of its slices.")
-        measured = self._measure(k, box, margin_mm)
-        if fit:
-            ends = np.array([*measured.long_axis, *measured.short_axis])
-            margin = READER_MARGIN_MM / np.array(self.volume_node.GetSpacing()[:2])
-            box = (*map(float, ends.min(axis=0) - margin), *map(float, ends.max(axis=0) + margin))
-        lesion = self.review.add(body_part, k, box, measured)
-        self.select(lesion.id, jump=False)
-        return lesion
+    def _inside(self, k: int, corners: np.ndarray) -> tuple[Box, Recist]:
+        """The box between two corners (2, 2) on slice k, and the axes of the lesion in it."""
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        if min(high - low) < 1:
+            raise SceneError("The box is smaller than a voxel; draw a larger one.")
+        box = (*map(float, low), *map(float, high))
+        return box, self._measure(k, box, recist.READER_MARGIN_MM)
+
+    def _around(self, k: int, point: np.ndarray) -> tuple[Box, Recist]:
+        """The box of the lesion that is found round a point (2,) on slice k, and its axes."""
+        spacing = np.array(self.volume_node.GetSpacing()[:2])
+        half = CLICK_MM / 2 / spacing
+        measured = self._measure(k, (*map(float, point - half), *map(float, point + half)), 0.0)
+        return recist.reader_box(measured, spacing), measured
 
     def _measured(self, k: int, box: Box, origin: Origin) -> Recist:
-        return self._measure(k, box, _margin_mm(origin))
+        return self._measure(k, box, recist.margin_mm(origin))
 
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
         return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, recist.pixels(margin_mm, self.volume_node.GetSpacing()))
 
     def _area(self, k: int, lesion: Lesion) -> float:
-        margin_px = recist.pixels(_margin_mm(lesion.origin), self.volume_node.GetSpacing())
+        margin_px = recist.pixels(recist.margin_mm(lesion.origin), self.volume_node.GetSpacing())
         return float(recist.segment(self._hu(k), lesion.box, margin_px).mask.sum())
 
     def _hu(self, k: int) -> np.ndarray:
@@ -245,30 +245,31 @@ class Session:
     def _jump(self, lesion: Lesion) -> None:
         x0, y0, x1, y1 = lesion.box
         point = (ijk_to_world(self.volume_node) @ ((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice, 1))[:3]
-        for view in slice_views(self._scene, self.volume_node):
-            view.JumpSliceByCentering(*point)
+        for view in slice_views(self.scene, self.volume_node):
+            in_view = is_in_view(view, point)
+            (view.JumpSliceByOffsetting if in_view else view.JumpSliceByCentering)(*point)
 
     def _update(self) -> None:
-        """Keep the review in the scene, and draw what it shows."""
+        """Keep the review in the scene, and list and draw what it shows."""
         with self._drawn():
-            if self._text is None:
-                self._text = self._scene.AddNewNodeByClass("vtkMRMLTextNode", f"Lesion review of {self.volume_node.GetName()}")
-                self._text.SetNodeReferenceID(VOLUME, self.volume_node.GetID())
-                self._text.SetAttribute(REVIEW, "1")
-                self._text.SetForceCreateStorageNode(True)
-            self._text.SetText(review.dumps(self.review))
-            self._text.SetAttribute(SELECTED, self.selected or "")
+            self._text = keep_review(self.volume_node, self.review, self._text)
             self.listed = self._numbered()
-            table = self._kept_table() or add_table(self._scene, self.volume_node, [], self._slice_number)
+            table = self._kept_table() or add_table(self.scene, self.volume_node, [], self._slice_number)
             fill_table(table, self.listed, self._slice_number)
-        self.refresh()
+        self._show()
+
+    def _show(self) -> None:
+        """Draw what is selected and editable, and tell the panel."""
+        with self._drawn():
+            self._text.SetAttribute(SELECTED, self.selected or "")
+            self._overlay.show(self.listed, self.selected, self._editing)
         self._changed(self)
 
     def _slice_number(self, k: int) -> int:
         return self.review.found.slice_number(k)
 
     def _kept_table(self) -> vtkMRMLNode | None:
-        tables = all_nodes(self._scene, "vtkMRMLTableNode")
+        tables = all_nodes(self.scene, "vtkMRMLTableNode")
         return next((table for table in tables if table.GetNodeReferenceID(VOLUME) == self.volume_node.GetID()), None)
 
     @contextmanager
@@ -285,68 +286,92 @@ class Session:
     def _observe(self, sender: Any, event: int | str, callback: Callable) -> None:
         self._observed.append((sender, sender.AddObserver(event, callback)))
 
+    def _ignore(self, unwanted: Callable[[Any], bool]) -> None:
+        for sender, tag in filter(lambda observed: unwanted(observed[0]), self._observed):
+            sender.RemoveObserver(tag)
+        self._observed = [observed for observed in self._observed if not unwanted(observed[0])]
+
     def _observe_scene(self) -> None:
         scene_class = slicer_module().vtkMRMLScene
-        self._observe(self._scene, scene_class.NodeAddedEvent, lambda *_: self._on_node_added())
-        self._observe(self._scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
+        self._observe(self.scene, scene_class.NodeAddedEvent, lambda *_: self._observe_views())
+        self._observe(self.scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
+        self._observe(self.volume_node, self.volume_node.TransformModifiedEvent, lambda *_: self._overlay.follow())
         self._observe_views()
 
-    def _on_node_added(self) -> None:
-        if not self._drawing:
-            self._observe_views()
-            self.refresh()
+    def _observe_views(self) -> None:
+        """Listen to the views that are not listened to yet for the CT that they show."""
+        known = {id(sender) for sender, _ in self._observed}
+        for view in all_nodes(self.scene, "vtkMRMLSliceCompositeNode"):
+            if id(view) not in known:
+                self._observe(view, "ModifiedEvent", lambda *_: self._show_in_views())
+        self._show_in_views()
+
+    def _show_in_views(self) -> None:
+        with self._drawn():
+            self._overlay.show_in([view.GetID() for view in slice_views(self.scene, self.volume_node)])
 
     def _on_node_removed(self) -> None:
         """Without its CT or its review the session has nothing to show; a lost table or overlay is made anew."""
         if self._drawing or self.closed:
             return
-        if not all(self._scene.IsNodePresent(node) for node in (self.volume_node, self._text)):
+        if not all(self.scene.IsNodePresent(node) for node in (self.volume_node, self._text)):
             self.close()
             self._changed(self)
-        elif self._kept_table() is None:
+        elif self._kept_table() is None or not self._overlay.complete:
+            self._remove_overlay()
             self._update()
 
-    def _observe_views(self) -> None:
-        """Listen to the views that are not listened to yet."""
-        known = {id(sender) for sender, _ in self._observed}
-        for name in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
-            for view in all_nodes(self._scene, name):
-                if id(view) not in known:
-                    self._observe(view, "ModifiedEvent", lambda *_: self.refresh())
+    def _remove_overlay(self) -> None:
+        self._ignore(lambda sender: sender.IsA("vtkMRMLMarkupsNode"))
+        with self._drawn():
+            self._overlay.remove()
 
-    def _observe_markup(self, node: vtkMRMLMarkupsNode, axis: Axis | None) -> None:
-        node.SetSaveWithScene(False)
+    def _observe_handle(self, node: vtkMRMLMarkupsNode, axis: Axis | None) -> None:
         markups_class = slicer_module().vtkMRMLMarkupsNode
         if axis is None:
-            self._observe(node, markups_class.PointEndInteractionEvent, lambda *_: self._on_box_dragged(node))
+            self._observe(node, markups_class.PointEndInteractionEvent, lambda *_: self._on_box_dragged())
         else:
-            self._observe(node, markups_class.PointModifiedEvent, lambda *_: self._on_axis_moves(node, axis))
-            self._observe(node, markups_class.PointEndInteractionEvent, lambda *_: self._on_axis_dragged(node, axis))
+            self._observe(node, markups_class.PointModifiedEvent, lambda *_: self._on_axis_moves(axis))
+            self._observe(node, markups_class.PointEndInteractionEvent, lambda *_: self._on_axis_dragged(axis))
 
-    def _on_box_dragged(self, node: vtkMRMLMarkupsNode) -> None:
-        lesion_id = self._overlay.lesion_of(node)
-        if lesion_id is not None and not self._drawing:
-            k, box = self._overlay.box(lesion_id)
+    @property
+    def _dragged(self) -> Entry | None:
+        return None if self._drawing else self._overlay.edited
+
+    def _on_box_dragged(self) -> None:
+        if self._dragged is not None:
+            _, lesion = self._dragged
+            k, box = self._overlay.box()
             k = min(max(k, 0), self.volume_node.GetImageData().GetDimensions()[2] - 1)
-            self._edit(self.review.move_box, lesion_id, k, box, self._measured(k, box, self.review.lesion(lesion_id).origin))
+            try:
+                measured = self._measured(k, box, lesion.origin)
+            except ValueError:  # dragged out of the CT: it goes back to where it was
+                self._update()
+            else:
+                self._edit(self.review.move_box, lesion.id, k, box, measured)
 
-    def _on_axis_moves(self, node: vtkMRMLMarkupsNode, axis: Axis) -> None:
-        lesion_id = self._overlay.lesion_of(node)
-        if lesion_id is not None and not self._drawing:
-            number, lesion = self._overlay.shown[lesion_id]
-            ends, mm = self._overlay.axis(lesion_id, axis)
-            self._overlay.caption(lesion_id, lesion.edited(recist=lesion.recist.with_axis(axis, ends, mm)).caption(number))
+    def _on_axis_moves(self, axis: Axis) -> None:
+        if self._dragged is not None:
+            number, lesion = self._dragged
+            ends, mm = self._overlay.axis(axis)
+            self._overlay.caption(lesion.edited(recist=lesion.recist.with_axis(axis, ends, mm)).caption(number))
 
-    def _on_axis_dragged(self, node: vtkMRMLMarkupsNode, axis: Axis) -> None:
-        lesion_id = self._overlay.lesion_of(node)
-        if lesion_id is not None and not self._drawing:
-            self._edit(self.review.draw_axis, lesion_id, axis, *self._overlay.axis(lesion_id, axis))
+    def _on_axis_dragged(self, axis: Axis) -> None:
+        if self._dragged is not None:
+            self._edit(self.review.draw_axis, self._dragged[1].id, axis, *self._overlay.axis(axis))
+
+
+def keep_review(volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node: vtkMRMLNode | None = None) -> vtkMRMLNode:
+    """Write a review of the CT into its text node, or into a new one; `Session.kept` goes on with it."""
+    if node is None:
+        node = volume_node.GetScene().AddNewNodeByClass("vtkMRMLTextNode", f"Lesion review of {volume_node.GetName()}")
+        node.SetNodeReferenceID(VOLUME, volume_node.GetID())
+        node.SetAttribute(REVIEW, "1")
+        node.SetForceCreateStorageNode(True)
+    node.SetText(review.dumps(state))
+    return node
 
 
 def _kept_reviews(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | None = None) -> list[vtkMRMLNode]:
     nodes = [node for node in all_nodes(scene, "vtkMRMLTextNode") if node.GetAttribute(REVIEW)]
     return [node for node in nodes if volume_node is None or node.GetNodeReferenceID(VOLUME) == volume_node.GetID()]
-
-
-def _margin_mm(origin: Origin) -> float:
-    return recist.DETECTOR_MARGIN_MM if origin is Origin.DETECTOR else READER_MARGIN_MM

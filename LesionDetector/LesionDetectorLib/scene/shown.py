@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from LesionDetectorLib.lesion import Lesion, Point, Recist
-from LesionDetectorLib.report.reading import Geometry
+from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.report.reading import Geometry, Reading
+from LesionDetectorLib.report.regrid import regrid
 
 from .markups import add_labels, add_lesion
 from .mrml import LPS_TO_RAS, VOLUME, SceneError, all_nodes, ijk_to_ras, ras, remove_with_display, slicer_module, view_node
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLTableNode
 
     from LesionDetectorLib.ct import Volume
-    from LesionDetectorLib.report.reading import Reading
 
 Numbered = Iterable[tuple[int | None, Lesion]]
 FOLDER = "Lesions"
@@ -71,7 +71,7 @@ def remove_lesions(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) ->
         remove_with_display(scene, node)
     hierarchy = slicer_module().vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     if folder := _folder(hierarchy, volume_node):
-        hierarchy.RemoveItem(folder)
+        hierarchy.RemoveItem(folder, False)  # the data nodes are gone
 
 
 def add_table(
@@ -106,77 +106,29 @@ def _row(lesion: Lesion, number: int, slice_number: int) -> tuple:
     return number, lesion.body_part.title, confidence, long_mm, short_mm, slice_number, lesion.status.value, lesion.id
 
 
-def lesions_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> tuple[list[Lesion], Callable[[int], int]]:
-    """The reported lesions of `reading` in the voxel indices of `volume_node`, and the numbers of its slices as the reading counts them.
-
-    Slicer may hold the voxels of a CT in another order than `ct.read`. Raises SceneError where the node is not the CT of the reading.
-    """
-    order = _to_node(volume_node, reading)
-    turn, start = int(order[2, 2]), int(order[2, 3])
-
-    def slice_number(k: int) -> int:
-        return reading.slice_number(turn * (k - start))
-
-    return [_moved(lesion, order) for lesion in reading.reported], slice_number
-
-
-def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Reading:
-    """`reading` with all its lesions in the voxel indices of `volume_node`, and the node's geometry; SceneError as `lesions_on`."""
-    order = _to_node(volume_node, reading)
+def geometry_of(volume_node: vtkMRMLScalarVolumeNode) -> Geometry:
+    """Size and position of the voxels of the CT, before its parent transform."""
     index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
     spacing = np.array(volume_node.GetSpacing())
-    geometry = Geometry(
+    return Geometry(
         size=tuple(map(int, volume_node.GetImageData().GetDimensions())),
         spacing=tuple(map(float, spacing)),
         origin=tuple(map(float, index_to_lps[:3, 3])),
         direction=tuple(tuple(map(float, row)) for row in index_to_lps[:3, :3] / spacing),
     )
-    first_slice = reading.slice_number(int(-order[2, 2] * order[2, 3])) if order[2, 2] > 0 else 1
-    lesions = tuple(_moved(lesion, order) for lesion in reading.lesions)
-    return replace(reading, source=volume_node.GetName(), geometry=geometry, lesions=lesions, first_slice=first_slice, dicom=None)
 
 
-def _to_node(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> np.ndarray:
-    """The whole-numbered matrix (4, 4) from voxel indices of `reading` to those of `volume_node`; SceneError where there is none."""
-    geometry = reading.geometry
-    index_to_ras = np.eye(4)
-    index_to_ras[:3, :3] = np.array(geometry.direction) * geometry.spacing
-    index_to_ras[:3, 3] = geometry.origin
-    to_node = np.linalg.inv(ijk_to_ras(volume_node)) @ LPS_TO_RAS @ index_to_ras
-    order = np.rint(to_node)
-    last = np.array(geometry.size) - 1
-    ends = order @ np.array([(0, 0, 0, 1), (*last, 1)]).T
-    same_grid = (
-        np.abs((to_node - order) @ (*last, 1)).max() < 0.1
-        and np.array_equal(ends[:3].min(axis=1), (0, 0, 0))
-        and np.array_equal(ends[:3].max(axis=1) + 1, volume_node.GetImageData().GetDimensions())
-    )
-    if not same_grid or abs(order[2, 2]) != 1:
-        raise SceneError(f"The lesions were found on another CT than '{volume_node.GetName()}': choose the CT {reading.source}.")
-    return order
+def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Reading:
+    """`reading` with all its lesions in the voxel indices of `volume_node`, whose axes may be in another order than those of `ct.read`.
 
-
-def _moved(lesion: Lesion, matrix: np.ndarray) -> Lesion:
-    """The lesion in other voxel indices: `matrix` (4, 4) turns and shifts (i, j, k, 1), k into k."""
-
-    def point(i: float, j: float) -> Point:
-        x, y = matrix[:2] @ (i, j, lesion.key_slice, 1)
-        return float(x), float(y)
-
-    def slice_index(k: int) -> int:
-        return round(matrix[2, 2] * k + matrix[2, 3])
-
-    corners = np.array([point(*lesion.box[:2]), point(*lesion.box[2:])])
-    recist = lesion.recist
-    if recist is not None:
-        long_axis, short_axis = (tuple(point(*end) for end in axis) for axis in (recist.long_axis, recist.short_axis))
-        recist = Recist(long_axis, short_axis, recist.long_mm, recist.short_mm)
-    return lesion.edited(
-        key_slice=slice_index(lesion.key_slice),
-        slices=tuple(sorted(map(slice_index, lesion.slices))),
-        box=(*map(float, corners.min(axis=0)), *map(float, corners.max(axis=0))),
-        recist=recist,
-    )
+    Raises SceneError where the node is not the CT of the reading.
+    """
+    try:
+        moved = regrid(reading, geometry_of(volume_node))
+    except ValueError as error:
+        name = volume_node.GetName()
+        raise SceneError(f"The lesions were found on another CT than '{name}': choose the CT {reading.source}.") from error
+    return replace(moved, source=volume_node.GetName())
 
 
 def write_volume(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> None:
@@ -185,12 +137,11 @@ def write_volume(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> None:
 
     if volume_node.GetImageData() is None:
         raise SceneError(f"'{volume_node.GetName()}' holds no voxels; load the CT again.")
-    spacing = np.array(volume_node.GetSpacing())
-    index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
+    geometry = geometry_of(volume_node)
     image = SimpleITK.GetImageFromArray(slicer_module().util.arrayFromVolume(volume_node))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(index_to_lps[:3, 3].tolist())
-    image.SetDirection((index_to_lps[:3, :3] / spacing).ravel().tolist())
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(np.ravel(geometry.direction).tolist())
     SimpleITK.WriteImage(image, str(path))
 
 

@@ -9,6 +9,7 @@ import slicer
 from LesionDetectorLib import scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
+from LesionDetectorLib.report.reading import Reading
 
 
 class LesionDetectorSceneTest(unittest.TestCase):
@@ -32,9 +33,9 @@ class LesionDetectorSceneTest(unittest.TestCase):
 
     def test_a_written_scene_opens(self):
         with tempfile.TemporaryDirectory() as folder:
-            scene.write_scene(self.volume, [self.lesion], Path(folder) / "scene.mrb")
-            scene.load_scene(Path(folder) / "scene.mrb", slicer.mrmlScene)
-        (found,) = scene.read_lesions(slicer.mrmlScene)
+            scene.write_scene(self.volume, Reading.of(self.volume, [self.lesion]), Path(folder) / "scene.mrb")
+            loaded = scene.load_scene(Path(folder) / "scene.mrb")  # not the application's: there the panel takes the lesions over
+        (found,) = scene.read_lesions(loaded)
         self.assert_lesion(found)
 
 

@@ -1,0 +1,123 @@
+"""The report of a review as a file that leaves Slicer, and lesions from such files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.ct.volume import Placed, to_hu
+from LesionDetectorLib.report import exchange, table, text
+from LesionDetectorLib.report.files import write_text
+from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.report.regrid import regrid
+
+from .mrml import SceneError, slicer_module
+from .shown import geometry_of
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode
+
+    from .session import Session
+
+ENDINGS = {
+    ".txt": "Report",
+    ".html": "Page with pictures",
+    ".csv": "Table",
+    ".json": "JSON",
+    ".dcm": "DICOM SR",
+    ".seg.dcm": "DICOM SEG",
+}
+"""The kinds of files, by the ends of their names."""
+
+
+def save_report(
+    session: Session,
+    path: Path,
+    accepted_only: bool = False,
+    diameters: bool = False,
+    baseline: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Save the report of a review, in the form that the end of the name asks for, all of it or nothing.
+
+    With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
+    hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
+
+    Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
+    """
+    reading, volume_node = session.report(accepted_only), session.volume_node
+    match ending(path):
+        case ".txt":
+            write_text(path, text.compose(reading, diameters, baseline))
+        case ".csv":
+            write_text(path, table.compose(reading, baseline))
+        case ".json":
+            exchange.write(path, reading)
+        case ".html":
+            from LesionDetectorLib.report import page
+
+            volume = volume_of(volume_node)
+            moved = regrid(reading, Reading.of(volume, []).geometry)
+            write_text(path, page.compose(moved, volume, diameters, baseline, progress=progress))
+        case ".dcm":
+            from LesionDetectorLib.report import dicom_source, dicom_sr
+
+            files = dicom_files(volume_node)
+            reading = dicom_source.with_series(reading, files)
+            return dicom_sr.write(path, reading, dicom_source.source_slices(files, reading))
+        case ".seg.dcm":
+            from LesionDetectorLib.report import dicom_seg, dicom_source
+
+            files = dicom_files(volume_node)
+            reading = dicom_source.with_series(reading, files)
+            return dicom_seg.write(path, reading, dicom_source.source_slices(files, reading), volume_of(volume_node, turned=False))
+    return []
+
+
+def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Reading:
+    """The reading in a lesions.json, or in a DICOM SR on the CT's own files, ours or another program's.
+
+    Raises ValueError, or SceneError, which says in one sentence why it cannot be read, and OSError.
+    """
+    if path.suffix.lower() == ".json":
+        return exchange.read(path)
+    from LesionDetectorLib.report import dicom_in
+
+    return dicom_in.read(path, dicom_files(volume_node)[0])
+
+
+def ending(path: Path) -> str:
+    """Which of the `ENDINGS` a name has, the longest that fits; ValueError names them all."""
+    fitting = [known for known in ENDINGS if path.name.lower().endswith(known)]
+    if not fitting:
+        raise ValueError(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
+    return max(fitting, key=len)
+
+
+def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volume:
+    """The CT in the scene as a volume; unless `turned` is False, in the view of a radiologist. Raises SceneError where it has no voxels."""
+    if volume_node.GetImageData() is None:
+        raise SceneError(f"'{volume_node.GetName()}' holds no voxels; load the CT again.")
+    geometry = geometry_of(volume_node)
+    hu = to_hu(slicer_module().util.arrayFromVolume(volume_node))
+    placed = Placed(hu, np.array(geometry.origin), np.array(geometry.spacing), np.array(geometry.direction))
+    if turned:
+        placed, *_ = placed.in_axial_view()
+    return Volume(placed.hu, tuple(placed.spacing), tuple(placed.origin), placed.direction, Path(volume_node.GetName()))
+
+
+def dicom_files(volume_node: vtkMRMLScalarVolumeNode) -> list[Path]:
+    """The files of the CT in Slicer's DICOM database; SceneError where it was not loaded from there."""
+    uids = (volume_node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    database = getattr(slicer_module(), "dicomDatabase", None)
+    files = [Path(file) for file in (database.fileForInstance(uid) for uid in uids) if file] if database is not None else []
+    if not files or len(files) < len(uids):
+        raise SceneError(
+            f"'{volume_node.GetName()}' was not loaded from Slicer's DICOM database, or is not in it any more: "
+            "load it from there, or save a text, a page, a table or JSON."
+        )
+    return files
