@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 POLL_MS = 100
+NEED_PACKAGES = (".html", ".dcm")
 BODY_PART_COLUMN = 1
 MARK_BOXES = {
     "lymphNodeCheckBox": Mark.LYMPH_NODE,
@@ -391,6 +393,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         path = qt.QFileDialog.getOpenFileName(self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)"))
         if path and self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The lesions cannot be opened."), waitCursor=True):
+                if path.lower().endswith(NEED_PACKAGES):
+                    self.logic.ensurePackages()
                 session = self.logic.open(self.volumeNode(), Path(path))
                 self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
                 self.ui.progressLabel.text = " ".join(session.review.found.warnings)
@@ -408,6 +412,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         dialog = slicer.util.createProgressDialog(parent=self.parent, labelText=_("Saving the report"), value=0, maximum=100)
         with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
             try:
+                if path.lower().endswith(NEED_PACKAGES):
+                    self.logic.ensurePackages()
                 notes = scene.save_report(self.session(), Path(path), **self.form(), progress=lambda *news: self.onSaving(dialog, *news))
                 self.ui.progressLabel.text = " ".join(notes) or _("Saved as {name}.").format(name=Path(path).name)
             except InterruptedError:
@@ -462,9 +468,13 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
                 raise RuntimeError(_("The detector needs PyTorch: {advice}.").format(advice=advice)) from error
             if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
                 return False
+        self.ensurePackages()
+        return True
+
+    def ensurePackages(self) -> None:
+        """Ask for the small packages that detecting, pages and DICOM reports need, where Slicer lacks them; RuntimeError on a refusal."""
         requirements = Path(__file__).parent / "Resources" / "requirements.txt"
         slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirements), requester="Lesion Detector")
-        return True
 
     def start(self, volumeNode, weights=(), device="auto") -> None:
         """Start the detector on a CT, as a child process; `poll` tells of it. Raises SceneError, OSError; RuntimeError if one runs."""
@@ -509,6 +519,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
     def review(self, volumeNode, reading):
         """Begin the review of a reading of this CT, in place of one that there is. Raises SceneError where it is of another CT."""
         moved = scene.reading_on(volumeNode, reading)
+        if moved.slice_thickness is None:
+            moved = replace(moved, slice_thickness=scene.slice_thickness(volumeNode))
         self._forget(volumeNode.GetID())
         session = scene.Session.start(volumeNode, moved, self._changed)
         self._sessions[volumeNode.GetID()] = session

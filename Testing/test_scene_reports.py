@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from LesionDetectorLib import ct
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Lesion
@@ -97,6 +98,12 @@ def test_outlines_lie_in_their_boxes(session, tmp_path):
         x0, y0, x1, y1 = lesion.box
         centre = to_mm(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice))
         assert np.linalg.norm(middle - centre) < 0.25 * np.linalg.norm(to_mm((x1, y1, 0)) - to_mm((x0, y0, 0)))
+
+
+def test_the_slice_thickness_is_that_of_the_files(session, tmp_path):
+    assert lesion_scene.slice_thickness(session.volume_node) == pytest.approx(ct.read(tmp_path / "ct").slice_thickness)
+    session.volume_node.SetAttribute("DICOM.instanceUIDs", "1.2.3.9999")
+    assert lesion_scene.slice_thickness(session.volume_node) is None
 
 
 def test_files_that_the_database_lost_are_named(session, tmp_path, monkeypatch):

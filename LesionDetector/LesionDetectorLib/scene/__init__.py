@@ -8,7 +8,7 @@ from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
 from .placing import Placing, Shape
-from .reports import ENDINGS, read_lesions_file, save_report
+from .reports import ENDINGS, read_lesions_file, save_report, slice_thickness
 from .session import Session
 from .shown import (
     COLUMNS,
@@ -43,6 +43,7 @@ __all__ = [
     "save_scene",
     "show_in_slice_views",
     "show_lesions",
+    "slice_thickness",
     "why_not_a_ct",
     "write_scene",
     "write_volume",

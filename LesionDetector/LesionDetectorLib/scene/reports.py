@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
 from LesionDetectorLib.report import exchange, table, text
 from LesionDetectorLib.report.files import write_text
@@ -108,6 +108,19 @@ def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volu
     if turned:
         placed, *_ = placed.in_axial_view()
     return Volume(placed.hu, tuple(placed.spacing), tuple(placed.origin), placed.direction, Path(volume_node.GetName()))
+
+
+def slice_thickness(volume_node: vtkMRMLScalarVolumeNode) -> float | None:
+    """The nominal thickness of the CT's thickest slice in mm, by its files in Slicer's DICOM database; None where they do not tell."""
+    from LesionDetectorLib.ct.dicom import read_slices
+
+    try:
+        files = dicom_files(volume_node)
+        slices, _ = read_slices(files[0].parent, files=files)
+    except (SceneError, CTError):
+        return None
+    thickest = max(one.thickness for one in slices)
+    return thickest if 0 < thickest < np.inf else None
 
 
 def dicom_files(volume_node: vtkMRMLScalarVolumeNode) -> list[Path]:
