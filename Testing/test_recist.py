@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from LesionDetectorLib.recist import axes, measure, segment
+from LesionDetectorLib.recist import READER_MARGIN_MM, axes, box_around, measure, pixels, segment
 
 TOLERANCE_MM = 0.7
 UNIT_PIXELS = (1.0, 1.0)
@@ -142,3 +142,24 @@ def test_readers_marks_on_real_slices(shared_data):
     assert tight.mean(axis=0) == pytest.approx([1.27, 0.90], abs=0.01)
     assert (np.abs(ours).mean(axis=0) < [1.0, 0.75]).all()
     assert np.abs(ours.mean(axis=0)).max() < 0.6
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8), (0.7, 0.9)])
+@pytest.mark.parametrize("diameters", [(6, 6), (12, 9), (25, 18), (58, 40)])
+@pytest.mark.parametrize("contrast", [80, 30, -600])
+def test_a_lesion_of_any_size_is_found_round_a_point_in_it(spacing, diameters, contrast):
+    random = np.random.default_rng(1)
+    for _ in range(3):
+        angle, centre = random.uniform(0, np.pi), 64 + random.uniform(-0.5, 0.5, 2)
+        inside = ellipse((128, 128), centre, diameters, angle, spacing, 3)
+        hu = np.rint(40 + contrast * inside + random.normal(0, 12, inside.shape)).astype(np.int16)
+        click = centre + random.uniform(-0.12, 0.12, 2) * diameters[1] / spacing
+        box = box_around(hu, spacing, click)
+        recist = measure(hu, spacing, box, pixels(READER_MARGIN_MM, spacing))
+        assert recist.long_mm == pytest.approx(diameters[0], rel=0.1, abs=2)
+        assert recist.short_mm == pytest.approx(diameters[1], rel=0.15, abs=2)
+
+
+def test_a_point_beside_the_image_is_refused():
+    with pytest.raises(ValueError, match="no area inside the image"):
+        box_around(np.zeros((40, 40), np.int16), (0.8, 0.8), (100.0, 20.0))

@@ -243,7 +243,8 @@ def test_lesions_are_added_by_a_box_and_by_a_click(session):
     assert len(cut_by_slice(session, "Lesions added by hand", 6)) == 6
     clicked = session.add(BodyPart.SOFT_TISSUE, mrml.ras(session.volume_node, (70.0, 40.0, 6))[None])
     x0, y0, x1, y1 = clicked.box
-    assert (x0, x1) == pytest.approx((63.5, 76.5), abs=3) and (y0, y1) == pytest.approx((31, 49), abs=3)
+    assert (x0, x1) == pytest.approx((63.3, 76.7), abs=1) and (y0, y1) == pytest.approx((31.2, 48.8), abs=1)
+    assert clicked.recist.long_mm == pytest.approx(19.2, abs=1.5) and clicked.recist.short_mm == pytest.approx(18, abs=1.5)
     with pytest.raises(lesion_scene.SceneError, match="smaller than a voxel"):
         session.add(BodyPart.BONE, corners[[0, 0]])
     with pytest.raises(lesion_scene.SceneError, match="outside"):

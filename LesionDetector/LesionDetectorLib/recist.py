@@ -34,6 +34,9 @@ _GREY_LEVELS = 32
 _GREY_SPREAD = 4.0  # smoothing of the histograms in grey levels; wide, so that two greys part halfway between them
 _UNSEEN_GREY = 0.02  # share of a histogram spread over all grey levels, so that none is impossible
 _ROUNDS = 3
+_SIZES_MM = np.geomspace(5, 60, 12)  # of the boxes in which a lesion of unknown size is looked for
+_EDGE_MM = 1.0  # inside and outside of an outline, where its edge is judged
+_EDGE_NOISE_HU = 10.0  # differences that come of noise, so that a flat outline does not seem clear
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,39 @@ def reader_box(axes: Recist, spacing: Sequence[float]) -> Box:
     ends = np.array([*axes.long_axis, *axes.short_axis])
     margin = READER_MARGIN_MM / np.array(spacing[:2])
     return (*(ends.min(axis=0) - margin).tolist(), *(ends.max(axis=0) + margin).tolist())
+
+
+def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point) -> Box:
+    """The box that a reader would draw round the lesion at a point, of whatever size it is.
+
+    Outlines are found in square boxes of many sizes round the point. Taken is the one that runs along the clearest edge: whose greys just
+    inside differ most from those just outside, in the mean over the outline, beside the spread of that difference.
+
+    Parameters
+    ----------
+    slice_hu: (rows, columns), the slice in HU.
+    spacing: (si, sj), mm from column to column and from row to row.
+    point: (i, j), continuous voxel index, somewhere near the middle of the lesion.
+
+    Raises
+    ------
+    ValueError: the point lies outside the image.
+    """
+    halves = [size / 2 / np.array(spacing) for size in _SIZES_MM]
+    rays = [_Rays(slice_hu, (*(point - half), *(point + half)), 0.0) for half in halves]
+    outlines = [each.outline(radius) for each, radius in zip(rays, _outline_radii(rays))]
+    smoothed = ndimage.gaussian_filter(np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
+    clearest = max(outlines, key=lambda outline: _clearness(smoothed, spacing, outline))
+    margin = READER_MARGIN_MM / np.array(spacing)
+    return (*(clearest.min(axis=0) - margin).tolist(), *(clearest.max(axis=0) + margin).tolist())
+
+
+def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.ndarray) -> float:
+    """How much greys differ across an outline (n, 2), in the mean, beside the spread of that difference."""
+    outward = (outline - outline.mean(axis=0)) * spacing
+    outward *= _EDGE_MM / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6) / spacing
+    inside, outside = (ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest") for way in (-1, 1))
+    return abs((inside - outside).mean()) / ((inside - outside).std() + _EDGE_NOISE_HU)
 
 
 def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin_px: float = 5.0) -> Recist:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from .grid import interpolate_slices
 from .volume import CTError, Volume, check_hu, to_hu
@@ -69,6 +68,8 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
 
 def _slice(file: Path) -> np.ndarray:
     """(rows, columns) int16 HU of one PNG."""
+    import SimpleITK as sitk  # noqa: N813
+
     with file.open("rb"):  # so that a file without permission says so
         pass
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813
 
 from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
@@ -285,6 +284,8 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
 
 def _decode(path: Path) -> np.ndarray:
     """(frames, rows, columns) pixels of a file, rescaled to Hounsfield units."""
+    import SimpleITK as sitk  # noqa: N813
+
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))

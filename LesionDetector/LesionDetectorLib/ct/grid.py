@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from .volume import AIR
 
@@ -70,6 +69,8 @@ def shift_slices(hu: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
     This undoes gantry tilt: slices that are sheared against their normal come to lie upright, with air filled in beside them.
     """
+    from scipy import ndimage
+
     extra_i, extra_j = np.ceil(shift.max(axis=0)).astype(int)
     rows, columns = hu.shape[1:]
     out = np.empty((len(hu), rows + extra_j, columns + extra_i), np.int16)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from . import nifti
 from .grid import shift_slices, sideways_shift, tilt
 from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813
 
 SUFFIXES = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 BROKEN = "is truncated or damaged, or its data file is missing: copy or export it again."
@@ -63,6 +66,8 @@ def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volu
 
 def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
     """A reader that knows the header, which tells of a grey image of up to three dimensions with a spacing; CTError if it does not."""
+    import SimpleITK as sitk  # noqa: N813
+
     with path.open("rb"):  # so that a file without permission says so
         pass
     reader = sitk.ImageFileReader()
@@ -97,6 +102,8 @@ def _has_spacing(path: Path, reader: sitk.ImageFileReader) -> bool:
 
 def _read_image(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
     """The image in three dimensions."""
+    import SimpleITK as sitk  # noqa: N813
+
     if nifti.is_nifti(path) and nifti.is_cut_off(path, reader):
         raise CTError(f"{path} is truncated: copy it again.")
     try:
@@ -110,6 +117,8 @@ def _read_image(path: Path, reader: sitk.ImageFileReader) -> sitk.Image:
 
 def _hounsfield(image: sitk.Image) -> tuple[np.ndarray, int]:
     """(k, j, i) int16 HU, made slice by slice to spare memory, and the number of voxels that held no number."""
+    import SimpleITK as sitk  # noqa: N813
+
     values = sitk.GetArrayViewFromImage(image)
     hu = np.empty(values.shape, np.int16)
     invalid = 0

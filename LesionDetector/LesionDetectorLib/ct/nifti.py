@@ -6,10 +6,12 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813
 
 SUFFIXES = (".nii", ".nii.gz")
 FLOATING_POINT = ("16", "64")  # codes of NIfTI's datatype

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 REVIEW = ATTRIBUTE + "review"
 SELECTED = ATTRIBUTE + "selected"
-CLICK_MM = 30.0
-"""Side of the box in which a lesion is looked for where a reader clicks."""
 
 
 class Session:
@@ -179,7 +177,8 @@ class Session:
         k = round(float(ijk[:, 2].mean()))
         if not 0 <= k < self.volume_node.GetImageData().GetDimensions()[2]:
             raise SceneError("The lesion lies outside of the CT; draw it on one of its slices.")
-        box, measured = self._around(k, ijk[0, :2]) if len(points) == 1 else self._inside(k, ijk[:, :2])
+        box = self._around(k, ijk[0, :2]) if len(points) == 1 else _between(ijk[:, :2])
+        measured = self._measure(k, box, recist.READER_MARGIN_MM)
         lesion = self.review.add(body_part, k, box, measured)
         self.selected = lesion.id
         self._update()
@@ -214,20 +213,9 @@ class Session:
             self.selected = None
         self._update()
 
-    def _inside(self, k: int, corners: np.ndarray) -> tuple[Box, Recist]:
-        """The box between two corners (2, 2) on slice k, and the axes of the lesion in it."""
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        if min(high - low) < 1:
-            raise SceneError("The box is smaller than a voxel; draw a larger one.")
-        box = (*map(float, low), *map(float, high))
-        return box, self._measure(k, box, recist.READER_MARGIN_MM)
-
-    def _around(self, k: int, point: np.ndarray) -> tuple[Box, Recist]:
-        """The box of the lesion that is found round a point (2,) on slice k, and its axes."""
-        spacing = np.array(self.volume_node.GetSpacing()[:2])
-        half = CLICK_MM / 2 / spacing
-        measured = self._measure(k, (*map(float, point - half), *map(float, point + half)), 0.0)
-        return recist.reader_box(measured, spacing), measured
+    def _around(self, k: int, point: np.ndarray) -> Box:
+        """The box of the lesion round a point (2,) on slice k."""
+        return recist.box_around(self._hu(k), self.volume_node.GetSpacing()[:2], point)
 
     def _measured(self, k: int, box: Box, origin: Origin) -> Recist:
         return self._measure(k, box, recist.margin_mm(origin))
@@ -359,6 +347,14 @@ class Session:
     def _on_axis_dragged(self, axis: Axis) -> None:
         if self._dragged is not None:
             self._edit(self.review.draw_axis, self._dragged[1].id, axis, *self._overlay.axis(axis))
+
+
+def _between(corners: np.ndarray) -> Box:
+    """The box between two corners (2, 2); SceneError where it is too small."""
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if min(high - low) < 1:
+        raise SceneError("The box is smaller than a voxel; draw a larger one.")
+    return (*map(float, low), *map(float, high))
 
 
 def keep_review(volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node: vtkMRMLNode | None = None) -> vtkMRMLNode:
