@@ -260,6 +260,8 @@ def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | No
 
 def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) -> np.ndarray:
     """(n, rows, columns) int16 HU of the slices; each file is decoded once, several at a time."""
+    import SimpleITK  # noqa: F401  (here, and not first in one of the threads)
+
     hu = np.empty((len(slices), *slices[0].shape), np.int16)
     places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for k, item in enumerate(slices):
