@@ -198,10 +198,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onParametersChanged(self, *_args):
         """Called when a setting changed, in the panel or elsewhere."""
-        if self.session() is not None:
-            self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
         self.updateInput()
-        self.updateLesions()
+        if not self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence):
+            self.updateLesions()
 
     def volumeNode(self):
         """The CT that the panel shows, None if none is chosen."""
@@ -541,11 +540,13 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         """The review of a CT, None where there is none."""
         return self._sessions.get(volumeNode.GetID()) if volumeNode is not None else None
 
-    def setConfidence(self, volumeNode, confidence) -> None:
-        """Hide pending lesions of a CT below a confidence."""
+    def setConfidence(self, volumeNode, confidence) -> bool:
+        """Hide pending lesions of a CT below a confidence; whether that is a change, of which `onChanged` tells."""
         session = self.session(volumeNode)
-        if session is not None and session.confidence != confidence:
-            session.confidence = confidence
+        if session is None or session.confidence == confidence:
+            return False
+        session.confidence = confidence
+        return True
 
     def close(self) -> None:
         """End what runs and every review; the scene keeps them."""

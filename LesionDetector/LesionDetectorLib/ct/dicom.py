@@ -54,6 +54,12 @@ def read_slices(
     return slices, warnings
 
 
+def thickest(slices: list[Slice]) -> float | None:
+    """The nominal thickness of the thickest slice in mm; None where the headers do not tell."""
+    thickness = max(item.thickness for item in slices)
+    return thickness if 0 < thickness < np.inf else None
+
+
 def read_patient(path: Path | str, series: str) -> dict[str, str]:
     """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a report.
 
@@ -236,7 +242,7 @@ def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarr
 
 
 def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | None], warnings: list[str]) -> Volume:
-    header, thickness = slices[0].header, max(item.thickness for item in slices)
+    header = slices[0].header
     series_uid = str(header.get("SeriesInstanceUID") or "")
     return Volume(
         hu=placed.hu,
@@ -246,7 +252,7 @@ def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | No
         source=path,
         study=str(header.get("StudyID") or "1"),
         series=str(header.get("SeriesNumber") or "1"),
-        slice_thickness=thickness if 0 < thickness < np.inf else None,
+        slice_thickness=thickest(slices),
         series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
         dicom={
             "study_uid": str(header.get("StudyInstanceUID") or ""),

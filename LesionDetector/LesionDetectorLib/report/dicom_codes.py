@@ -8,12 +8,17 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.coding import Code
 
+from LesionDetectorLib import __version__
 from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
+
+if TYPE_CHECKING:
+    from .reading import Reading
 
 SOFTWARE = "LesionDetector"
 CHARACTER_SET = "ISO_IR 192"  # UTF-8
@@ -68,6 +73,23 @@ _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 def uid_of(*parts: str) -> str:
     """A UID that the same parts always get (PS3.5 B.2: made of a UUID)."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
+
+
+def new_instance(kind: str, series_number: int, description: str, reading: Reading, header: Dataset) -> dict[str, Any]:
+    """What highdicom asks of every new object about its series, itself and its maker; `header` is that of an image of the CT.
+
+    `series_number` is added to that of the CT. The SOPInstanceUID stands in until `name_by_content`.
+    """
+    return {
+        "series_instance_uid": uid_of(f"{kind} series", reading.dicom.series_uid, __version__),
+        "series_number": series_number + int(header.get("SeriesNumber") or 0),
+        "series_description": f"{SOFTWARE}: {description}",
+        "sop_instance_uid": uid_of("to be named"),
+        "instance_number": 1,
+        "manufacturer": SOFTWARE,
+        "manufacturer_model_name": SOFTWARE,
+        "software_versions": __version__,
+    }
 
 
 def name_by_content(dataset: FileDataset) -> None:

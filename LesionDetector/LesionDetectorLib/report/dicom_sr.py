@@ -22,7 +22,6 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes as standard
 from pydicom.sr.coding import Code
 
-from LesionDetectorLib import __version__
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.lesion import Axis, Origin, Recist
 
@@ -68,14 +67,7 @@ def compose(reading: Reading, slices: Sequence[Slice], everything: bool = False)
             imaging_measurements=[group for entry in found for group in _groups(reading, entry, source)],
             referenced_images=[_for_library(headers[uid]) for uid in key_images],
         ),
-        series_instance_uid=codes.uid_of("SR series", reading.dicom.series_uid, __version__),
-        series_number=SERIES_NUMBER + int(evidence[0].get("SeriesNumber") or 0),
-        series_description=f"{codes.SOFTWARE}: lesions",
-        sop_instance_uid=codes.uid_of("to be named"),
-        instance_number=1,
-        manufacturer=codes.SOFTWARE,
-        manufacturer_model_name=codes.SOFTWARE,
-        software_versions=__version__,
+        **codes.new_instance("SR", SERIES_NUMBER, "lesions", reading, evidence[0]),
         coding_schemes=[CodingSchemeIdentificationItem(codes.OWN_SCHEME, name=codes.SOFTWARE)],
         is_complete=True,
     )

@@ -149,13 +149,18 @@ def set_labels(labels: vtkMRMLMarkupsFiducialNode, volume_node: vtkMRMLScalarVol
 
     The label of a box node itself would lie on its centre. The id of a lesion is the description of its points.
     """
-    points = [(text, lesion, (*place, k, 1)) for text, lesion, place in captions for k in range(lesion.slices[0], lesion.slices[1] + 1)]
+    points = [(text, lesion, (*place, k, 1)) for text, lesion, place in captions for k in lesion_slices(lesion)]
     positions = np.array([ijk for *_, ijk in points]).reshape(-1, 4) @ ijk_to_ras(volume_node)[:3].T
     with slicer_module().util.NodeModify(labels):
         labels.RemoveAllControlPoints()
         for (text, lesion, _), position in zip(points, positions):
             index = labels.AddControlPoint(position, text)
             labels.SetNthControlPointDescription(index, lesion.id)
+
+
+def lesion_slices(lesion: Lesion) -> range:
+    """Every slice k that the lesion spans."""
+    return range(lesion.slices[0], lesion.slices[1] + 1)
 
 
 def _attributes(lesion: Lesion) -> dict[str, str]:

@@ -231,8 +231,3 @@ def _hide_from_lists(*nodes: vtkMRMLNode) -> None:
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
         node.GetDisplayNode().SetSaveWithScene(False)
-
-
-def lesion_slices(lesion: Lesion) -> range:
-    """Every slice k that the lesion spans."""
-    return range(lesion.slices[0], lesion.slices[1] + 1)

@@ -63,18 +63,15 @@ def save_report(
             volume = volume_of(volume_node)
             moved = regrid(reading, Reading.of(volume, []).geometry)
             write_text(path, page.compose(moved, volume, diameters, baseline, progress=progress))
-        case ".dcm":
-            from LesionDetectorLib.report import dicom_source, dicom_sr
+        case ".dcm" | ".seg.dcm" as kind:
+            from LesionDetectorLib.report import dicom_seg, dicom_source, dicom_sr
 
             files = dicom_files(volume_node)
             reading = dicom_source.with_series(reading, files)
-            return dicom_sr.write(path, reading, dicom_source.source_slices(files, reading))
-        case ".seg.dcm":
-            from LesionDetectorLib.report import dicom_seg, dicom_source
-
-            files = dicom_files(volume_node)
-            reading = dicom_source.with_series(reading, files)
-            return dicom_seg.write(path, reading, dicom_source.source_slices(files, reading), volume_of(volume_node, turned=False))
+            slices = dicom_source.source_slices(files, reading)
+            if kind == ".dcm":
+                return dicom_sr.write(path, reading, slices)
+            return dicom_seg.write(path, reading, slices, volume_of(volume_node, turned=False))
     return []
 
 
@@ -112,15 +109,14 @@ def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volu
 
 def slice_thickness(volume_node: vtkMRMLScalarVolumeNode) -> float | None:
     """The nominal thickness of the CT's thickest slice in mm, by its files in Slicer's DICOM database; None where they do not tell."""
-    from LesionDetectorLib.ct.dicom import read_slices
+    from LesionDetectorLib.ct.dicom import read_slices, thickest
 
     try:
         files = dicom_files(volume_node)
         slices, _ = read_slices(files[0].parent, files=files)
     except (SceneError, CTError):
         return None
-    thickest = max(one.thickness for one in slices)
-    return thickest if 0 < thickest < np.inf else None
+    return thickest(slices)
 
 
 def dicom_files(volume_node: vtkMRMLScalarVolumeNode) -> list[Path]:

@@ -16,9 +16,9 @@ from LesionDetectorLib import recist, review
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.report.reading import Reading, ordered
 
-from .markups import ras_to_ijk
+from .markups import lesion_slices, ras_to_ijk
 from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
-from .overlay import Entry, Overlay, lesion_slices
+from .overlay import Entry, Overlay
 from .shown import add_table, fill_table, remove_lesions
 
 if TYPE_CHECKING:
