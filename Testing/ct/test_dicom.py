@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_every_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ct.dicom, "_decode", lambda path: decoded.append(path) or decode(path))
     ct.read(tmp_path)
     assert len(decoded) == len(set(decoded)) == 5
+
+
+def test_the_first_file_is_decoded_before_the_threads_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ITK's global objects, made at the first reading, are corrupted when several threads make them."""
+    decode, threads = ct.dicom._decode, []
+    monkeypatch.setattr(ct.dicom, "_decode", lambda path: threads.append(threading.current_thread()) or decode(path))
+    write(tmp_path, body(5), axial(5))
+    ct.read(tmp_path)
+    assert threads[0] is threading.main_thread() and threading.main_thread() not in threads[1:] and len(threads) == 5
 
 
 def test_slices_are_ordered_by_position_not_by_name_or_number(tmp_path: Path):

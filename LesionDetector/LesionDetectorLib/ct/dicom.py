@@ -266,8 +266,6 @@ def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | No
 
 def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) -> np.ndarray:
     """(n, rows, columns) int16 HU of the slices; each file is decoded once, several at a time."""
-    import SimpleITK  # noqa: F401  (here, and not first in one of the threads)
-
     hu = np.empty((len(slices), *slices[0].shape), np.int16)
     places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for k, item in enumerate(slices):
@@ -280,11 +278,14 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
         for k, frame in places[path]:
             hu[k] = to_hu(frames[frame])
 
+    progress = progress or (lambda done, total: None)
+    first, *others = places
+    load(first)  # before any thread: ITK makes its global objects during the first reading, and threads at once would corrupt them
+    progress(1, len(places))
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
-        for done, _ in enumerate(pool.map(load, places), start=1):
-            if progress:
-                progress(done, len(places))
+        for done, _ in enumerate(pool.map(load, others), start=2):
+            progress(done, len(places))
     finally:
         pool.shutdown(cancel_futures=True)  # so that an error or Ctrl-C does not wait for the rest
     return hu
