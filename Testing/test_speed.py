@@ -15,7 +15,7 @@ import pytest
 import torch
 from LesionDetectorLib import bench, cli, detect, recist, slices
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.detect import Detector, ahead, slices_that_fit
+from LesionDetectorLib.detect import Detector, slices_that_fit
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.pipeline import find_lesions
 
@@ -67,9 +67,11 @@ def test_every_slice_with_a_body_passes_the_network_once_without_the_air_around_
 
 
 def test_every_slice_is_resampled_once_and_outlines_are_sought_together(eager, volume, monkeypatch):
-    calls = counted(monkeypatch, (slices, "_resample"), (slices, "body_mask"), (recist, "_best_closed_paths"))
+    resampled, resample = [], slices.interpolate
+    monkeypatch.setattr(slices, "interpolate", lambda planes, *size, **how: resampled.append(len(planes)) or resample(planes, *size, **how))
+    calls = counted(monkeypatch, (slices, "body_mask"), (recist, "_best_closed_paths"))
     lesions = find_lesions(volume, [eager])
-    assert calls["_resample"] == 14, "those with a body and their neighbours 2 mm away"
+    assert sum(resampled) == 14, "those with a body and their neighbours 2 mm away"
     assert calls["body_mask"] == 1
     assert calls["_best_closed_paths"] == 3 * -(-len(lesions) // 50), "three rounds for fifty lesions"
 
@@ -90,13 +92,25 @@ def own_calls(profile: cProfile.Profile) -> int:
     return sum(calls for (file, _, _), (_, calls, *_) in pstats.Stats(profile).stats.items() if file.startswith(folder))
 
 
-def test_the_next_slices_are_prepared_while_the_network_is_busy():
-    begun = []
-    for number, result in ahead(begun.append, range(3)):
-        result.result()
-        if number == 0:
-            assert len(begun) >= 1
-    assert begun == [0, 1, 2]
+def test_a_batch_is_prepared_before_the_boxes_of_the_last_are_waited_for(eager, volume):
+    """A GPU is busy with the one while the other is prepared."""
+    steps = []
+
+    class Noting(Detector):
+        def prepare(self, prepared, ks):
+            steps.append(f"prepare {ks[0]}")
+            return super().prepare(prepared, ks)
+
+        def network(self, images):
+            steps.append("network")
+            return super().network(images)
+
+        def boxes(self, *arguments):
+            steps.append("boxes")
+            return super().boxes(*arguments)
+
+    detect.detect(volume, [Noting(eager.model, torch.device("cpu"))], batch=5)
+    assert steps == ["prepare 2", "network", "prepare 7", "boxes", "network", "prepare 12", "boxes", "network", "boxes"]
 
 
 @pytest.mark.parametrize(("free", "needed", "fitting"), [(1 << 34, 1 << 28, 32), (1 << 32, 1 << 28, 8), (1 << 28, 1 << 30, 1), (0, 0, 1)])
@@ -125,8 +139,9 @@ def test_work_goes_on_in_smaller_batches_and_then_on_the_cpu_when_memory_runs_ou
     found = detect.detect(volume, [detector], warn=warnings.append, batch=4)
     turns = [sentence.rpartition("going on with ")[2] for sentence in warnings]
     assert turns == ["2.", "1.", "the CPU.", "1."]
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
+    assert [len(entry.boxes) for entry in found] == [len(entry.boxes) for entry in expected]
+    for ours, theirs in zip(found[2:14], expected[2:14], strict=True):
+        assert (np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2).min(axis=1) < 0.05).all(), "in any order: some scores are equal"
 
 
 def test_float16_as_on_a_gpu_finds_the_same(volume):
@@ -137,6 +152,7 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     exact = detector.network(image)
     detector.precision = torch.float16
     half = detector.network(image)
+    detector.boxes(half, image)
     assert detector.precision == torch.float16
     assert any((ours != theirs).any() for ours, theirs in zip(half.refined, exact.refined)), "it was computed in float16"
     for ours, theirs in zip((*half.logits, *half.refined), (*exact.logits, *exact.refined)):
@@ -144,8 +160,11 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     with torch.no_grad():
         detector.model.pyramid.stages[0][0][0].weight *= 1e6
         detector.model.pyramid.fpn.inner_blocks[0][0].weight *= 1e6
-    assert all(level.isfinite().all() for part in detector.network(image) for level in part)
+    raw = detector.network(image)
+    assert not all(level.isfinite().all() for part in raw for level in part)
+    found = detector.boxes(raw, image)
     assert detector.precision == torch.float32
+    np.testing.assert_array_equal(found[0].boxes, detector(image.numpy())[0].boxes)
 
 
 def test_bench_times_every_stage(volume, tmp_path, capsys):
@@ -158,9 +177,8 @@ def test_bench_times_every_stage(volume, tmp_path, capsys):
     assert cli.main(["bench", str(tmp_path / "ct.nrrd"), "--device", "cpu", "--rounds", "1", "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["slices"] == 6 and set(result["seconds"]) == set(bench.STAGES) and min(result["seconds"].values()) > 0
-    beside = result["seconds"].pop("prepare")
     assert sum(result["seconds"].values()) <= result["whole_seconds"] + 1e-6
-    assert beside < result["whole_seconds"] and 0 < result["share_outside_network"] < 1
+    assert 0 < result["share_outside_network"] < 1
     table = capsys.readouterr().out
     assert all(stage in table for stage in bench.STAGES) and "slices a second" in table
 

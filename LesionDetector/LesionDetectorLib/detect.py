@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +16,7 @@ from .ct import Volume
 from .fuse import weighted_boxes_fusion
 from .models import weights
 from .models.detections import pad_to_multiple
-from .slices import NetworkSlices
+from .slices import NetworkSlices, to_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "vfnet_mobilenet_v2.safetensors"
 LOWEST_SCORE = 0.05
@@ -27,7 +24,7 @@ LARGEST_BATCH = 32
 _SLICES_ON_CPU = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NOTHING = (np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class Found(NamedTuple):
@@ -73,44 +70,41 @@ class Detector:
 
     def slices(self, hu: np.ndarray, spacing: tuple[float, float, float]) -> NetworkSlices:
         """The CT's slices as this network wants them."""
-        return NetworkSlices(hu, spacing, self.wanted_slices, pixel_mm=self.pixel_mm)
+        return NetworkSlices(hu, spacing, self.wanted_slices, pixel_mm=self.pixel_mm, device=self.device)
 
     def __call__(self, samples: np.ndarray, lowest_score: float = LOWEST_SCORE) -> list[Found]:
         """What is found on each of `samples` (n, slices, rows, columns), grey values 0..255."""
-        return self.boxes(self.network(self.images(samples)), samples.shape[-2:], lowest_score)
+        images = to_device(samples, self.device)
+        return self.boxes(self.network(images), images, lowest_score)
 
     def prepare(self, slices: NetworkSlices, ks: Sequence[int]) -> Tensor:
-        """The images of some slices."""
-        return self.images(np.stack([slices.sample(k) for k in ks]))
-
-    def images(self, samples: np.ndarray) -> Tensor:
-        """`samples` on the device; to a GPU they go through pinned memory, so that the caller need not wait for the copy."""
-        images = torch.from_numpy(samples)
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        return images
+        """The images of some slices; on a GPU work only begins here, which is done in the order in which it was begun."""
+        return slices.samples(ks)
 
     @torch.inference_mode()
     def network(self, images: Tensor) -> weights.RawOutputs:
-        """One pass of the network over `images` (n, slices, rows, columns); from the first on that is too much for float16, in float32."""
+        """One pass of the network over `images` (n, slices, rows, columns); on a GPU, as `prepare`, begun only."""
         images = pad_to_multiple(images, self.model.strides[-1])
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            raw = self.model(images)
-        if self.precision == torch.float16 and not all(level.isfinite().all() for part in raw for level in part):
-            self.precision = torch.float32
-            raw = self.model(images)
-        return raw
+            return self.model(images)
 
     @torch.inference_mode()
-    def boxes(self, raw: weights.RawOutputs, size: tuple[int, int], lowest_score: float = LOWEST_SCORE) -> list[Found]:
-        """The boxes that the raw outputs say, for images of `size` (rows, columns) before padding."""
-        height, width = size
+    def boxes(self, raw: weights.RawOutputs, images: Tensor, lowest_score: float = LOWEST_SCORE) -> list[Found]:
+        """The boxes that the raw outputs for `images` say; from the first image on that is too much for float16, float32 is computed in."""
+        if self.precision == torch.float16 and not _finite(raw):
+            self.precision = torch.float32
+            raw = self.network(images)
+        height, width = images.shape[-2:]
         found = []
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):
-            boxes = boxes.cpu().numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
+            boxes = boxes.numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
             keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) > 1
-            found.append(Found(boxes[keep], scores.float().cpu().numpy()[keep], labels.cpu().numpy()[keep] + 1))
+            found.append(Found(boxes[keep], scores.numpy()[keep], labels.numpy()[keep] + 1))
         return found
+
+
+def _finite(raw: weights.RawOutputs) -> bool:
+    return bool(torch.stack([level.isfinite().all() for part in raw for level in part]).all())
 
 
 def _keep_freed_memory() -> None:
@@ -159,9 +153,8 @@ def _detect_one(
     slices = [SliceBoxes(k, *_NOTHING) for k in range(total)]
     while waiting:
         try:
-            batch = batch or _fitting_batch(detector, prepared.sample(waiting[0]))
-            for ks, images in ahead(partial(detector.prepare, prepared), batched(waiting, batch)):
-                found = detector.boxes(detector.network(images.result()), prepared.frame.shape)
+            batch = batch or _fitting_batch(detector, prepared, waiting[0])
+            for ks, found in _in_batches(detector, prepared, waiting, batch):
                 for k, (boxes, scores, labels) in zip(ks, found, strict=True):
                     slices[k] = SliceBoxes(k, prepared.frame.to_index(boxes), scores, labels)
                 waiting = waiting[len(ks) :]
@@ -169,7 +162,20 @@ def _detect_one(
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             batch = _after_out_of_memory(detector, batch or 1, warn)
+            prepared = detector.slices(volume.hu, volume.spacing)
     return slices
+
+
+def _in_batches(detector: Detector, prepared: NetworkSlices, ks: Sequence[int], batch: int) -> Iterator[tuple[Sequence[int], list[Found]]]:
+    """Slices `ks`, `batch` at a time, with what is found on them; each batch is prepared before the boxes of the last are waited for."""
+    begun = None
+    for some in batched(ks, batch):
+        images = detector.prepare(prepared, some)
+        if begun:
+            yield begun[0], detector.boxes(*begun[1:])
+        begun = some, detector.network(images), images
+    if begun:
+        yield begun[0], detector.boxes(*begun[1:])
 
 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -177,24 +183,14 @@ def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Result]]]:
-    """Each item with the future of function(item), which a thread works out for the next item while the caller is busy with this one."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
-        for item in items:
-            waiting.append((item, thread.submit(function, item)))
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def _fitting_batch(detector: Detector, sample: np.ndarray) -> int:
-    """How many slices like `sample` to look at together: two on a CPU, which is not faster with more; on a GPU as many as fit."""
+def _fitting_batch(detector: Detector, prepared: NetworkSlices, k: int) -> int:
+    """How many slices like the k-th to look at together: two on a CPU, which is not faster with more; on a GPU as many as fit."""
     if detector.device.type != "cuda":
         return _SLICES_ON_CPU
     torch.cuda.reset_peak_memory_stats(detector.device)
     held = torch.cuda.memory_allocated(detector.device)
-    detector(sample[None])
+    images = detector.prepare(prepared, [k])
+    detector.boxes(detector.network(images), images)
     needed = torch.cuda.max_memory_allocated(detector.device) - held
     return slices_that_fit(torch.cuda.mem_get_info(detector.device)[0], needed)
 

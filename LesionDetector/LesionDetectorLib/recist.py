@@ -15,10 +15,9 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from .lesion import Box, Origin, Point, Recist
-from .slices import PIXEL_MM
 
-DETECTOR_MARGIN_MM = 5 * PIXEL_MM
-"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of its own input."""
+DETECTOR_MARGIN_MM = 4.0
+"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""
 READER_MARGIN_MM = 1.0
 """Between a lesion and the box that a reader draws."""
 _RAYS = 128

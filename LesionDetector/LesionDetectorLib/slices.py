@@ -6,11 +6,14 @@ The recipe is that of the DeepLesion detectors (Yan et al., JMI 2018; Yan et al.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 WINDOW = (-1024.0, 3071.0)
 PIXEL_MM = 0.8
@@ -66,8 +69,14 @@ def body_bounds(body: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int
     return tuple(extent)
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` on `device`; to a GPU through pinned memory, so that the caller need not wait for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 class NetworkSlices:
-    """The slices of one CT, ready for a network one by one; every source slice is resampled once.
+    """The slices of one CT, ready for a network; every source slice is resampled once if they are asked for in their order.
 
     Parameters
     ----------
@@ -76,6 +85,7 @@ class NetworkSlices:
     slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends the last repeats.
     max_size: longest side of a sample in pixels; a larger body is shrunk further.
     pixel_mm: side of a pixel.
+    device: where slices are resampled and samples lie.
 
     Attributes
     ----------
@@ -91,6 +101,7 @@ class NetworkSlices:
         slices: int = 3,
         max_size: int = MAX_SIZE,
         pixel_mm: float = PIXEL_MM,
+        device: torch.device | str = "cpu",
     ) -> None:
         if slices < 1 or slices % 2 == 0:
             raise ValueError(f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}.")
@@ -104,44 +115,41 @@ class NetworkSlices:
         scale = (self._hu.shape[2] / shape[1], self._hu.shape[1] / shape[0])
         self.frame = Frame((first_column - 0.5, first_row - 0.5), scale, shape)
         self.pixel_mm = pixel_mm
-        self._rows, self._columns = (_taps(size, out) for size, out in zip(self._hu.shape[1:], shape))
+        self.device = torch.device(device)
         self._steps = np.arange(-(slices // 2), slices // 2 + 1) * (NEIGHBOUR_MM / spacing[2])
-        self._planes: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._keep = 2 * int(np.ceil(self._steps[-1])) + 3
+        self._kept = np.zeros(0, int), torch.zeros(0, *shape, device=device)
 
     def __len__(self) -> int:
         return self._hu.shape[0]
 
     def sample(self, k: int) -> np.ndarray:
         """Slice `k` with its neighbours, head to foot as the CT's k runs: (slices, rows, columns) float32, 0..255."""
-        return np.stack([self._at(position) for position in np.clip(k + self._steps, 0, len(self) - 1)])
+        return self.samples([k])[0].cpu().numpy()
 
-    def _at(self, position: float) -> np.ndarray:
-        below = int(np.floor(position))
-        weight = np.float32(position - below)
-        if weight < 1e-6:
-            return self._plane(below)
-        return self._plane(below) * (1 - weight) + self._plane(below + 1) * weight
+    def samples(self, ks: Sequence[int]) -> Tensor:
+        """Some slices with their neighbours: (n, slices, rows, columns) float32 on the device, as of `sample`."""
+        positions = np.clip(np.array(ks)[:, None] + self._steps, 0, len(self) - 1)
+        below = np.floor(positions).astype(int)
+        weight = (positions - below).astype(np.float32)
+        between = weight > 1e-6
+        planes, places = self._planes(np.unique([below, below + between]))
+        samples = planes[to_device(places[below], self.device)]
+        if between.any():
+            samples.lerp_(planes[to_device(places[below + between], self.device)], to_device(weight, self.device)[..., None, None])
+        return samples
 
-    def _plane(self, k: int) -> np.ndarray:
-        if k not in self._planes:
-            plane = _resample(self._hu[k], self._rows, self._columns)
-            self._planes[k] = (np.clip(plane, *WINDOW) - np.float32(WINDOW[0])) * np.float32(255 / (WINDOW[1] - WINDOW[0]))
-            if len(self._planes) > self._keep:
-                self._planes.popitem(last=False)
-        return self._planes[k]
+    def _planes(self, ks: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Resampled source slices `ks`, and by k the place of each among them; those of the last call are not resampled again."""
+        kept_ks, kept = self._kept
+        still = np.flatnonzero(np.isin(kept_ks, ks))
+        fresh = np.setdiff1d(ks, kept_ks)
+        self._kept = np.append(kept_ks[still], fresh), torch.cat([kept[to_device(still, self.device)], self._resample(fresh)])
+        places = np.zeros(len(self), int)
+        places[self._kept[0]] = np.arange(len(ks))
+        return self._kept[1], places
 
-
-def _taps(size: int, out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `out` pixels the two source pixels that it lies between and the weight of the second."""
-    position = np.clip((np.arange(out) + 0.5) * (size / out) - 0.5, 0, size - 1)
-    low = np.minimum(position.astype(int), max(size - 2, 0))
-    return low, np.minimum(low + 1, size - 1), (position - low).astype(np.float32)
-
-
-def _resample(plane: np.ndarray, rows: tuple, columns: tuple) -> np.ndarray:
-    """Linear resampling of one slice (j, i), separable: float32."""
-    low, high, weight = rows
-    mixed = plane[low] * (1 - weight)[:, None] + plane[high] * weight[:, None]
-    low, high, weight = columns
-    return mixed[:, low] * (1 - weight) + mixed[:, high] * weight
+    def _resample(self, ks: np.ndarray) -> Tensor:
+        """Source slices `ks` as (n, rows, columns) grey values: linear resampling, then the window."""
+        source = to_device(self._hu[ks], self.device)[:, None].float()
+        planes = interpolate(source, self.frame.shape, mode="bilinear", align_corners=False)[:, 0]
+        return planes.clamp_(*WINDOW).sub_(WINDOW[0]).mul_(255 / (WINDOW[1] - WINDOW[0]))

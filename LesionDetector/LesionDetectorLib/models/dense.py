@@ -68,16 +68,16 @@ def best_detections(
     boxes: per level (N, P, 4) xyxy in px.
     size: height and width of the images in px, to which boxes are clipped.
     """
-    found = []
-    for image in range(len(logits[0])):
-        kept_boxes, kept_scores, kept_labels = [], [], []
-        for level_logits, level_boxes in zip(logits, boxes):
-            scores = level_logits[image].flatten().sigmoid()
-            best = scores.topk(min(top_k, len(scores))).indices
-            best = best[scores[best] > score_threshold]
-            num_classes = level_logits.shape[-1]
-            kept_boxes.append(level_boxes[image, best // num_classes])
-            kept_scores.append(scores[best])
-            kept_labels.append(best % num_classes)
-        found.append(thin(torch.cat(kept_boxes), torch.cat(kept_scores), torch.cat(kept_labels), size, nms_iou, max_detections))
-    return found
+    best = [_best_of_level(*level, top_k) for level in zip(logits, boxes)]
+    boxes, scores, labels = (torch.cat(values, dim=1) for values in zip(*best))
+    image, place = (scores > score_threshold).nonzero(as_tuple=True)
+    found = boxes[image, place], scores[image, place], labels[image, place], image
+    return thin(*found, len(scores), size, nms_iou, max_detections)
+
+
+def _best_of_level(logits: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each image the boxes (N, count, 4), scores and labels (N, count) of the highest of the logits (N, P, C)."""
+    images, points, classes = logits.shape
+    logits, best = logits.reshape(images, -1).topk(min(count, points * classes))
+    boxes = boxes.expand(images, -1, -1).gather(1, (best // classes)[..., None].expand(-1, -1, 4))
+    return boxes, logits.sigmoid(), best % classes

@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What was found on one image, best first: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,) 0..C-1."""
+    """What was found on one image, best first, on the CPU: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,) 0..C-1."""
 
     boxes: Tensor
     scores: Tensor
@@ -65,12 +65,19 @@ def leave_out_ignored(assigned: Tensor, points: Tensor, boxes: Tensor, ignore: T
     return assigned.masked_fill(learns_ignored | (inside_ignored & (assigned == BACKGROUND)), IGNORE)
 
 
-def thin(boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], nms_iou: float, max_detections: int) -> Detections:
-    """The best of (K, 4) boxes, thinned label by label by non-maximum suppression.
+def thin(
+    boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, images: int, size: tuple[int, int], nms_iou: float, max_detections: int
+) -> list[Detections]:
+    """The best of (K, 4) boxes of several images, thinned image by image and label by label by non-maximum suppression.
 
-    Boxes are clipped to the edges of the image of `size` (H, W), 0.5 px beyond its outermost pixel centres.
+    Boxes are clipped to the edges of the images, all of `size` (H, W), 0.5 px beyond their outermost pixel centres. `image` (K,) says
+    on which of the `images` each box is. The detections of each image come back on the CPU, all of them in one go.
     """
     boxes = clip_boxes_to_image(boxes + 0.5, size) - 0.5
     visible = remove_small_boxes(boxes, 1e-3)
-    kept = visible[batched_nms(boxes[visible], scores[visible], labels[visible], nms_iou)[:max_detections]]
-    return Detections(boxes[kept], scores[kept], labels[kept])
+    boxes, scores, labels, image = boxes[visible], scores[visible], labels[visible], image[visible]
+    # in float64, since batched_nms moves the boxes of each group away from all others, at the cost of digits
+    kept = batched_nms(boxes.double(), scores.double(), labels * images + image, nms_iou)
+    boxes, scores, labels, image = (values[kept].cpu() for values in (boxes, scores, labels, image))
+    each = [(image == number).nonzero()[:max_detections, 0] for number in range(images)]
+    return [Detections(boxes[some], scores[some], labels[some]) for some in each]

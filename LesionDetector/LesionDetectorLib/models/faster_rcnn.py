@@ -128,13 +128,10 @@ class TwoStage(nn.Module):
         logits, deltas = self._second_stage(raw, proposals)
         scores = logits.softmax(dim=-1)[:, 1:]
         boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]
-        counts = [len(regions) for regions in proposals]
-        found = []
-        for image_boxes, image_scores in zip(boxes.split(counts), scores.split(counts)):
-            region, label = (image_scores > score_threshold).nonzero(as_tuple=True)
-            kept_boxes, kept_scores = image_boxes[region, label], image_scores[region, label]
-            found.append(thin(kept_boxes, kept_scores, label, self._size(raw), nms_iou, max_detections))
-        return found
+        image = torch.cat([torch.full((len(regions),), number, device=scores.device) for number, regions in enumerate(proposals)])
+        region, label = (scores > score_threshold).nonzero(as_tuple=True)
+        found = boxes[region, label], scores[region, label], label, image[region]
+        return thin(*found, len(proposals), self._size(raw), nms_iou, max_detections)
 
     def _size(self, raw: RawOutputs) -> tuple[int, int]:
         height, width = raw.objectness[0].shape[-2:]
