@@ -72,9 +72,10 @@ def test_cancel_ends_the_whole_tree_within_a_second():
     grandchild = int(run._last[0])
     started = time.monotonic()
     run.cancel()
-    assert time.monotonic() - started < 1
     assert not psutil.pid_exists(run._process.pid)
-    assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+    while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1
     run.cancel()
 
 
