@@ -6,9 +6,9 @@ import json
 import re
 import struct
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
-from conftest import PROJECT
-
+PROJECT = Path(__file__).resolve().parents[1]
 MODULE = PROJECT / "LesionDetector"
 
 
