@@ -98,6 +98,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
+        self._entered = False
 
     def setup(self):
         """Called when the user opens the module for the first time."""
@@ -158,12 +159,15 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """Called each time the user opens this module."""
+        self._entered = True
         self.initializeParameterNode()
 
     def exit(self):
         """Called each time the user opens another module; a detector that runs goes on."""
+        self._entered = False
         self.ui.addBoxButton.checked = self.ui.addPointButton.checked = False
         self.setParameterNode(None)
+        self.logic.release()
 
     def onSceneStartClose(self, *_args):
         """Called just before the scene is closed."""
@@ -201,6 +205,12 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateInput()
         if not self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence):
             self.updateLesions()
+        if self._entered and self.volumeNode() is not None and self.session() is None:
+            self.logic.prepare(self.weights(), self._parameterNode.device)
+
+    def weights(self):
+        """The files of the detector that the user chose, none for the one that ships."""
+        return [path for path in [self._parameterNode.weights] if path != Path()]
 
     def volumeNode(self):
         """The CT that the panel shows, None if none is chosen."""
@@ -221,8 +231,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The detector cannot be started.")):
                 if self.logic.ensureDependencies():
-                    weights = self._parameterNode.weights
-                    self.logic.start(self.volumeNode(), [] if weights == Path() else [weights], self._parameterNode.device)
+                    self.logic.start(self.volumeNode(), self.weights(), self._parameterNode.device)
                     self.ui.progressLabel.text = _("Starting ...")
                     self.timer.start()
         self.updateInput()
@@ -255,6 +264,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onProgress(self, progress):
         """Called with the news of the detector."""
         stages = {
+            "load": _("Loading the detector"),
             "read": _("Reading the CT"),
             "detect": _("Looking at slice {done} of {total}"),
             "measure": _("Measuring lesion {done} of {total}"),
@@ -443,6 +453,7 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         self.onChanged = lambda session: None
         self._sessions = {}
         self._run = None
+        self._ready = None
         self._placing = None
 
     def getParameterNode(self):
@@ -475,12 +486,36 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         requirements = Path(__file__).parent / "Resources" / "requirements.txt"
         slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirements), requester="Lesion Detector")
 
+    def prepare(self, weights=(), device="auto") -> None:
+        """Load a detector in a child process that waits for `start`, where PyTorch is there; it takes some memory until `release`."""
+        import importlib.util
+
+        known = self._ready is not None and self._ready[1:] == (list(weights), device)  # one that failed fails again
+        if self.running or known or not importlib.util.find_spec("torch") or not all(path.is_file() for path in weights):
+            return
+        self.release()
+        self._ready = (self._detection(weights, device), list(weights), device)
+
+    def release(self) -> None:
+        """End the child that waits, if there is one."""
+        if self._ready is not None:
+            self._ready[0].cancel()
+            self._ready = None
+
     def start(self, volumeNode, weights=(), device="auto") -> None:
         """Start the detector on a CT, as a child process; `poll` tells of it. Raises SceneError, OSError; RuntimeError if one runs."""
         if self.running:
             raise RuntimeError(_("A detector is running already; cancel it first."))
-        python = shutil.which("PythonSlicer") or sys.executable
-        self._run = (Detection([python], lambda path: scene.write_volume(volumeNode, path), weights, device), volumeNode)
+        if self._ready is None or not self._ready[0].alive or self._ready[1:] != (list(weights), device):
+            self.release()
+            self._ready = (self._detection(weights, device), list(weights), device)
+        detection, self._ready = self._ready[0], None
+        detection.begin(lambda path: scene.write_volume(volumeNode, path))
+        self._run = (detection, volumeNode)
+
+    @staticmethod
+    def _detection(weights, device):
+        return Detection([shutil.which("PythonSlicer") or sys.executable], weights, device)
 
     def poll(self, progress=lambda progress: None) -> bool:
         """Whether the detector is done; its lesions are then under review. ChildError where it failed."""
@@ -551,6 +586,7 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
     def close(self) -> None:
         """End what runs and every review; the scene keeps them."""
         self.cancel()
+        self.release()
         self.stopPlacing()
         for volumeID in list(self._sessions):
             self._forget(volumeID)

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import SimpleITK
-from LesionDetectorLib.child import ChildError, Detection, Progress
+from LesionDetectorLib.child import STAGES, ChildError, Detection, Progress
 
 SLICES = 6
 
@@ -39,6 +39,12 @@ def temporary(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "something is left on disk"
 
 
+def begun(python: list[str], **options: object) -> Detection:
+    run = Detection(python, **options)
+    run.begin(write_ct)
+    return run
+
+
 def finish(run: Detection, heard: list[Progress] | None = None):
     while (reading := run.poll((heard if heard is not None else []).append)) is None:
         time.sleep(0.01)
@@ -47,17 +53,17 @@ def finish(run: Detection, heard: list[Progress] | None = None):
 
 def test_a_run_tells_its_progress_and_gives_the_reading():
     heard: list[Progress] = []
-    reading = finish(Detection([sys.executable], write_ct, device="cpu"), heard)
+    reading = finish(begun([sys.executable], device="cpu"), heard)
     assert reading.geometry.size == (96, 96, SLICES) and reading.geometry.spacing == (0.8, 0.8, 3.0)
     shares = [progress.share for progress in heard]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
-    assert {progress.stage for progress in heard} <= {"read", "detect", "measure", "write"}
+    assert {progress.stage for progress in heard} <= set(STAGES)
 
 
 def test_a_core_is_left_to_the_window(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    run = Detection(script("print(os.environ['OMP_NUM_THREADS'], flush=True)", "sys.exit(3)"), write_ct)
+    run = begun(script("print(os.environ['OMP_NUM_THREADS'], flush=True)", "sys.exit(3)"))
     with pytest.raises(ChildError) as error:
         finish(run)
     assert error.value.output.strip() == "7"
@@ -65,7 +71,7 @@ def test_a_core_is_left_to_the_window(monkeypatch):
 
 def test_cancel_ends_the_whole_tree_within_a_second():
     child = "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    run = Detection(script(child, "print(p.pid, flush=True)", "time.sleep(60)"), write_ct)
+    run = begun(script(child, "print(p.pid, flush=True)", "time.sleep(60)"))
     while not run._last:
         run.poll()
         time.sleep(0.01)
@@ -79,8 +85,19 @@ def test_cancel_ends_the_whole_tree_within_a_second():
     run.cancel()
 
 
+def test_a_child_loads_the_detector_before_there_is_a_ct_and_ends_with_the_application():
+    run, heard = Detection([sys.executable], device="cpu"), []
+    while not heard:
+        assert run.poll(heard.append) is None
+        time.sleep(0.01)
+    assert heard[0].stage == "load" and run.alive
+    run._process.stdin.close()  # as the system does when the application ends
+    assert run._process.wait(timeout=30) == 0
+    run.cancel()
+
+
 def test_cancel_while_the_real_detector_works():
-    run, heard = Detection([sys.executable], write_ct, device="cpu"), []
+    run, heard = begun([sys.executable], device="cpu"), []
     while not heard:
         assert run.poll(heard.append) is None
         time.sleep(0.01)
@@ -99,13 +116,13 @@ def test_cancel_while_the_real_detector_works():
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_child_that_fails_says_what_happened(lines, sentence):
     with pytest.raises(ChildError, match=sentence) as failed:
-        finish(Detection(script(*lines), write_ct))
+        finish(begun(script(*lines)))
     assert "no luck" in failed.value.output or "Traceback" not in str(lines)
 
 
 def test_warnings_are_kept_and_foreign_lines_are_only_remembered():
     said = """print('{"event": "warning", "text": "ä slice is missing"}\\nnot json\\n[1]')"""
-    run = Detection(script(said, "sys.exit(2)"), write_ct)
+    run = begun(script(said, "sys.exit(2)"))
     with pytest.raises(ChildError):
         finish(run)
     assert run.warnings == ["ä slice is missing"] and list(run._last) == ["not json", "[1]"]
@@ -117,13 +134,13 @@ def test_a_ct_that_cannot_be_written_leaves_nothing():
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        Detection([sys.executable], full)
+        Detection([sys.executable]).begin(full)
 
 
 def test_missing_torch_is_said_in_one_sentence(tmp_path_factory):
     without = tmp_path_factory.mktemp("without")
     (without / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-    run = Detection([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(without)!r}); sys.argv[0:2] = []\n{AS_MODULE}"], write_ct)
+    run = begun([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(without)!r}); sys.argv[0:2] = []\n{AS_MODULE}"])
     with pytest.raises(ChildError, match="Python package torch is missing; install it with: pip install torch"):
         finish(run)
 

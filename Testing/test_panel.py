@@ -296,6 +296,52 @@ def test_switching_modules_keeps_the_review(reviewing):
     assert rows(reviewing) == before and not reviewing.ui.addPointButton.checked
 
 
+def test_the_detector_is_loaded_while_the_panel_is_open_on_a_ct_that_has_no_review(reviewing, monkeypatch, tmp_path):
+    children = []
+
+    class Child:
+        alive = True
+
+        def __init__(self, python, weights, device):
+            self.settings = weights, device
+            children.append(self)
+
+        def cancel(self):
+            self.alive = False
+
+        def begin(self, write_ct):
+            write_ct(tmp_path / "ct.nrrd")
+
+    monkeypatch.setattr(reviewing.module, "Detection", Child)
+    reviewing.enter()
+    assert not children, "this CT is reviewed already"
+    reviewing._parameterNode.inputVolume = lesion_scene.add_volume(reviewing.application.scene, volume_with(np.eye(3)))
+    assert [child.settings for child in children] == [([], "auto")]
+    reviewing.ui.confidenceSlider.value = 0.8
+    reviewing._parameterNode.weights = tmp_path / "absent.safetensors"
+    assert len(children) == 1
+    reviewing._parameterNode.weights = Path()
+    reviewing._parameterNode.device = "cpu"
+    assert [child.alive for child in children] == [False, True] and children[1].settings == ([], "cpu")
+
+    reviewing.exit()
+    assert not children[1].alive
+    reviewing.enter()
+    monkeypatch.setattr(reviewing.logic, "ensureDependencies", lambda: True)
+    reviewing.ui.detectButton.click()
+    assert reviewing.logic.running and len(children) == 3 and (tmp_path / "ct.nrrd").is_file()
+    reviewing.exit()
+    assert children[2].alive, "a detector that runs goes on"
+    reviewing.logic.cancel()
+
+    reviewing.enter()
+    assert len(children) == 4
+    children[3].alive = False
+    reviewing.ui.detectButton.click()
+    assert len(children) == 5 and children[4].alive, "a child that has ended is replaced"
+    reviewing.logic.cancel()
+
+
 def test_a_scene_of_the_command_line_is_taken_over_into_a_review(panel, tmp_path):
     volume = volume_with(GEOMETRIES["left-handed"])
     lesion_scene.write_scene(volume, Reading.of(volume, some_lesions(), confidence=0.4), tmp_path / "scene.mrb")

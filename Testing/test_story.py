@@ -50,6 +50,7 @@ def test_the_whole_story(shared_data, tmp_path):
     lesion_scene.show_in_slice_views(application.scene, node)
     application.slicer.app_logic.GetSliceLogics().GetItemAsObject(0).ResizeSliceNode(700, 700)
     panel = new_panel(application)
+    panel.enter()
     ui = panel.ui
 
     ui.detectButton.click()

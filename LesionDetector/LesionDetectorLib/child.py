@@ -1,7 +1,8 @@
 """The detector as a child process, so that neither torch nor a crash of it ever gets into the application that asks for it.
 
 The child is this package's command line; it says how far it is in JSON lines. Nothing here waits: the application calls `poll` now and then
-from its own event loop, and every callback runs inside that call.
+from its own event loop, and every callback runs inside that call. The child may be started before its CT is there, and has then loaded
+torch and the detector by the time that it is needed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from time import monotonic
 from .report import exchange
 from .report.reading import Reading
 
-STAGES = {"read": 0.05, "detect": 0.85, "measure": 0.08, "write": 0.02}
+STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
 """The stages of a run in their order, and the share of the whole that each is taken for."""
+CT = "ct.nrrd"
 LAST_LINES = 30
 SIGNALS = {-signal.SIGSEGV: "crashed", -signal.SIGABRT: "crashed", -9: "was ended by the system, which does that when memory runs out"}
 
@@ -48,33 +50,49 @@ class ChildError(RuntimeError):
 
 
 class Detection:
-    """One run of the detector on a CT file.
+    """One run of the detector on a CT: from now on the child loads what it needs, from `begin` on it works.
 
     Parameters
     ----------
     python: the interpreter that has torch, with its own options, for example ["PythonSlicer"].
-    write_ct: is given the path of an .nrrd to write the CT to.
     weights: files of detectors, fused if several; none for the one that ships.
     device: "auto", "cpu" or "cuda".
     """
 
-    def __init__(self, python: Sequence[str], write_ct: Callable[[Path], None], weights: Sequence[Path] = (), device: str = "auto") -> None:
+    def __init__(self, python: Sequence[str], weights: Sequence[Path] = (), device: str = "auto") -> None:
         self.warnings: list[str] = []
         self._folder = tempfile.TemporaryDirectory(prefix="LesionDetector-")
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._error = ""
         self._started = monotonic()
+        folder = Path(self._folder.name)
+        chosen = [option for path in weights for option in ("--weights", str(path))]
+        command = ["-m", "LesionDetectorLib.cli", "detect", str(folder / CT), "--out", str(folder / "found"), "--device", device]
         try:
-            folder = Path(self._folder.name)
-            write_ct(folder / "ct.nrrd")
-            chosen = [option for path in weights for option in ("--weights", str(path))]
-            command = ["-m", "LesionDetectorLib.cli", "detect", str(folder / "ct.nrrd"), "--out", str(folder / "found"), "--device", device]
-            self._process = _start([*python, *command, "--progress", "json", "--lesions-only", *chosen])
+            self._process = _start([*python, *command, "--wait", "--progress", "json", "--lesions-only", *chosen])
         except BaseException:
             self._folder.cleanup()
             raise
         Thread(target=self._read, daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._process.poll() is None
+
+    def begin(self, write_ct: Callable[[Path], None]) -> None:
+        """Have the CT looked at that `write_ct` writes to the path of an .nrrd; what it raises ends the run."""
+        try:
+            write_ct(Path(self._folder.name) / CT)
+        except BaseException:
+            self.cancel()
+            raise
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.close()
+        except OSError:  # it has ended, and `poll` says why
+            pass
 
     def _read(self) -> None:
         with self._process.stdout as output:
@@ -153,7 +171,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen:
     environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1)), **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

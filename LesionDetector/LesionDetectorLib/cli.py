@@ -12,10 +12,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__, batch, bench, cli_report, ct
 from .lesion import Lesion
 from .report import Model, Reading, exchange, text, write_reports
+
+if TYPE_CHECKING:
+    from .detect import Detector
 
 STOPPED = 130
 EXAMPLES = """
@@ -142,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
+    find.add_argument(
+        "--wait", action="store_true", help="load the detector, then wait for a line on stdin before reading the CT; end if none comes"
+    )
     find.set_defaults(run=_detect)
 
     many = commands.add_parser(
@@ -207,20 +214,21 @@ def _detect(options: argparse.Namespace) -> int:
     progress = _Progress(options.progress == "json")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"{options.out} is a file; give a folder for the results.")
+    detectors = []
+    if options.wait:
+        detectors = _detectors(options)
+        progress("load", 1, 1)
+        if not sys.stdin.readline():
+            return 0
     volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
     for sentence in volume.warnings:
         progress.warn(sentence)
 
-    try:
-        from .detect import DEFAULT_WEIGHTS, Detector
-        from .pipeline import LOWEST_CONFIDENCE, find_lesions
-    except ModuleNotFoundError as error:
-        raise ValueError(f"The Python package {error.name} is missing; install it with: pip install {error.name}") from error
+    detectors = detectors or _detectors(options)
+    from .pipeline import LOWEST_CONFIDENCE, find_lesions
 
-    paths = options.weights or [DEFAULT_WEIGHTS]
-    detectors = [Detector.load(path, options.device) for path in paths]
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
-    models = [Model.of(path) for path in paths]
+    models = [Model.of(path) for path in _weights(options)]
     reading = Reading.of(volume, lesions, models, options.confidence)
     if options.lesions_only:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -229,6 +237,21 @@ def _detect(options: argparse.Namespace) -> int:
         _write(volume, reading, options.out, options.no_scene, progress)
     progress.finish(options.out, reading)
     return 0
+
+
+def _detectors(options: argparse.Namespace) -> list[Detector]:
+    try:
+        from .detect import Detector
+    except ModuleNotFoundError as error:
+        raise ValueError(f"The Python package {error.name} is missing; install it with: pip install {error.name}") from error
+
+    return [Detector.load(path, options.device) for path in _weights(options)]
+
+
+def _weights(options: argparse.Namespace) -> list[Path]:
+    from .detect import DEFAULT_WEIGHTS
+
+    return options.weights or [DEFAULT_WEIGHTS]
 
 
 def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progress: _Progress) -> None:
