@@ -103,7 +103,11 @@ def weighted_boxes_fusion(
     return boxes, np.minimum(scores, 1), labels  # several boxes of a model with much weight can add up to more than 1
 
 
-def stack(slices: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]], iou_threshold: float = STACKING_IOU) -> list[Candidate]:
+def stack(
+    slices: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
+    iou_threshold: float = STACKING_IOU,
+    lowest_confidence: float = 0.0,
+) -> list[Candidate]:
     """Link the boxes of consecutive slices into lesions, as K. Yan et al. (MELD, MICCAI 2020) do for their volumetric evaluation.
 
     Boxes of one slice that overlap by more than `iou_threshold` are one lesion, whatever their labels: the best one stands for
@@ -119,6 +123,7 @@ def stack(slices: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]], iou_
     slices: (k, boxes (n, 4), scores (n,), labels (n,) of `BodyPart` codes) of *every* slice that was looked at, also of those
         without a box: consecutive means next to each other among these, so that every third slice of a thin CT will do as well.
     iou_threshold: boxes link above this.
+    lowest_confidence: lesions below it are left out.
 
     Returns
     -------
@@ -130,7 +135,8 @@ def stack(slices: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]], iou_
         found = _lesions_of_slice(k, *_kept((boxes, scores, labels), 0.0), iou_threshold)
         finished += _link(growing, found, iou_threshold)
         growing = found
-    candidates = [_candidate(chain) for chain in finished + growing]
+    likely = [chain for chain in finished + growing if max(sighting.score for sighting in chain) >= lowest_confidence]
+    candidates = [candidate for candidate in map(_candidate, likely) if candidate.confidence >= lowest_confidence]
     return sorted(candidates, key=lambda candidate: (-candidate.confidence, candidate.key_slice, candidate.box))
 
 
@@ -186,7 +192,7 @@ def _lesions_of_slice(k: int, boxes: np.ndarray, scores: np.ndarray, labels: np.
     for index in range(len(boxes)):
         if free[index]:
             members = (overlaps[index] | (np.arange(len(boxes)) == index)) & free
-            votes = np.bincount(labels[members], weights=scores[members], minlength=max(BodyPart) + 1)
+            votes = np.bincount(labels[members], weights=scores[members], minlength=len(BodyPart) + 1)
             lesions.append([_Sighting(k, boxes[index], float(scores[index]), votes)])
             free &= ~members
     return lesions

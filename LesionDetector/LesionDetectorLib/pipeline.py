@@ -34,7 +34,7 @@ def find_lesions(
 
 def candidates(slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE) -> list[Candidate]:
     """The boxes of all slices, stacked: the best MOST_LESIONS that reach a confidence, best first."""
-    return [candidate for candidate in stack(slices) if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
+    return stack(slices, lowest_confidence=lowest_confidence)[:MOST_LESIONS]
 
 
 def measured(volume: Volume, found: Sequence[Candidate], progress: Callable[[int, int], None] = lambda done, total: None) -> list[Lesion]:
