@@ -177,8 +177,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, *_args):
         """Called after a scene was loaded, and at first: go on with the reviews that it holds."""
-        with slicer.util.tryWithErrorDisplay(_("The reviews in this scene cannot be continued.")):
-            self.logic.restore()
+        self.logic.restore(slicer.util.errorDisplay)
         self.initializeParameterNode()
 
     def initializeParameterNode(self):
@@ -565,9 +564,9 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         """Begin the review of the lesions in a lesions.json or a DICOM SR. Raises ValueError, SceneError and OSError."""
         return self.review(volumeNode, scene.read_lesions_file(volumeNode, path))
 
-    def restore(self) -> None:
-        """Go on with the reviews in the scene that are not open yet."""
-        for session in scene.Session.kept(slicer.mrmlScene, self._changed, besides=self._sessions.keys()):
+    def restore(self, warn=lambda sentence: None) -> None:
+        """Go on with the reviews in the scene that are not open yet; `warn` is told of those that are damaged."""
+        for session in scene.Session.kept(slicer.mrmlScene, self._changed, besides=self._sessions.keys(), warn=warn):
             self._sessions[session.volume_node.GetID()] = session
         self._changed(None)
 

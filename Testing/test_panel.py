@@ -296,6 +296,22 @@ def test_switching_modules_keeps_the_review(reviewing):
     assert rows(reviewing) == before and not reviewing.ui.addPointButton.checked
 
 
+def test_a_damaged_review_is_named_and_the_others_go_on(reviewing):
+    scene, before = reviewing.application.scene, rows(reviewing)
+    volume = volume_with(GEOMETRIES["oblique"])
+    other = lesion_scene.add_volume(scene, volume)
+    reviewing.logic.review(other, Reading.of(volume, some_lesions()))
+    other.SetName("Other CT")
+    reviewing.logic.close()
+    texts = [node for node in mrml.all_nodes(scene, "vtkMRMLTextNode") if node.GetNodeReferenceID(mrml.VOLUME) == other.GetID()]
+    texts[0].SetText(texts[0].GetText()[:-9])
+    reviewing.onSceneEndImport()
+    assert [
+        error.startswith("The review of Other CT cannot be continued: this review is damaged") for error in reviewing.application.errors
+    ] == [True]
+    assert rows(reviewing) == before and reviewing.logic.session(other) is None
+
+
 def test_the_detector_is_loaded_while_the_panel_is_open_on_a_ct_that_has_no_review(reviewing, monkeypatch, tmp_path):
     children = []
 

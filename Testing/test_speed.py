@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import cProfile
 import json
+import os
 import pstats
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +168,15 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     found = detector.boxes(raw, image)
     assert detector.precision == torch.float32
     np.testing.assert_array_equal(found[0].boxes, detector(image.numpy())[0].boxes)
+
+
+def test_threads_that_wait_leave_their_core_to_others():
+    """On a machine that does other work too, the network is several times as fast so; OpenMP looks when torch is imported."""
+    program = "import os, sys\nfrom LesionDetectorLib import cli\n"
+    program += "cli.main = lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\ncli.run()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    assert said.stdout.split() == ["PASSIVE", "False"], said.stderr
 
 
 def test_bench_times_every_stage(volume, tmp_path, capsys):

@@ -100,6 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The program. After Ctrl-C it ends at once: torch would take itself down for another second."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's threads that wait keep a core from other programs
     code = main()
     if code == STOPPED:
         sys.stdout.flush()

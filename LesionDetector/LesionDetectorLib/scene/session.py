@@ -14,6 +14,7 @@ import numpy as np
 
 from LesionDetectorLib import recist, review
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.report.reading import Reading, ordered
 
 from .markups import lesion_slices, ras_to_ijk
@@ -71,17 +72,27 @@ class Session:
 
     @classmethod
     def kept(
-        cls, scene: vtkMRMLScene, changed: Callable[[Session], None] = lambda session: None, besides: Container[str] = ()
+        cls,
+        scene: vtkMRMLScene,
+        changed: Callable[[Session], None] = lambda session: None,
+        besides: Container[str] = (),
+        warn: Callable[[str], None] = lambda sentence: None,
     ) -> list[Session]:
         """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`.
 
-        Lesions that `show_lesions` drew there for a Slicer without this module give way. Raises ExchangeError for a damaged review.
+        Lesions that `show_lesions` drew there for a Slicer without this module give way. `warn` is told of a damaged review, which stays as
+        it is.
         """
         sessions = []
         for node in _kept_reviews(scene):
             volume_node = node.GetNodeReference(VOLUME)
             if volume_node is not None and volume_node.GetID() not in besides:
-                session = cls(volume_node, review.loads(node.GetText()), changed)
+                try:
+                    continued = review.loads(node.GetText())
+                except ExchangeError as error:
+                    warn(f"The review of {volume_node.GetName()} cannot be continued: {error}")
+                    continue
+                session = cls(volume_node, continued, changed)
                 session._text, session.selected = node, node.GetAttribute(SELECTED) or None
                 remove_lesions(scene, volume_node)
                 session._update()
