@@ -13,7 +13,8 @@ import pytest
 import SimpleITK
 import torch
 from LesionDetectorLib import cli
-from LesionDetectorLib.batch import ahead, studies
+from LesionDetectorLib.batch import studies
+from LesionDetectorLib.detect import ahead
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
 

@@ -11,11 +11,9 @@ import json
 import os
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from . import ct
 from .report import Model, Reading, write_reports
@@ -24,7 +22,6 @@ from .report.files import write_text
 if TYPE_CHECKING:
     from .detect import Detector
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
 FAILED = "failed"
 """The folder with a sentence for each study that could not be worked off; "failed" is therefore no name for a study."""
 SETTINGS = "batch.json"
@@ -109,6 +106,7 @@ def _keep_settings(out: Path, models: Sequence[Model], confidence: float) -> Non
 
 def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float) -> int:
     """Write the results of each study, or why there are none; returns how many failed."""
+    from .detect import ahead
     from .pipeline import LOWEST_CONFIDENCE, find_lesions
 
     failed, devices = 0, [detector.device for detector in detectors]
@@ -129,17 +127,6 @@ def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector]
             news = f"{len(lesions)} lesions"
         print(f"[{number}/{len(waiting)}] {name}: {news}", flush=True)
     return failed
-
-
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Result]]]:
-    """Each item with the future of function(item), which a thread works out for the next item while the caller is busy with this one."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
-        for item in items:
-            waiting.append((item, thread.submit(function, item)))
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
 
 
 def _warn(sentence: str) -> None:

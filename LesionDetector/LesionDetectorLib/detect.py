@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +26,7 @@ LARGEST_BATCH = 32
 _SLICES_ON_CPU = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NOTHING = (np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
-Item = TypeVar("Item")
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Found(NamedTuple):
@@ -181,6 +183,17 @@ def _in_batches(detector: Detector, prepared: NetworkSlices, ks: Sequence[int], 
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """`items` in their order, `size` at a time."""
     return (items[first : first + size] for first in range(0, len(items), size))
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Result]]]:
+    """Each item with the future of function(item), which a thread works out for the next item while the caller is busy with this one."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque()
+        for item in items:
+            waiting.append((item, thread.submit(function, item)))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _fitting_batch(detector: Detector, prepared: NetworkSlices, k: int) -> int:
