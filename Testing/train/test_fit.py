@@ -104,12 +104,44 @@ def test_a_batch_that_cannot_be_shared_is_refused(data_set, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": images.sum() * torch.nan})
+    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan})
     options = ["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "2", "--size", "64", "--workers", "0", "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:
         fit.main(options)
     assert ended.value.code == 2
     assert "The loss is not finite at step 0 (class nan); train again with a lower --rate." in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.*"))
+
+
+def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypatch):
+    """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated and saved."""
+    run = fit.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
+    forward = fit.Losses.forward
+
+    def steep(self, images, targets):
+        steepness = _sum_of_parameters(self).abs().sqrt() * 0 if run.step == 0 else (_sum_of_parameters(self) * 0).sqrt()
+        return {**forward(self, images, targets), "steep": steepness}
+
+    monkeypatch.setattr(fit.Losses, "forward", steep)
+    with pytest.raises(fit.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"):
+        run.train()
+    assert not list(tmp_path.glob("*.safetensors"))
+    kept = torch.load(run.checkpoint, weights_only=True)
+    assert kept["progress"]["step"] == 1 and all(tensor.isfinite().all() for tensor in kept["model"].values())
+
+
+def test_a_run_says_how_fast_it_was_and_how_long_it_waited(data_set, tmp_path, monkeypatch, capsys):
+    now = iter(range(1000))
+    monkeypatch.setattr(fit.time, "monotonic", lambda: float(next(now)))
+    fit.Run(plan(data_set, 4), tmp_path, torch.device("cpu")).train()
+    print(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 8), (16, 4, 3)])
+def test_crops_are_prepared_by_the_cores_that_training_leaves(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(fit.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert fit.spare_cores() == workers
 
 
 def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
@@ -163,6 +195,10 @@ def test_a_damaged_png_is_named(data_set, tmp_path):
     key_slice.path(5).write_bytes(b"no picture")
     with pytest.raises(DeepLesionError, match=r"005\.png cannot be read as a PNG"):
         key_slice.read(1)
+
+
+def _sum_of_parameters(module):
+    return sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _replace_in_csv(folder, old, new):
