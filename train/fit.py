@@ -364,9 +364,9 @@ def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
 
 
 def spare_cores() -> int:
-    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the machine, 1 to 8."""
+    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the machine, 1 to 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), 8)
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), 4)
 
 
 def is_first() -> bool:
@@ -485,7 +485,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, a
         ("seed", int, "same seed, same run"),
         ("workers", int, "processes that prepare crops"),
     ):
-        default = "one for each core left, at most 8" if getattr(plan, name) is None else "%(default)s"
+        default = "one for each core left, at most 4" if getattr(plan, name) is None else "%(default)s"
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} ({default})")
     parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
     return parser.parse_args(arguments), parser
