@@ -5,6 +5,7 @@ Processes beside the training cut the crops out; relighting, whose noise costs t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,15 +40,34 @@ class Augmentation:
 
 
 class Light(NamedTuple):
-    """How `relight` changes a crop, or, one entry each, the crops of a batch.
+    """How `relight` changes a crop.
 
     contrast: factor round water; brightness: grey levels to add; noise: its standard deviation in grey levels; seed: of the noise.
     """
 
-    contrast: float | Tensor
-    brightness: float | Tensor
-    noise: float | Tensor
-    seed: int | Tensor
+    contrast: float
+    brightness: float
+    noise: float
+    seed: int
+
+
+class Batch(NamedTuple):
+    """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
+
+    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the other; counts:
+    how many each image has.
+    """
+
+    images: Tensor
+    lights: list[Light]
+    lesions: Target
+    counts: list[int]
+
+    def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
+        """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`; the CPU waits for no copy."""
+        images = relight(self.images.to(device, non_blocking=True), self.lights)
+        lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
+        return images, [Target(*parts) for parts in zip(*lesions)]
 
 
 class Crops(Dataset):
@@ -127,17 +147,18 @@ def _light(change: Augmentation, rng: np.random.Generator) -> Light:
     return Light(1 + rng.uniform(-change.contrast, change.contrast), brightness, noise, int(rng.integers(2**63)))
 
 
-def relight(images: Tensor, light: Light) -> Tensor:
-    """`images` (n, slices, rows, columns) 0..255 with the `light` (n,) of each, on their device: float32 0..255.
+def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
+    """`images` (n, slices, rows, columns) 0..255 with the light of each, on their device: float32 0..255.
 
     The noise of an image depends on its seed and the kind of device alone, so not on how many processes share a batch. What is 0 was
     clipped, or lies outside the slice, and stays 0.
     """
     images = images.float()
     noise, generator = torch.empty_like(images, memory_format=torch.contiguous_format), torch.Generator(images.device)
-    for picture, seed in zip(noise, light.seed.tolist()):
-        picture.normal_(generator=generator.manual_seed(seed))
-    contrast, brightness, deviation = (part.to(images, non_blocking=True)[:, None, None, None] for part in light[:3])
+    for picture, light in zip(noise, lights):
+        picture.normal_(generator=generator.manual_seed(light.seed))
+    changes = torch.tensor([light[:3] for light in lights]).to(images.device, non_blocking=True)
+    contrast, brightness, deviation = changes.T[..., None, None, None]
     relit = noise.mul_(deviation).add_((1 - contrast) * _WATER + brightness).addcmul_(images, contrast)
     return torch.where(images > 0, relit, images).clamp_(0, 255)
 
@@ -155,7 +176,8 @@ def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> Target:
     )
 
 
-def collate(samples: list[tuple[Tensor, Light, Target]]) -> tuple[Tensor, Light, list[Target]]:
-    """A batch: images stacked, where a worker does it straight into memory that the training shares; light stacked, targets listed."""
+def collate(samples: list[tuple[Tensor, Light, Target]]) -> Batch:
+    """A batch; a worker stacks its images straight into memory that the training shares."""
     images, lights, targets = zip(*samples)
-    return default_collate(images), default_collate(lights), list(targets)
+    counts = [len(target.boxes) for target in targets]
+    return Batch(default_collate(images), list(lights), Target(*map(torch.cat, zip(*targets))), counts)

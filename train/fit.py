@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from train.crops import Crops, Light, collate, relight
+from train.crops import Batch, Crops, collate
 from train.deeplesion import DeepLesionError, KeySlice, read_info
 from train.evaluate import detect_key_slices, label_sensitivities, match
 from train.prepared import PreparedSlices
@@ -249,7 +249,7 @@ class Run:
         with tqdm(initial=self.step, total=plan.steps, unit="step", smoothing=0.05, disable=not is_first()) as bar:
             for batch, waited in _timed(loader):
                 started = time.monotonic()
-                losses = self._step(*batch)
+                losses = self._step(batch)
                 pace.add(waited, time.monotonic() - started)
                 bar.update()
                 bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, **pace.figures()})
@@ -272,15 +272,13 @@ class Run:
         batches = np.arange(self.step * self.plan.batch, count).reshape(-1, processes(), self.plan.batch // processes())
         return batches[:, process_number()].reshape(-1)
 
-    def _step(self, images: Tensor, light: Light, targets: list[Target]) -> dict[str, float]:
+    def _step(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch; the losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.plan) * group.get("factor", 1.0)
         torch.manual_seed(self.plan.seed + self.step)  # two-stage detectors draw regions; a resumed run draws the same
         self.model.train()
-        images = relight(images.to(self.device, non_blocking=True), light)
-        targets = [Target(*(part.to(self.device, non_blocking=True) for part in target)) for target in targets]
-        losses = self.losses(images, targets)
+        losses = self.losses(*batch.on(self.device))
         arriving = _on_its_way(sum_over_processes(torch.stack(list(losses.values()))) / processes())
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.models.detections import Target
 from scipy import ndimage
 
 from train.crops import Augmentation, Crops, Light, _look, _target, collate, relight
@@ -19,8 +20,7 @@ def crops(key_slices, tmp_path, **options) -> Crops:
 def batch(key_slices, tmp_path, items, seed: int = 0) -> torch.Tensor:
     """Some of the crops, relit together."""
     plan = crops(key_slices, tmp_path, seed=seed)
-    images, light, _ = collate([plan[item] for item in items])
-    return relight(images, light)
+    return collate([plan[item] for item in items]).on(torch.device("cpu"))[0]
 
 
 def test_boxes_follow_the_picture_through_every_augmentation(data_set, tmp_path):
@@ -48,12 +48,23 @@ def test_a_crop_is_relit_the_same_in_a_whole_batch_and_in_a_part_of_it(data_set,
     assert torch.equal(whole[2:], part) and not torch.equal(whole[0], whole[1])
 
 
+def test_a_batch_keeps_the_lesions_of_its_images_apart(data_set, tmp_path):
+    plan = crops(read_info(data_set, "train"), tmp_path)
+    samples = [plan[item] for item in range(3)]
+    image, light, lesions = samples[1]
+    samples[1] = image, light, Target(*(part[:0] for part in lesions))
+    _, targets = collate(samples).on(torch.device("cpu"))
+    assert [len(target.boxes) for target in targets] == [1, 0, 1]
+    for target, (_, _, expected) in zip(targets, samples, strict=True):
+        assert all(torch.equal(part, wanted) for part, wanted in zip(target, expected, strict=True))
+
+
 def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_alone():
     grey = 255 / 4095
     images = torch.full((3, 3, 64, 64), (1024 + 100) * grey).half()  # 100 HU
     images[:, :, :8] = 0
-    light = Light(*map(torch.tensor, ([1.0, 1.08, 1.0], [0.0, 0.0, -15 * grey], [0.0, 0.0, 8 * grey], [1, 2, 3])))
-    hu = relight(images, light) / grey - 1024
+    lights = [Light(1.0, 0.0, 0.0, 1), Light(1.08, 0.0, 0.0, 2), Light(1.0, -15 * grey, 8 * grey, 3)]
+    hu = relight(images, lights) / grey - 1024
     assert (hu[:, :, :8] == -1024).all()
     seen = hu[:, :, 8:]
     assert torch.allclose(seen[0], torch.tensor(100.0), atol=0.5)  # half precision

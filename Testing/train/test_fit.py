@@ -41,10 +41,10 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     killed = fit.Run(plan(data_set, 4, architecture), folders[1], cpu)
     step = killed._step
 
-    def dies_after_two(*batch):
+    def dies_after_two(batch):
         if killed.step == 2:
             raise KeyboardInterrupt
-        return step(*batch)
+        return step(batch)
 
     killed._step = dies_after_two
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +137,7 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
             time.sleep(0.2)
             return super().__getitem__(item)
 
-    def step_of_a_tenth_of_a_second(*batch):
+    def step_of_a_tenth_of_a_second(batch):
         time.sleep(0.1)
         run.step += 1
         run.log.append({"step": run.step, "class": 1.0})
