@@ -131,7 +131,8 @@ class Losses(nn.Module):
 class Pace:
     """How fast a training goes, counted from the end of its first step on, which waits for much that happens once.
 
-    A GPU is still at work on a step while this process waits for the crops of the next: that wait is the most it can have been idle.
+    A GPU is still at work on a step while this process waits for the crops of the next, so it was idle for want of crops for that long at
+    most.
     """
 
     def __init__(self, batch: int) -> None:
@@ -351,8 +352,7 @@ def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
     copy = values.to("cpu", non_blocking=True)
     if not values.is_cuda:
         return copy.tolist
-    there = torch.cuda.Event()
-    there.record()
+    there = torch.cuda.current_stream(values.device).record_event()
 
     def arrived() -> list[float]:
         there.synchronize()

@@ -82,13 +82,14 @@ def test_a_process_that_is_killed_loses_at_most_an_epoch(data_set, tmp_path):
 
 @pytest.mark.parametrize("detector", ["vfnet", "faster_rcnn", "retinanet", "foveabox"])
 def test_two_processes_train_to_the_same_losses_as_one(data_set, tmp_path, detector):
-    options = "--steps 3 --batch 4 --size 128 --warm-up 1 --evaluate-every 3 --workers 0 --device cpu --precision float32"
+    options = "--steps 3 --batch 4 --size 128 --warm-up 1 --evaluate-every 3 --device cpu --precision float32"
     options = ["--detector", detector, "--data", str(data_set), *options.split()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     logs = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        command = [*torchrun, str(processes), "-m", "train.fit", "--out", str(out), *options]
+        workers = ["--workers", str(processes - 1)]  # one makes its crops itself, of the two each has a worker
+        command = [*torchrun, str(processes), "-m", "train.fit", "--out", str(out), *options, *workers]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         logs.append([[float(value or 0) for value in line.values()] for line in csv.DictReader((out / "log.csv").open())])
