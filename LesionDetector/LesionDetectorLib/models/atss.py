@@ -38,7 +38,8 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[T
     -------
     (N, sum of P_l) int64, points in the order of the levels.
     """
-    all_points, counts = torch.cat(list(points)), [len(target.boxes) for target in targets]  # (P, 2)
+    all_points = torch.cat(list(points))  # (P, 2)
+    counts = [len(target.boxes) for target in targets]
     assigned = torch.full((len(targets), len(all_points)), BACKGROUND, device=all_points.device)
     if sum(counts):
         claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(counts, dim=1)
