@@ -1,8 +1,13 @@
-"""What a detector is trained on: crops round key slices, scaled, turned and relit at random, with the boxes that they show."""
+"""What a detector is trained on: crops round key slices, scaled, turned and relit at random, with the boxes that they show.
+
+Processes beside the training cut the crops out; relighting, whose noise costs the most, is left to the training's device, batch by batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +15,14 @@ from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.slices import WINDOW
 from torch import Tensor
 from torch.nn.functional import grid_sample
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from train.deeplesion import UNKNOWN, KeySlice
 from train.prepared import PreparedSlices
+
+_GREY = 255 / (WINDOW[1] - WINDOW[0])
+"""Grey levels a HU."""
+_WATER = -WINDOW[0] * _GREY
 
 VISIBLE = 0.6
 """A box of which a crop shows less is neither lesion nor background."""
@@ -30,14 +39,43 @@ class Augmentation:
     noise: float = 8.0
 
 
-NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
+class Light(NamedTuple):
+    """How `relight` changes a crop.
+
+    contrast: factor round water; brightness: grey levels to add; noise: its standard deviation in grey levels; seed: of the noise.
+    """
+
+    contrast: float
+    brightness: float
+    noise: float
+    seed: int
+
+
+class Batch(NamedTuple):
+    """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
+
+    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the other; counts:
+    how many each image has.
+    """
+
+    images: Tensor
+    lights: list[Light]
+    lesions: Target
+    counts: list[int]
+
+    def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
+        """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`; the CPU waits for no copy."""
+        images = relight(self.images.to(device, non_blocking=True), self.lights)
+        lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
+        return images, [Target(*parts) for parts in zip(*lesions)]
 
 
 class Crops(Dataset):
     """A fixed plan of random crops.
 
-    Item n is (image (slices, size, size) float32 0..255, Target in crop pixels); it depends on `seed` and n alone; `shares` are the
-    relative frequencies of the key slices.
+    Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends on `seed` and n
+    alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared slices have anyway, is good to half a
+    HU in soft tissue and to one in bone.
     """
 
     def __init__(
@@ -56,25 +94,24 @@ class Crops(Dataset):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Target]:
+    def __getitem__(self, item: int) -> tuple[Tensor, Light, Target]:
         rng = np.random.default_rng((self.seed, item))
         key_slice = self.key_slices[self.plan[item]]
         sample, frame = self.prepared(key_slice)
         boxes = frame.to_network(key_slice.boxes)
-        return self._crop(torch.from_numpy(sample.astype(np.float32)), boxes, key_slice.labels, rng)
+        return self._crop(torch.from_numpy(sample), boxes, key_slice.labels, rng)
 
-    def _crop(self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Target]:
+    def _crop(self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Light, Target]:
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
         mirror = -1.0 if rng.random() < change.flip else 1.0
         centre = self._centre(sample.shape, boxes, scale, rng)
         steps = (np.arange(size) - (size - 1) / 2) / scale
-        image = _look(sample, centre[0] + steps * mirror, centre[1] + steps)
+        image = _look(sample, centre[0] + steps * mirror, centre[1] + steps).half()
         if rng.random() < 0.5:
             image = image.flip(0)  # series run head to foot and foot to head
-        image = _relight(image, change, rng)
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
-        return image, _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size)
+        return image, _light(change, rng), _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size)
 
     def _centre(self, shape: tuple[int, ...], boxes: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
         """Where the crop looks: as a rule so that one of the lesions lies anywhere inside it."""
@@ -89,21 +126,41 @@ class Crops(Dataset):
 
 
 def _look(sample: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
-    """`sample` (slices, rows, columns) seen at columns `x` and rows `y`, bilinear, 0 outside."""
-    rows, columns = sample.shape[-2:]
-    grid_x = torch.from_numpy(2 * x / max(columns - 1, 1) - 1).float()
-    grid_y = torch.from_numpy(2 * y / max(rows - 1, 1) - 1).float()
+    """`sample` (slices, rows, columns) seen at columns `x` and rows `y`, bilinear, 0 outside: float32."""
+    first_row, end_row = _touched(y, sample.shape[1])
+    first_column, end_column = _touched(x, sample.shape[2])
+    part = sample[:, first_row:end_row, first_column:end_column].float()
+    grid_x = torch.from_numpy((2 * (x - first_column) + 1) / part.shape[2] - 1).float()
+    grid_y = torch.from_numpy((2 * (y - first_row) + 1) / part.shape[1] - 1).float()
     grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)[None]
-    return grid_sample(sample[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+    return grid_sample(part[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
 
 
-def _relight(image: Tensor, change: Augmentation, rng: np.random.Generator) -> Tensor:
-    grey = 255 / (WINDOW[1] - WINDOW[0])
-    water = -WINDOW[0] * grey
-    noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) * (rng.uniform(0, change.noise) * grey)
-    contrast, brightness = 1 + rng.uniform(-change.contrast, change.contrast), rng.uniform(-change.brightness, change.brightness) * grey
-    inside = image > 0
-    return torch.where(inside, (image - water) * contrast + water + brightness + noise, image).clamp(0, 255)
+def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
+    """The first and the end of the pixels of 0..size-1 that lie beside any of `positions`, at least one."""
+    first = int(np.clip(np.floor(positions.min()), 0, size - 1))
+    return first, int(np.clip(np.floor(positions.max()) + 2, first + 1, size))
+
+
+def _light(change: Augmentation, rng: np.random.Generator) -> Light:
+    noise, brightness = rng.uniform(0, change.noise) * _GREY, rng.uniform(-change.brightness, change.brightness) * _GREY
+    return Light(1 + rng.uniform(-change.contrast, change.contrast), brightness, noise, int(rng.integers(2**63)))
+
+
+def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
+    """`images` (n, slices, rows, columns) 0..255 with the light of each, on their device: float32 0..255.
+
+    The noise of an image depends on its seed and the kind of device alone, so not on how many processes share a batch. What is 0 was
+    clipped, or lies outside the slice, and stays 0.
+    """
+    images = images.float()
+    noise, generator = torch.empty_like(images, memory_format=torch.contiguous_format), torch.Generator(images.device)
+    for picture, light in zip(noise, lights):
+        picture.normal_(generator=generator.manual_seed(light.seed))
+    changes = torch.tensor([light[:3] for light in lights]).to(images.device, non_blocking=True)
+    contrast, brightness, deviation = changes.T[..., None, None, None]
+    relit = noise.mul_(deviation).add_((1 - contrast) * _WATER + brightness).addcmul_(images, contrast)
+    return torch.where(images > 0, relit, images).clamp_(0, 255)
 
 
 def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> Target:
@@ -119,7 +176,8 @@ def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> Target:
     )
 
 
-def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
-    """A batch: images stacked, targets listed."""
-    images, targets = zip(*samples)
-    return torch.stack(images), list(targets)
+def collate(samples: list[tuple[Tensor, Light, Target]]) -> Batch:
+    """A batch; a worker stacks its images straight into memory that the training shares."""
+    images, lights, targets = zip(*samples)
+    counts = [len(target.boxes) for target in targets]
+    return Batch(default_collate(images), list(lights), Target(*map(torch.cat, zip(*targets))), counts)

@@ -50,12 +50,12 @@ def detect_key_slices(
     detector: Detector, key_slices: Sequence[KeySlice], quiet: bool = False, cache: Path | None = None
 ) -> list[SliceBoxes]:
     """What the detector finds on each key slice, boxes in its 0-based pixels; `cache` keeps prepared slices."""
-    from LesionDetectorLib.detect import SliceBoxes
+    from LesionDetectorLib.detect import SliceBoxes, ahead
 
-    prepared = PreparedSlices(cache, detector.wanted_slices, detector.pixel_mm)
+    prepared = ahead(PreparedSlices(cache, detector.wanted_slices, detector.pixel_mm), key_slices)
     found = []
-    for key_slice in tqdm(key_slices, desc="detecting", unit="slice", disable=quiet, leave=False):
-        sample, frame = prepared(key_slice)
+    for key_slice, slice_and_frame in tqdm(prepared, desc="detecting", total=len(key_slices), unit="slice", disable=quiet, leave=False):
+        sample, frame = slice_and_frame.result()
         boxes, scores, labels = detector(sample[None].astype(np.float32))[0]
         found.append(SliceBoxes(key_slice.number - 1, frame.to_index(boxes), scores, labels))
     return found

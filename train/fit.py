@@ -11,7 +11,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from train.crops import Crops, collate
+from train.crops import Batch, Crops, collate
 from train.deeplesion import DeepLesionError, KeySlice, read_info
 from train.evaluate import detect_key_slices, label_sensitivities, match
 from train.prepared import PreparedSlices
@@ -86,7 +86,7 @@ class Plan:
     patience: int = 8
     validation_slices: int = 120
     seed: int = 0
-    workers: int = 1
+    workers: int | None = None
     cache: str = ""
     precision: str = "bfloat16"
 
@@ -128,6 +128,41 @@ class Losses(nn.Module):
             return self.model.loss(self.model(images), targets)  # a second stage is part of the loss
 
 
+class Pace:
+    """How fast a training goes, counted from the end of its first step on, which waits for much that happens once.
+
+    A GPU is still at work on a step while this process waits for the crops of the next, so it was idle for want of crops for that long at
+    most.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.steps, self.started, self.waiting, self.training = batch, -1, 0.0, 0.0, 0.0
+
+    def add(self, waiting: float, training: float) -> None:
+        """Count one step: the seconds that its crops were waited for, and those that it took."""
+        self.steps += 1
+        if self.steps == 0:
+            self.started = time.monotonic()
+        else:
+            self.waiting, self.training = self.waiting + waiting, self.training + training
+
+    def figures(self) -> dict[str, str]:
+        """What the bar shows."""
+        if self.steps < 1:
+            return {}
+        seconds = self.waiting + self.training
+        return {"images a second": f"{self.steps * self.batch / seconds:.1f}", "waiting for crops": f"{100 * self.waiting / seconds:.0f} %"}
+
+    def summary(self) -> str:
+        """The same for the end, with what validating and saving took of all the time."""
+        if self.steps < 1:
+            return "one step is too few to time"
+        elsewhere = 1 - (self.waiting + self.training) / (time.monotonic() - self.started)
+        images, waiting = self.figures().values()
+        ended = f"validating and saving took {100 * elsewhere:.0f} % of all time"
+        return f"{images} images a second, {waiting} of the time waiting for crops; {ended}"
+
+
 class Run:
     """One training: the model, its running average and optimiser, and the folder that they are saved in."""
 
@@ -164,7 +199,11 @@ class Run:
         return self.folder / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write the checkpoint so that a kill at any moment leaves a whole one; of several processes the first does."""
+        """Write the checkpoint so that a kill at any moment leaves a whole one; of several processes the first does.
+
+        TrainingError where the weights are not finite: then the last checkpoint stays.
+        """
+        self._check_weights()
         if not is_first():
             return
         state = {
@@ -204,18 +243,17 @@ class Run:
             Subset(crops, self._own_share(len(crops))),
             plan.batch // processes(),
             collate_fn=collate,
-            num_workers=plan.workers,
-            persistent_workers=plan.workers > 0,
+            num_workers=spare_cores() if plan.workers is None else plan.workers,
             pin_memory=self.device.type == "cuda",
         )
-        started, waited = time.monotonic(), 0.0
+        pace = Pace(plan.batch)
         with tqdm(initial=self.step, total=plan.steps, unit="step", smoothing=0.05, disable=not is_first()) as bar:
-            for (images, targets), seconds in _timed(loader):
-                losses = self._step(images, targets)
+            for batch, waited in _timed(loader):
+                started = time.monotonic()
+                losses = self._step(batch)
+                pace.add(waited, time.monotonic() - started)
                 bar.update()
-                waited += seconds
-                share = f"{100 * waited / (time.monotonic() - started):.0f} %"
-                bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, "waiting for crops": share})
+                bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, **pace.figures()})
                 if self.step % plan.evaluate_every == 0 or self.step == plan.steps:
                     self._evaluate(validation)
                     if self.since_best >= plan.patience:
@@ -223,6 +261,8 @@ class Run:
                         break
                 elif self.step % epoch == 0:
                     self.save()
+        if is_first():
+            print(f"{self.step} steps done: {pace.summary()}.")
 
     def _prepared(self) -> PreparedSlices:
         cache = Path(self.plan.cache) if self.plan.cache else self.folder / "cache"
@@ -233,30 +273,36 @@ class Run:
         batches = np.arange(self.step * self.plan.batch, count).reshape(-1, processes(), self.plan.batch // processes())
         return batches[:, process_number()].reshape(-1)
 
-    def _step(self, images: Tensor, targets: list[Target]) -> dict[str, float]:
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """Learn from a batch; the losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.plan) * group.get("factor", 1.0)
         torch.manual_seed(self.plan.seed + self.step)  # two-stage detectors draw regions; a resumed run draws the same
         self.model.train()
-        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        targets = [Target(*(part.to(self.device, non_blocking=True) for part in target)) for target in targets]
-        losses = self.losses(images, targets)
-        total = sum(losses.values())
-        values = sum_over_processes(torch.stack(list(losses.values()))) / processes()
-        if not values.isfinite().all():
-            shown = ", ".join(f"{name} {value:g}" for name, value in zip(losses, values.tolist()))
-            raise TrainingError(f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate.")
+        losses = self.losses(*batch.on(self.device))
+        arriving = _on_its_way(sum_over_processes(torch.stack(list(losses.values()))) / processes())
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)
+        values = dict(zip(losses, arriving()))
+        if not all(map(math.isfinite, values.values())):
+            shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise TrainingError(f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate.")
         self.step += 1
-        self.log.append({"step": self.step, **dict(zip(losses, values.tolist()))})
-        return {name: value for name, value in self.log[-1].items() if name != "step"}
+        self.log.append({"step": self.step, **values})
+        return values
+
+    def _check_weights(self) -> None:
+        """TrainingError where the last update left weights that are not finite, so that they are never kept: the average has them all."""
+        tensors = [tensor for tensor in self.average.state_dict().values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            raise TrainingError(f"The weights are not finite after step {self.step - 1}; train again with a lower --rate.")
 
     def _evaluate(self, validation: list[KeySlice]) -> None:
         """Validate, and write checkpoint, weights and log: the first process does, the others learn the outcome."""
+        self._check_weights()
         sensitivity = self._sensitivity(validation) if is_first() else float("nan")
         if distributed.is_initialized():
             outcome = torch.tensor(sensitivity, device=self.device)
@@ -299,6 +345,26 @@ def _timed(batches: Iterable) -> Iterator[tuple]:
         if batch is None:
             return
         yield batch, time.monotonic() - started
+
+
+def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
+    """`values` on their way to the CPU: calling waits until they are there, not until the device has done what it is given later."""
+    copy = values.to("cpu", non_blocking=True)
+    if not values.is_cuda:
+        return copy.tolist
+    there = torch.cuda.current_stream(values.device).record_event()
+
+    def arrived() -> list[float]:
+        there.synchronize()
+        return copy.tolist()
+
+    return arrived
+
+
+def spare_cores() -> int:
+    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the machine, 1 to 4."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), 4)
 
 
 def is_first() -> bool:
@@ -415,9 +481,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, a
         ("patience", int, "validations without a gain before stopping"),
         ("validation_slices", int, "most slices to validate on"),
         ("seed", int, "same seed, same run"),
-        ("workers", int, "processes that prepare crops; more where the bar says that much time goes to waiting for them"),
+        ("workers", int, "processes that prepare crops"),
     ):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} (%(default)s)")
+        default = "one for each core left, at most 4" if getattr(plan, name) is None else "%(default)s"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} ({default})")
     parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
     return parser.parse_args(arguments), parser
 

@@ -39,7 +39,7 @@ class PreparedSlices:
             partial.replace(array)
             partial.write_text(json.dumps([frame.origin, frame.scale, frame.shape]))
             partial.replace(frame_file)
-        return np.load(array, mmap_mode="r"), Frame(*map(tuple, json.loads(frame_file.read_text())))
+        return np.load(array, mmap_mode="c"), Frame(*map(tuple, json.loads(frame_file.read_text())))
 
     def _prepare(self, key_slice: KeySlice) -> tuple[np.ndarray, Frame]:
         hu, k = key_slice.read(self.slices)

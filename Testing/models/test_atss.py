@@ -9,6 +9,7 @@ import torch
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.boxes import grid_points
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
+from targets import target
 
 FINE, STOCK = (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
 
@@ -19,8 +20,7 @@ def pyramid(size: int, strides: tuple[int, ...]) -> list[torch.Tensor]:
 
 def assign_one_scale(boxes: list[list[float]], ignore: list[bool] | None = None) -> torch.Tensor:
     """5 x 5 points, 8 px apart, with anchors of 16 px."""
-    boxes = torch.tensor(boxes).reshape(-1, 4)
-    return assign([grid_points(5, 5, 8)], [16], boxes, torch.tensor(ignore or [False] * len(boxes), dtype=torch.bool)).view(5, 5)
+    return assign([grid_points(5, 5, 8)], [16], [target(boxes, ignore=ignore)]).view(5, 5)
 
 
 def literal_assignment(points: list[torch.Tensor], sides: list[float], boxes: list[list[float]], k: int = 9) -> list[int]:
@@ -66,13 +66,15 @@ def test_a_point_claimed_twice_learns_the_better_overlap() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_like_the_literal_algorithm(seed: int) -> None:
+def test_like_the_literal_algorithm_for_every_image_of_a_batch(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(4, 2, generator=generator) * 90
-    boxes = torch.cat([corner, corner + 6 + torch.rand(4, 2, generator=generator) * 40], dim=1)
     points, sides = pyramid(128, FINE), [8 * stride for stride in FINE]
-    assigned = assign(points, sides, boxes, torch.zeros(4, dtype=torch.bool))
-    assert assigned.tolist() == literal_assignment(points, sides, boxes.tolist())
+    images = []
+    for count in (4, 0, 1):
+        corner = torch.rand(count, 2, generator=generator) * 90
+        images.append(torch.cat([corner, corner + 6 + torch.rand(count, 2, generator=generator) * 40], dim=1).tolist())
+    assigned = assign(points, sides, [target(boxes) for boxes in images])
+    assert assigned.tolist() == [literal_assignment(points, sides, boxes) for boxes in images]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,7 @@ def test_as_many_positives_as_mmdet(strides: tuple[int, ...], side: int, expecte
     points, sides = pyramid(256, strides), [8 * stride for stride in strides]
     counts = []
     for x, y in 100 + 50 * torch.rand(100, 2, generator=generator):
-        box = torch.tensor([[x, y, x + side, y + side]])
-        counts.append((assign(points, sides, box, torch.tensor([False])) >= 0).sum().item())
+        counts.append((assign(points, sides, [target([[x, y, x + side, y + side]])]) >= 0).sum().item())
     assert statistics.mean(counts) == pytest.approx(expected, rel=0.1)
     if strides == FINE:
         assert statistics.mean(count >= 4 for count in counts) > 0.95

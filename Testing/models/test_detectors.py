@@ -16,6 +16,7 @@ from LesionDetectorLib.models.boxes import paired_iou
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.foveabox import assign_fovea
 from targets import target
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL = {
     "vfnet": {"channels": 16, "tower_depth": 1},
@@ -40,6 +41,32 @@ def shared(name: str) -> weights.Model:
 
 
 FULL = target([[x, y, x + 15, y + 9] for x in range(0, 48, 12) for y in range(0, 54, 6)] + [[-0.5, -0.5, 63.5, 63.5]] * 2)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose outcome the CPU would have to wait for on a GPU: what tensors hold, and how many elements are chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = name.startswith("index") and any(index is not None and index.dtype == torch.bool for index in args[1])
+        self.count += masks or name in ("nonzero", "masked_select", "_local_scalar_dense")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["vfnet", "foveabox"])
+def test_a_batch_is_waited_for_no_more_often_the_more_images_it_has(name: str) -> None:
+    counts = []
+    lesions = target([[8, 8, 30, 24], [20, 20, 52, 52]], [1, 2], [False, True])
+    for images in (1, 6):
+        raw = small(name)(torch.rand(images, 3, 64, 64) * 255)
+        with Waits() as waits:
+            sum(small(name).loss(raw, [lesions] * images).values()).backward()
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_every_detector_is_tested() -> None:

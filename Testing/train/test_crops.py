@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.models.detections import Target
+from scipy import ndimage
 
-from train.crops import Augmentation, Crops, _target
+from train.crops import Augmentation, Crops, Light, _look, _target, collate, relight
 from train.deeplesion import KeySlice, read_info
 from train.prepared import PreparedSlices
 
@@ -15,11 +17,17 @@ def crops(key_slices, tmp_path, **options) -> Crops:
     return Crops(key_slices, np.ones(len(key_slices)), 12, PreparedSlices(tmp_path / "cache"), size=64, **options)
 
 
+def batch(key_slices, tmp_path, items, seed: int = 0) -> torch.Tensor:
+    """Some of the crops, relit together."""
+    plan = crops(key_slices, tmp_path, seed=seed)
+    return collate([plan[item] for item in items]).on(torch.device("cpu"))[0]
+
+
 def test_boxes_follow_the_picture_through_every_augmentation(data_set, tmp_path):
     plan = crops(read_info(data_set, "train"), tmp_path, augmentation=Augmentation(brightness=0, contrast=0, noise=0))
     whole = 0
     for item in range(len(plan)):
-        image, target = plan[item]
+        image, _, target = plan[item]
         bright = (image[1] > (50 + 1024) * 255 / 4095).nonzero().float()
         if len(target.boxes) and not target.ignore[0] and (target.boxes > 0).all() and (target.boxes < 63).all():
             whole += 1
@@ -30,8 +38,48 @@ def test_boxes_follow_the_picture_through_every_augmentation(data_set, tmp_path)
 
 
 def test_the_same_seed_gives_the_same_crops_and_another_seed_others(data_set, tmp_path):
-    first, again, other = (crops(read_info(data_set, "train"), tmp_path, seed=seed)[3][0] for seed in (1, 1, 2))
+    first, again, other = (batch(read_info(data_set, "train"), tmp_path, [3], seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_crop_is_relit_the_same_in_a_whole_batch_and_in_a_part_of_it(data_set, tmp_path):
+    key_slices = read_info(data_set, "train")
+    whole, part = batch(key_slices, tmp_path, range(4)), batch(key_slices, tmp_path, [2, 3])
+    assert torch.equal(whole[2:], part) and not torch.equal(whole[0], whole[1])
+
+
+def test_a_batch_keeps_the_lesions_of_its_images_apart(data_set, tmp_path):
+    plan = crops(read_info(data_set, "train"), tmp_path)
+    samples = [plan[item] for item in range(3)]
+    image, light, lesions = samples[1]
+    samples[1] = image, light, Target(*(part[:0] for part in lesions))
+    _, targets = collate(samples).on(torch.device("cpu"))
+    assert [len(target.boxes) for target in targets] == [1, 0, 1]
+    for target, (_, _, expected) in zip(targets, samples, strict=True):
+        assert all(torch.equal(part, wanted) for part, wanted in zip(target, expected, strict=True))
+
+
+def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_alone():
+    grey = 255 / 4095
+    images = torch.full((3, 3, 64, 64), (1024 + 100) * grey).half()  # 100 HU
+    images[:, :, :8] = 0
+    lights = [Light(1.0, 0.0, 0.0, 1), Light(1.08, 0.0, 0.0, 2), Light(1.0, -15 * grey, 8 * grey, 3)]
+    hu = relight(images, lights) / grey - 1024
+    assert (hu[:, :, :8] == -1024).all()
+    seen = hu[:, :, 8:]
+    assert torch.allclose(seen[0], torch.tensor(100.0), atol=0.5)  # half precision
+    assert torch.allclose(seen[1], torch.tensor(108.0), atol=0.5)
+    assert abs(seen[2].mean() - 85) < 0.5 and abs(seen[2].std() - 8) < 0.3
+    neighbours = torch.corrcoef(torch.stack([seen[2, 0, :, :-1].flatten(), seen[2, 0, :, 1:].flatten(), seen[2, 1, :, 1:].flatten()]))
+    assert (neighbours - torch.eye(3)).abs().max() < 0.06  # white, and another in every slice
+
+
+def test_only_what_a_crop_shows_of_a_slice_is_read_and_nothing_differs():
+    sample, steps = torch.rand(3, 40, 50), np.arange(16)
+    for x, y in ((0.9 * steps + 20.3, 1.1 * steps - 4.5), (30.7 - steps, steps + 31.2), (steps + 60.0, 5.0 * steps)):
+        rows, columns = np.meshgrid(y, x, indexing="ij")
+        expected = [ndimage.map_coordinates(plane, [rows, columns], order=1, mode="grid-constant") for plane in sample.numpy()]
+        np.testing.assert_allclose(_look(sample, x, y), expected, atol=1e-5)
 
 
 def test_a_box_that_is_hardly_visible_or_of_unknown_label_is_ignored():

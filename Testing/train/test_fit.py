@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -40,10 +41,10 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     killed = fit.Run(plan(data_set, 4, architecture), folders[1], cpu)
     step = killed._step
 
-    def dies_after_two(*batch):
+    def dies_after_two(batch):
         if killed.step == 2:
             raise KeyboardInterrupt
-        return step(*batch)
+        return step(batch)
 
     killed._step = dies_after_two
     with pytest.raises(KeyboardInterrupt):
@@ -81,13 +82,14 @@ def test_a_process_that_is_killed_loses_at_most_an_epoch(data_set, tmp_path):
 
 @pytest.mark.parametrize("detector", ["vfnet", "faster_rcnn", "retinanet", "foveabox"])
 def test_two_processes_train_to_the_same_losses_as_one(data_set, tmp_path, detector):
-    options = "--steps 3 --batch 4 --size 128 --warm-up 1 --evaluate-every 3 --workers 0 --device cpu --precision float32"
+    options = "--steps 3 --batch 4 --size 128 --warm-up 1 --evaluate-every 3 --device cpu --precision float32"
     options = ["--detector", detector, "--data", str(data_set), *options.split()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     logs = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        command = [*torchrun, str(processes), "-m", "train.fit", "--out", str(out), *options]
+        workers = ["--workers", str(processes - 1)]  # one makes its crops itself, of the two each has a worker
+        command = [*torchrun, str(processes), "-m", "train.fit", "--out", str(out), *options, *workers]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         logs.append([[float(value or 0) for value in line.values()] for line in csv.DictReader((out / "log.csv").open())])
@@ -104,12 +106,60 @@ def test_a_batch_that_cannot_be_shared_is_refused(data_set, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": images.sum() * torch.nan})
+    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan})
     options = ["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "2", "--size", "64", "--workers", "0", "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:
         fit.main(options)
     assert ended.value.code == 2
     assert "The loss is not finite at step 0 (class nan); train again with a lower --rate." in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.*"))
+
+
+def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypatch):
+    """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated and saved."""
+    run = fit.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
+    forward = fit.Losses.forward
+
+    def steep(self, images, targets):
+        steepness = _sum_of_parameters(self).abs().sqrt() * 0 if run.step == 0 else (_sum_of_parameters(self) * 0).sqrt()
+        return {**forward(self, images, targets), "steep": steepness}
+
+    monkeypatch.setattr(fit.Losses, "forward", steep)
+    with pytest.raises(fit.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"):
+        run.train()
+    assert not list(tmp_path.glob("*.safetensors"))
+    kept = torch.load(run.checkpoint, weights_only=True)
+    assert kept["progress"]["step"] == 1 and all(tensor.isfinite().all() for tensor in kept["model"].values())
+
+
+def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(data_set, tmp_path, monkeypatch, capsys):
+    class SlowCrops(fit.Crops):
+        def __getitem__(self, item):
+            time.sleep(0.2)
+            return super().__getitem__(item)
+
+    def step_of_a_tenth_of_a_second(batch):
+        time.sleep(0.1)
+        run.step += 1
+        run.log.append({"step": run.step, "class": 1.0})
+        return {}
+
+    monkeypatch.setattr(fit, "Crops", SlowCrops)
+    run = fit.Run(replace(plan(data_set, 6), evaluate_every=6), tmp_path, torch.device("cpu"))
+    monkeypatch.setattr(run, "_step", step_of_a_tenth_of_a_second)
+    run.train()
+    pattern = (
+        r"6 steps done: ([\d.]+) images a second, (\d+) % of the time waiting for crops; validating and saving took (\d+) % of all time\."
+    )
+    images, waiting, elsewhere = map(float, re.search(pattern, capsys.readouterr().out).groups())
+    assert 1 < images <= 2 / 0.5 and 60 < waiting <= 95 and 0 < elsewhere < 90  # two crops of 0.2 s each and a step of 0.1 s
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 4), (16, 4, 3)])
+def test_crops_are_prepared_by_the_cores_that_training_leaves(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(fit.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert fit.spare_cores() == workers
 
 
 def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
@@ -163,6 +213,10 @@ def test_a_damaged_png_is_named(data_set, tmp_path):
     key_slice.path(5).write_bytes(b"no picture")
     with pytest.raises(DeepLesionError, match=r"005\.png cannot be read as a PNG"):
         key_slice.read(1)
+
+
+def _sum_of_parameters(module):
+    return sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _replace_in_csv(folder, old, new):

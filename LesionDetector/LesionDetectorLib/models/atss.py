@@ -12,14 +12,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from .boxes import xyxy_to_ltrb
-from .detections import BACKGROUND, leave_out_ignored
+from .detections import BACKGROUND, Target, leave_out_ignored
 
 _INSIDE_PX = 0.01
 
 
 @torch.no_grad()
-def assign(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, ignore: Tensor, candidates: int = 9) -> Tensor:
-    """The index of the box that each point learns, or BACKGROUND (-1), or IGNORE (-2).
+def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[Target], candidates: int = 9) -> Tensor:
+    """The index of the box that each point learns, or BACKGROUND (-1), or IGNORE (-2), for every image.
 
     1. Every point carries one square anchor.
     2. A box's candidates are, on every level, the `candidates` points nearest to its centre.
@@ -32,16 +32,28 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, igno
     ----------
     points: per level (P_l, 2), x and y in px.
     sides: per level the side of the anchor in px.
-    boxes: (M, 4) xyxy in px.
-    ignore: (M,) bool, True for a box that is neither lesion nor background.
+    targets: the boxes of each of N images.
 
     Returns
     -------
-    (sum of P_l,) int64, in the order of the levels.
+    (N, sum of P_l) int64, points in the order of the levels.
     """
     all_points = torch.cat(list(points))  # (P, 2)
-    if len(boxes) == 0:
-        return torch.full((len(all_points),), BACKGROUND, device=all_points.device)
+    counts = [len(target.boxes) for target in targets]
+    assigned = torch.full((len(targets), len(all_points)), BACKGROUND, device=all_points.device)
+    if sum(counts):
+        claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(counts, dim=1)
+        for image, (boxes, _, ignore) in enumerate(targets):
+            if counts[image]:
+                best_iou, best_box = claimed[image].max(dim=1)  # (P,)
+                learnt = torch.where(best_iou >= 0, best_box, BACKGROUND)
+                assigned[image] = leave_out_ignored(learnt, all_points, boxes, ignore)
+    return assigned
+
+
+def _claimed(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, candidates: int) -> Tensor:
+    """The IoU (P, M) of each point's anchor with the boxes (M, 4), of all images at once, that claim it, and -1 with the others."""
+    all_points = torch.cat(list(points))
     anchors = torch.cat([torch.cat([level - side / 2, level + side / 2], dim=1) for level, side in zip(points, sides)])
     iou = box_iou(anchors, boxes)  # (P, M)
 
@@ -56,5 +68,4 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, igno
 
     inside = xyxy_to_ltrb(all_points[:, None], boxes).amin(dim=-1) > _INSIDE_PX  # (P, M)
     claims = torch.zeros_like(inside).scatter_(0, candidate, candidate_iou >= threshold) & inside
-    best_iou, best_box = torch.where(claims, iou, -1.0).max(dim=1)  # (P,)
-    return leave_out_ignored(torch.where(best_iou >= 0, best_box, BACKGROUND), all_points, boxes, ignore)
+    return torch.where(claims, iou, -1.0)

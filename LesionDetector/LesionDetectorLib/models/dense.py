@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from .detections import BACKGROUND, Detections, Target, thin
+from .detections import Detections, Target, thin
 
 CHANNELS_PER_GROUP = 8
 _PRIOR = 0.01
@@ -44,11 +45,10 @@ def by_point(level: Tensor) -> Tensor:
     return level.flatten(2).transpose(1, 2)
 
 
-def learnt_lesions(targets: Sequence[Target], assigned: Tensor) -> tuple[Tensor, Tensor]:
-    """The boxes (K, 4) and labels (K,) that the positive points of `assigned` (N, P) learn, image by image in the order of points."""
-    chosen = [indices[indices > BACKGROUND] for indices in assigned]
-    boxes = torch.cat([target.boxes[indices] for target, indices in zip(targets, chosen)])
-    return boxes, torch.cat([target.labels[indices] for target, indices in zip(targets, chosen)])
+def learnt_lesions(targets: Sequence[Target], image: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The boxes (K, 4) and labels (K,) of number `index` (K,) among those of the images `image` (K,)."""
+    boxes, labels = (pad_sequence(parts, batch_first=True) for parts in list(zip(*targets))[:2])  # (N, M, 4) and (N, M)
+    return boxes[image, index], labels[image, index]
 
 
 def best_detections(

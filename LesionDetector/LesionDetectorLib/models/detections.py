@@ -61,7 +61,7 @@ def leave_out_ignored(assigned: Tensor, points: Tensor, boxes: Tensor, ignore: T
     ignore: (M,) bool.
     """
     learns_ignored = (assigned >= 0) & ignore[assigned.clamp(min=0)]
-    inside_ignored = (xyxy_to_ltrb(points[:, None], boxes[ignore]).amin(dim=-1) > 0).any(dim=1)
+    inside_ignored = ((xyxy_to_ltrb(points[:, None], boxes).amin(dim=-1) > 0) & ignore).any(dim=1)
     return assigned.masked_fill(learns_ignored | (inside_ignored & (assigned == BACKGROUND)), IGNORE)
 
 

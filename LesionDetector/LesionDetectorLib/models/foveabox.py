@@ -91,12 +91,12 @@ class FoveaBox(nn.Module):
         points = self._points(raw)
         assigned = torch.stack([assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets])  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
-        boxes, labels = learnt_lesions(targets, assigned)
+        boxes, labels = learnt_lesions(targets, image, assigned[image, point])
 
         logits = torch.cat([by_point(level) for level in raw.logits], dim=1)  # (N, P, C)
         truth = torch.zeros_like(logits)
         truth[image, point, labels] = 1
-        class_loss = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA)[assigned != IGNORE].sum()
+        class_loss = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA).where((assigned != IGNORE)[..., None], 0.0).sum()
 
         log_ltrb = torch.cat([by_point(level) for level in raw.log_ltrb], dim=1)[image, point]
         units = torch.cat([torch.full((len(level),), 2.0 * stride) for level, stride in zip(points, self.strides)]).to(boxes.device)

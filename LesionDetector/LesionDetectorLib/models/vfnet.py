@@ -92,14 +92,14 @@ class VFNet(nn.Module):
     def label_points(self, points: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Per image and point the index of the box that it learns, BACKGROUND or IGNORE (see `atss.assign`), shape (N, P)."""
         sides = [self.anchor_scale * stride for stride in self.strides]
-        return torch.stack([assign(points, sides, target.boxes, target.ignore) for target in targets])
+        return assign(points, sides, targets)
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The weighted losses "class", "initial" and "refined" of `targets`, one per image; their sum is to be minimised."""
         points = self._points(raw)
         assigned = self.label_points(points, targets)  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
-        boxes, labels = learnt_lesions(targets, assigned)
+        boxes, labels = learnt_lesions(targets, image, assigned[image, point])
 
         centres = torch.cat(points)[point]
         initial = ltrb_to_xyxy(centres, _join(raw.initial)[image, point])
@@ -109,7 +109,8 @@ class VFNet(nn.Module):
         logits = _join(raw.logits)  # (N, P, C)
         quality = torch.zeros_like(logits)
         quality[image, point, labels] = refined_iou
-        class_loss = varifocal_loss(logits, quality)[assigned != IGNORE].sum() / divisor((assigned > BACKGROUND).sum())
+        counting = (assigned != IGNORE)[..., None]
+        class_loss = varifocal_loss(logits, quality).where(counting, 0.0).sum() / divisor((assigned > BACKGROUND).sum())
         losses = {
             "class": class_loss,
             "initial": _box_loss(initial, boxes, paired_iou(initial.detach(), boxes)),
