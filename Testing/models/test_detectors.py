@@ -206,7 +206,7 @@ def test_every_lesion_is_learnt(name: str, side: float, ratio: float, x: float, 
 
 
 OVER_FIT = {  # options, steps, highest learning rate
-    "faster_rcnn": ({"channels": 32, "head_depth": 1, "features": 64}, 150, 2e-3),
+    "faster_rcnn": ({"channels": 32, "head_depth": 1, "features": 64}, 220, 1.5e-3),
     "retinanet": ({"channels": 32}, 150, 2e-3),
     "foveabox": ({"channels": 32, "tower_depth": 1}, 200, 3e-3),
 }
