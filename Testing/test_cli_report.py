@@ -14,6 +14,7 @@ import pytest
 import SimpleITK
 from dicom_study import axial, body, write
 from LesionDetectorLib import cli, cli_report, ct
+from LesionDetectorLib.ct.dicom import read_patient
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
 from LesionDetectorLib.report import Reading, exchange, table, text
 from pydicom import dcmread
@@ -110,9 +111,9 @@ def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_json, study,
 
 def test_a_patients_name_comes_in_any_alphabet(tmp_path):
     write(tmp_path, body(2), axial(2), SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎")
-    assert ct.read_patient(tmp_path, "1.2.3.4") == {"Patient": "Yamada Tarou=山田 太郎"}
+    assert read_patient(tmp_path, "1.2.3.4") == {"Patient": "Yamada Tarou=山田 太郎"}
     with pytest.raises(ct.CTError, match="has no series 9"):
-        ct.read_patient(tmp_path, "9")
+        read_patient(tmp_path, "9")
 
 
 def test_csv_and_json_and_what_they_leave_out(lesions_json, reading, capsys):

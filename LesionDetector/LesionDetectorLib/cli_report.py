@@ -113,4 +113,6 @@ def _patient(volume: ct.Volume | None) -> dict[str, str]:
         raise ValueError("What the page says of the patient is in the CT's DICOM headers: give the CT with --ct.")
     if not volume.dicom:
         raise ValueError(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
-    return ct.read_patient(volume.source, volume.dicom["series_uid"])
+    from .ct.dicom import read_patient
+
+    return read_patient(volume.source, volume.dicom["series_uid"])

@@ -12,6 +12,7 @@ from dicom_study import SPACING, axial, body, compressed, enhanced, image, save,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
+from LesionDetectorLib.ct import dicom
 from scipy.spatial.transform import Rotation
 
 
@@ -54,16 +55,16 @@ def test_a_series_is_read_with_its_geometry_and_identifiers(tmp_path: Path, name
 
 def test_every_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path, body(5), axial(5))
-    decoded, decode = [], ct.dicom._decode
-    monkeypatch.setattr(ct.dicom, "_decode", lambda path: decoded.append(path) or decode(path))
+    decoded, decode = [], dicom._decode
+    monkeypatch.setattr(dicom, "_decode", lambda path: decoded.append(path) or decode(path))
     ct.read(tmp_path)
     assert len(decoded) == len(set(decoded)) == 5
 
 
 def test_the_first_file_is_decoded_before_the_threads_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """ITK's global objects, made at the first reading, are corrupted when several threads make them."""
-    decode, threads = ct.dicom._decode, []
-    monkeypatch.setattr(ct.dicom, "_decode", lambda path: threads.append(threading.current_thread()) or decode(path))
+    decode, threads = dicom._decode, []
+    monkeypatch.setattr(dicom, "_decode", lambda path: threads.append(threading.current_thread()) or decode(path))
     write(tmp_path, body(5), axial(5))
     ct.read(tmp_path)
     assert threads[0] is threading.main_thread() and threading.main_thread() not in threads[1:] and len(threads) == 5

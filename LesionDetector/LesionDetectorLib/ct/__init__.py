@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import deeplesion, dicom, image_file
-from .dicom import read_patient
+from . import deeplesion, image_file
 from .volume import CTError, Volume
 
-__all__ = ["CTError", "Volume", "read", "read_patient"]
+__all__ = ["CTError", "Volume", "read"]
 
 
 def read(path: Path | str, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:
@@ -34,6 +33,8 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
         elif path.is_file() and image_file.is_image(path):
             reader = image_file.read
         else:
+            from . import dicom  # pydicom is slow to import, and no other kind of file needs it
+
             return dicom.read(path, series, progress)
         if series is not None:
             raise CTError(f"{path} is no DICOM folder and has no series {series}: leave the series out.")

@@ -37,7 +37,7 @@ def compose(
     volume: the CT of the reading, for the pictures; without it the page has none and says so.
     diameters: whether the structured text has them too; the table always has.
     baseline: whether the page has the RECIST 1.1 baseline.
-    patient: what to say of the patient, by its name ("Patient", "Birth date"), for example from `ct.read_patient`; None says nothing.
+    patient: what to say of the patient, by its name ("Patient", "Birth date"), for example from `ct.dicom.read_patient`; None says nothing.
     progress: is told how many lesions have their pictures, of how many; it may raise to stop.
     """
     import jinja2
