@@ -220,6 +220,7 @@ def _detect(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.out} is a file; give a folder for the results.")
     detectors = []
     if options.wait:
+        progress("load", 0, 1)
         detectors = _detectors(options)
         progress("load", 1, 1)
         if not sys.stdin.readline():
