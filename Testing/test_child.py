@@ -110,6 +110,7 @@ def test_cancel_while_the_real_detector_works():
         (["os.kill(os.getpid(), 11)"], "crashed"),
         (["os.kill(os.getpid(), 9)"], "memory runs out"),
         (["print('Traceback: no luck')", "sys.exit(3)"], "code 3"),
+        (["sys.exit(0)"], "code 0 before it was done"),
         (["""print('{"event": "error", "text": "ct.nrrd is no CT."}')""", "sys.exit(2)"], "ct.nrrd is no CT."),
     ],
 )

@@ -155,8 +155,9 @@ class Detection:
         return Progress(before + STAGES[stage] * within, stage, done, total, left)
 
     def _result(self, code: int) -> Reading:
-        if code == 0:
-            return exchange.read(Path(self._folder.name) / "found" / "lesions.json")
+        found = Path(self._folder.name) / "found" / "lesions.json"
+        if code == 0 and found.exists():
+            return exchange.read(found)
         output = "\n".join(self._last)
         if self._error:
             raise ChildError(self._error, output)

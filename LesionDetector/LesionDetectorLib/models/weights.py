@@ -92,7 +92,7 @@ def load_backbone(model: Model, path: Path | str) -> None:
 def _read_card(path: Path) -> dict:
     file = path.with_suffix(".json")
     if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}.")
+        raise WeightsError(f"There is no weights file {path}: check the path.")
     if not file.is_file():
         raise WeightsError(f"The weights {path} have no card; put {file.name} beside them.")
     try:
