@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 STOPPED = 130
 SPIN = "20000"
-"""How often a thread of torch looks whether another is done before it gives its core away: with GNU OpenMP's 300,000 the network is two to
-four times slower on two cores of which one is busy otherwise; with few it is slower on a machine that does nothing else, here by 3 %."""
+"""How often a thread of torch looks whether another is done before it gives its core away. With GNU OpenMP's 300,000 the network takes 1.3
+to 4 times as long on two cores of which one is busy otherwise; with fewer it takes longer on an idle machine, with these by 3 %."""
 EXAMPLES = """
 examples:
   lesion-detector detect scans/ct1 --out found
