@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .fuse import shared_areas
+
 Rectangle = Sequence[float] | np.ndarray
 """Left, bottom, right and top, in any frame with y upwards."""
 
@@ -29,9 +31,3 @@ def place_caption(
     corners = np.clip(corners, bounds[:2], np.subtract(bounds[2:], size))
     candidates = np.concatenate([corners, corners + size], axis=1)
     return candidates[np.argmin(shared_areas(candidates, np.reshape(taken, (-1, 4))).sum(axis=1))]
-
-
-def shared_areas(these: np.ndarray, those: np.ndarray) -> np.ndarray:
-    """The area that each of `these` (n, 4) rectangles shares with each of `those` (m, 4): (n, m)."""
-    sides = np.minimum(these[:, None, 2:], those[None, :, 2:]) - np.maximum(these[:, None, :2], those[None, :, :2])
-    return np.clip(sides, 0, None).prod(axis=-1)
