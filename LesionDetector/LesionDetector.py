@@ -489,11 +489,14 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         """Load a detector in a child process that waits for `start`, where PyTorch is there; it takes some memory until `release`."""
         import importlib.util
 
-        known = self._ready is not None and self._ready[1:] == (list(weights), device)  # one that failed fails again
-        if self.running or known or not importlib.util.find_spec("torch") or not all(path.is_file() for path in weights):
+        if self.running or not importlib.util.find_spec("torch") or not all(path.is_file() for path in weights):
             return
+        if self._ready is None or self._ready[1:] != (list(weights), device):  # also where that one has ended: it would end again
+            self._load(weights, device)
+
+    def _load(self, weights, device) -> None:
         self.release()
-        self._ready = (self._detection(weights, device), list(weights), device)
+        self._ready = (Detection([shutil.which("PythonSlicer") or sys.executable], weights, device), list(weights), device)
 
     def release(self) -> None:
         """End the child that waits, if there is one."""
@@ -506,15 +509,10 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         if self.running:
             raise RuntimeError(_("A detector is running already; cancel it first."))
         if self._ready is None or not self._ready[0].alive or self._ready[1:] != (list(weights), device):
-            self.release()
-            self._ready = (self._detection(weights, device), list(weights), device)
+            self._load(weights, device)
         detection, self._ready = self._ready[0], None
         detection.begin(lambda path: scene.write_volume(volumeNode, path))
         self._run = (detection, volumeNode)
-
-    @staticmethod
-    def _detection(weights, device):
-        return Detection([shutil.which("PythonSlicer") or sys.executable], weights, device)
 
     def poll(self, progress=lambda progress: None) -> bool:
         """Whether the detector is done; its lesions are then under review. ChildError where it failed."""
