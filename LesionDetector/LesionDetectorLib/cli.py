@@ -1,4 +1,4 @@
-"""The command line: ``lesion-detector detect``, ``measure`` and ``report``.
+"""The command line: ``lesion-detector detect``, ``batch``, ``bench``, ``measure`` and ``report``.
 
 Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on stderr says why; 130 stopped by Ctrl-C.
 """
@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _refused(
             options, f"{error.filename or 'A file'} cannot be used: {error.strerror}; check the path, its permissions and free space."
         )
+    except ModuleNotFoundError as error:
+        return _refused(options, f"The Python package {error.name} is missing; install it with: pip install {error.name}")
     except KeyboardInterrupt:
         print("Stopped; nothing was written.", file=sys.stderr, flush=True)
         return STOPPED
@@ -245,10 +247,7 @@ def _detect(options: argparse.Namespace) -> int:
 
 
 def _detectors(options: argparse.Namespace) -> list[Detector]:
-    try:
-        from .detect import Detector
-    except ModuleNotFoundError as error:
-        raise ValueError(f"The Python package {error.name} is missing; install it with: pip install {error.name}") from error
+    from .detect import Detector
 
     return [Detector.load(path, options.device) for path in _weights(options)]
 
