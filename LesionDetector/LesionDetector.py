@@ -17,7 +17,7 @@ from LesionDetectorLib.report import exchange, text
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -66,7 +66,6 @@ def registerSampleData():
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="Lesion Detector",
         sampleName="CTLiver",
-        sampleDescription=_("CT with liver tumours"),
         uris=slicer.util.TESTING_DATA_URL + "SHA256/" + digest,
         fileNames="CTLiver.nrrd",
         nodeNames="CTLiver",
@@ -85,7 +84,7 @@ class LesionDetectorParameterNode:
 
     inputVolume: vtkMRMLScalarVolumeNode
     weights: pathlib.Path
-    device: str = "auto"
+    device: Annotated[str, Choice(["auto", "cuda", "cpu"])] = "auto"
     confidence: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
@@ -482,6 +481,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
     def ensurePackages(self) -> None:
         """Ask for the small packages that detecting, pages and DICOM reports need, where Slicer lacks them; RuntimeError on a refusal."""
+        import slicer.packaging  # Slicer does not import it by itself
+
         requirements = Path(__file__).parent / "Resources" / "requirements.txt"
         slicer.packaging.pip_ensure(slicer.packaging.load_requirements(requirements), requester="Lesion Detector")
 

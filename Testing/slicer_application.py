@@ -156,6 +156,10 @@ def WithinRange(low, high):
     return low, high
 
 
+def Choice(choices):
+    return choices
+
+
 def parameterNodeWrapper(cls):
     """The class as a view on a parameter node, for CT nodes, texts, numbers and paths."""
     kinds = cls.__annotations__
@@ -175,7 +179,8 @@ def parameterNodeWrapper(cls):
             if name == "inputVolume":
                 return self.node.GetNodeReference(name)
             text = self.node.GetParameter(name)
-            return Path(text) if kinds[name] is Path else text if kinds[name] is str else float(text)
+            kind = str(kinds[name])
+            return Path(text) if kinds[name] is Path else text if "str" in kind else float(text)
 
         def __setattr__(self, name, value):
             if name == "inputVolume":
@@ -260,7 +265,7 @@ class Application:
         for name, members in (
             ("ScriptedLoadableModule", {f"ScriptedLoadableModule{part}": kind for part, kind in _KINDS.items()}),
             ("i18n", {"tr": str, "translate": lambda context, text: text}),
-            ("parameterNodeWrapper", {"parameterNodeWrapper": parameterNodeWrapper, "WithinRange": WithinRange}),
+            ("parameterNodeWrapper", {"parameterNodeWrapper": parameterNodeWrapper, "WithinRange": WithinRange, "Choice": Choice}),
             ("packaging", {"pip_ensure": lambda *_, **__: None, "load_requirements": lambda path: path.read_text().split()}),
         ):
             module = types.ModuleType(f"slicer.{name}")
