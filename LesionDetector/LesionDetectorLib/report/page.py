@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.looks import window
 from LesionDetectorLib.report import text
 from LesionDetectorLib.report.baseline import HEADING, assess
 from LesionDetectorLib.report.reading import Reading
@@ -122,7 +123,7 @@ def _pictures(volume: Volume, lesions: list[Lesion], progress: Callable[[int, in
             {
                 "whole": data_uri(number, enlarged=False),
                 "enlarged": data_uri(number, enlarged=True),
-                "window": "{} to {} HU".format(*figures.window(lesion)),
+                "window": "{} to {} HU".format(*window(lesion.body_part)),
                 "width_mm": figures.enlarged_mm(volume, lesion),
             }
         )

@@ -9,12 +9,13 @@ from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
 from .placing import Placing, Shape
 from .reports import ENDINGS, read_lesions_file, save_report, slice_thickness
-from .session import Session
+from .session import Session, is_reviewed
 from .shown import (
     COLUMNS,
     add_volume,
     reading_on,
     remove_lesions,
+    set_window,
     show_in_slice_views,
     show_lesions,
     why_not_a_ct,
@@ -31,6 +32,7 @@ __all__ = [
     "Shape",
     "add_volume",
     "colour",
+    "is_reviewed",
     "load_scene",
     "new_scene",
     "read_lesion",
@@ -41,6 +43,7 @@ __all__ = [
     "render_scene",
     "save_report",
     "save_scene",
+    "set_window",
     "show_in_slice_views",
     "show_lesions",
     "slice_thickness",

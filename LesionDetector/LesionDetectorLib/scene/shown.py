@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
 from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.report.regrid import regrid
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Numbered = Iterable[tuple[int | None, Lesion]]
 FOLDER = "Lesions"
 COLUMNS = ("Number", "Body part", "Confidence", "Long axis (mm)", "Short axis (mm)", "Slice", "Status", "Id")
-SOFT_TISSUE = {"window": 400, "level": 40}
 
 
 def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
@@ -36,14 +36,21 @@ def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(LPS_TO_RAS @ volume.index_to_lps))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.AutoWindowLevelOff()
-    display.SetWindowLevel(SOFT_TISSUE["window"], SOFT_TISSUE["level"])
+    set_window(node, *SOFT_TISSUE_WINDOW)
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
     storage = scene.AddNewNodeByClass("vtkMRMLNRRDStorageNode")
     storage.SetDefaultWriteFileExtension("nrrd")
     storage.SetCompressionParameter("gzip_fastest")
     node.SetAndObserveStorageNodeID(storage.GetID())
     return node
+
+
+def set_window(volume_node: vtkMRMLScalarVolumeNode, low: float, high: float) -> None:
+    """Show the CT from black at `low` to white at `high` HU."""
+    display = volume_node.GetDisplayNode()
+    if display is not None:
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(high - low, (high + low) / 2)
 
 
 def show_lesions(
