@@ -23,7 +23,7 @@ from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayou
 
 PROPERTIES = (
     *("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip"),
-    *("currentData", "collapsed", "columnCount", "rowCount", "wasCanceled"),
+    *("currentData", "currentText", "collapsed", "columnCount", "rowCount", "wasCanceled"),
 )
 MODULE = Path(__file__).parents[1] / "LesionDetector"
 
@@ -51,7 +51,13 @@ class ctkCollapsibleButton(QtWidgets.QGroupBox):
         self.setTitle(text)
 
     text = QtCore.Property(str, QtWidgets.QGroupBox.title, _set_title)
-    collapsed = QtCore.Property(bool, lambda self: False, lambda self, value: None)
+    contentsCollapsed = QtCore.Signal(bool)
+
+    def _set_collapsed(self, value):
+        self._collapsed = value
+        self.contentsCollapsed.emit(value)
+
+    collapsed = QtCore.Property(bool, lambda self: getattr(self, "_collapsed", False), _set_collapsed)
 
 
 class ctkPathLineEdit(QtWidgets.QLineEdit):
@@ -137,15 +143,23 @@ class qMRMLWidget(QtWidgets.QWidget):
 STANDINS = (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget, qMRMLNodeComboBox, qMRMLWidget)
 QT_WIDGETS = (
     *("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget"),
-    *("QCheckBox", "QPlainTextEdit", "QWidget", "QProgressDialog"),
+    *("QCheckBox", "QLineEdit", "QPlainTextEdit", "QWidget", "QProgressDialog"),
 )
 WIDGETS = {c.__name__: _in_pythonqts_manner(c) for c in (*STANDINS, *(getattr(QtWidgets, name) for name in QT_WIDGETS))}
+
+
+_Header = _in_pythonqts_manner(QtWidgets.QHeaderView)
 
 
 class _Loader(QtUiTools.QUiLoader):
     def createWidget(self, class_name, parent=None, name=""):
         widget = WIDGETS[class_name](parent)
         widget.setObjectName(name)
+        if class_name == "QTableWidget":
+            header = _Header(QtCore.Qt.Orientation.Horizontal, widget)
+            header.setSectionsClickable(True)
+            widget.setHorizontalHeader(header)
+            widget.horizontalHeader = lambda: header
         return widget
 
 
@@ -180,7 +194,7 @@ def parameterNodeWrapper(cls):
                 return self.node.GetNodeReference(name)
             text = self.node.GetParameter(name)
             kind = str(kinds[name])
-            return Path(text) if kinds[name] is Path else text if "str" in kind else float(text)
+            return text if "str" in kind else text == "True" if "bool" in kind else float(text)
 
         def __setattr__(self, name, value):
             if name == "inputVolume":
@@ -196,7 +210,8 @@ def parameterNodeWrapper(cls):
             signal, read, write = {
                 "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), lambda node: widget.setCurrentNode(node)),
                 "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
-                "QComboBox": ("currentTextChanged", lambda: widget.currentText(), lambda text: widget.setCurrentText(text)),
+                "QComboBox": ("currentTextChanged", lambda: widget.currentText, lambda text: widget.setCurrentText(text)),
+                "QCheckBox": ("toggled", lambda: widget.checked, lambda on: setattr(widget, "checked", on)),
                 "ctkPathLineEdit": ("textChanged", lambda: widget.text, lambda path: setattr(widget, "text", str(path) * bool(path.name))),
             }[type(widget).__name__]
             write(getattr(self, name))
@@ -210,6 +225,16 @@ def parameterNodeWrapper(cls):
                 sender.disconnect(link) if isinstance(sender, QtCore.SignalInstance) else sender.RemoveObserver(link)
 
     return Wrapper
+
+
+class _Settings:
+    kept = {}
+
+    def value(self, key, default=None):
+        return self.kept.get(key, default)
+
+    def setValue(self, key, value):
+        self.kept[key] = value
 
 
 class _Module:
@@ -259,14 +284,25 @@ class Application:
     def _install(self) -> None:
         qt = types.ModuleType("qt")
         qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
+        qt.QSettings = _Settings
         qt.QHeaderView, qt.Qt = QtWidgets.QHeaderView.ResizeMode, QtCore.Qt
-        qt.QFileDialog = SimpleNamespace(getSaveFileName=lambda *_: self.chosen_path, getOpenFileName=lambda *_: self.chosen_path)
+        self.filters = []
+        qt.QFileDialog = SimpleNamespace(
+            getSaveFileName=lambda *given: self.filters.append(given[3]) or self.chosen_path, getOpenFileName=lambda *_: self.chosen_path
+        )
         sys.modules["qt"] = qt
         for name, members in (
             ("ScriptedLoadableModule", {f"ScriptedLoadableModule{part}": kind for part, kind in _KINDS.items()}),
             ("i18n", {"tr": str, "translate": lambda context, text: text}),
             ("parameterNodeWrapper", {"parameterNodeWrapper": parameterNodeWrapper, "WithinRange": WithinRange, "Choice": Choice}),
-            ("packaging", {"pip_ensure": lambda *_, **__: None, "load_requirements": lambda path: path.read_text().split()}),
+            (
+                "packaging",
+                {
+                    "pip_ensure": lambda *_, **__: None,
+                    "pip_check": lambda *_: True,
+                    "load_requirements": lambda path: path.read_text().split(),
+                },
+            ),
         ):
             module = types.ModuleType(f"slicer.{name}")
             vars(module).update(members)

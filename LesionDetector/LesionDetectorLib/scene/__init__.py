@@ -8,11 +8,12 @@ from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
 from .placing import Placing, Shape
-from .reports import ENDINGS, read_lesions_file, save_report, slice_thickness
+from .reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
 from .session import Session, is_reviewed
 from .shown import (
     COLUMNS,
     add_volume,
+    range_of,
     reading_on,
     remove_lesions,
     set_window,
@@ -35,12 +36,14 @@ __all__ = [
     "is_reviewed",
     "load_scene",
     "new_scene",
+    "range_of",
     "read_lesion",
     "read_lesions",
     "read_lesions_file",
     "reading_on",
     "remove_lesions",
     "render_scene",
+    "report_path",
     "save_report",
     "save_scene",
     "set_window",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
 
 FRAME_PX, SELECTED_PX = 2, 4
+HANDLE_SCALE = 1.2
+"""Of the box's handles, in percent of the view; Slicer's own 3 would cover a small lesion and the ends of its axes."""
 
 Entry = tuple[int | None, Lesion]
 """A lesion with its number in the report, None for one that is not in it."""
@@ -215,6 +217,7 @@ class Overlay:
         markups.style_box(box)
         box.GetDisplayNode().SetHandlesInteractive(True)
         box.GetDisplayNode().SetRotationHandleVisibility(False)
+        box.GetDisplayNode().SetInteractionHandleScale(HANDLE_SCALE)
         for line in axes.values():
             markups.style_line(line)
         for node in handles.all():

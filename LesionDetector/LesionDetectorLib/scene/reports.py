@@ -37,12 +37,13 @@ ENDINGS = {
 def save_report(
     session: Session,
     path: Path,
+    kind: str = "",
     accepted_only: bool = False,
     diameters: bool = False,
     baseline: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Save the report of a review, in the form that the end of the name asks for, all of it or nothing.
+    """Save the report of a review as one of the kinds in `ENDINGS`, by default the one that its name asks for, all of it or nothing.
 
     With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
     hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
@@ -50,7 +51,7 @@ def save_report(
     Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
     reading, volume_node = session.report(accepted_only), session.volume_node
-    match ending(path):
+    match kind or ending(path):
         case ".txt":
             write_text(path, text.compose(reading, diameters, baseline))
         case ".csv":
@@ -85,6 +86,15 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
     from LesionDetectorLib.report import dicom_in
 
     return dicom_in.read(path, dicom_files(volume_node)[0])
+
+
+def report_path(path: Path, kind: str) -> Path:
+    """The file to save a report of one of the `ENDINGS` to: a name without an ending gets that; ValueError where it has another."""
+    if not path.suffix:
+        return path.with_name(path.name + kind)
+    if not path.name.lower().endswith("." + kind.rpartition(".")[2]):
+        raise ValueError(f"{path.name}: choose a name that ends in {kind}, or another kind of file.")
+    return path
 
 
 def ending(path: Path) -> str:

@@ -53,6 +53,11 @@ def set_window(volume_node: vtkMRMLScalarVolumeNode, low: float, high: float) ->
         display.SetWindowLevel(high - low, (high + low) / 2)
 
 
+def range_of(volume_node: vtkMRMLScalarVolumeNode) -> tuple[float, float]:
+    """The lowest and the highest value of the CT."""
+    return volume_node.GetImageData().GetScalarRange()
+
+
 def show_lesions(
     scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesions: list[Lesion], slice_number: Callable[[int], int]
 ) -> None:
