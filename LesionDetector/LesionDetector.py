@@ -684,7 +684,7 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         return self.ensurePackages()
 
     def ensurePackages(self) -> bool:
-        """Ask for the small packages that detecting, pages and DICOM reports need, where Slicer lacks them; False where the user declines."""
+        """Ask for the small packages that Slicer lacks for detecting, pages and DICOM reports; False where the user declines."""
         import slicer.packaging  # Slicer does not import it by itself
 
         requirements = slicer.packaging.load_requirements(Path(__file__).parent / "Resources" / "requirements.txt")

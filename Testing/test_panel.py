@@ -474,7 +474,7 @@ def test_a_run_tells_of_the_ct_that_was_run_and_of_one_that_is_gone(panel, monke
 
 
 def test_whatever_goes_wrong_in_a_run_ends_it(panel, monkeypatch):
-    volume, node = with_ct(panel)
+    _, node = with_ct(panel)
     panel._parameterNode.inputVolume = node
     for fault in (PermissionError("in use"), KeyError("stage"), RecursionError()):
         recorded = finding(monkeypatch, panel, None, fault)
@@ -592,8 +592,7 @@ def test_a_step_shows_a_small_field_in_the_window_of_the_body_part_unless_switch
 
 
 def test_a_lesion_that_is_marked_twice_is_said_and_the_second_can_be_taken_back(reviewing):
-    ui, node = reviewing.ui, reviewing.volumeNode()
-    before = rows(reviewing)
+    node, before = reviewing.volumeNode(), rows(reviewing)
     corners = [mrml.ras(node, (59.0, 27.5, 6)), mrml.ras(node, (81.0, 52.5, 6))]
     reviewing.application.agrees = False
     reviewing.session().add(BodyPart.LIVER, np.array(corners))

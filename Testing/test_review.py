@@ -170,3 +170,28 @@ def test_a_damaged_review_is_named(spoil, sentence):
 
 def test_the_reading_of_a_review_is_one_that_every_report_takes():
     assert isinstance(fresh().reading, Reading)
+
+
+def test_several_lesions_are_accepted_in_one_step_that_survives_saving():
+    state = fresh()
+    state.relabel(LUNG.id, BodyPart.LIVER)
+    state.set_statuses([LIVER.id, LUNG.id], ReviewStatus.ACCEPTED)
+    assert state.undoable == "accept 2 lesions" and len(state.done) == 3
+    state = review.loads(review.dumps(state))
+    state.undo()
+    assert {lesion.status for lesion in state.lesions} == {ReviewStatus.PENDING}
+    assert (state.undoable, state.redoable) == ("relabel Lung", "accept 2 lesions")
+    state = review.loads(review.dumps(state))
+    state.redo()
+    assert {lesion.status for lesion in state.lesions} == {ReviewStatus.ACCEPTED} and not state.undone
+    state.undo()
+    state.undo()
+    assert state.lesions == [LIVER, LUNG] and state.undoable == ""
+
+
+def test_a_step_of_no_or_one_change_has_the_name_of_that():
+    state = fresh()
+    state.set_statuses([], ReviewStatus.ACCEPTED)
+    assert state.undoable == ""
+    state.set_statuses([LIVER.id], ReviewStatus.REJECTED)
+    assert state.undoable == "reject Liver"
