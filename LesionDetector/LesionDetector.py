@@ -30,6 +30,7 @@ NEED_PACKAGES = (".html", ".dcm")
 BODY_PART_COLUMN = 1
 SECTIONS = ("inputsCollapsibleButton", "lesionsCollapsibleButton", "recistCollapsibleButton", "reportCollapsibleButton")
 FOLDED_AT_FIRST = ("recistCollapsibleButton",)
+NEEDED_FOR = {".html": ("jinja2", "matplotlib"), ".dcm": ("pydicom", "highdicom"), ".seg.dcm": ("pydicom", "highdicom", "skimage")}
 TORCH = ">=2.4"
 MARK_BOXES = {
     "lymphNodeCheckBox": Mark.LYMPH_NODE,
@@ -100,14 +101,14 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: it shows what the logic knows, and passes on what the user does."""
 
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._entered = False
         self._sorted = None
         self._steps = None
+        VTKObservationMixin.__init__(self)
+        ScriptedLoadableModuleWidget.__init__(self, parent)  # last, for without a parent it calls setup
 
     def setup(self):
         """Called when the user opens the module for the first time."""
@@ -853,87 +854,228 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
 
 class LesionDetectorTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer, and, on slicer-core, in the project's own tests: reviews of a small synthetic CT."""
+    """The whole way of a reader through the panel, inside Slicer and, on slicer-core, in the project's own tests.
+
+    It needs nothing but Slicer: no network and no PyTorch, for a recorded reading stands in for the detector. It prints what it does:
+
+        Slicer --testing --no-splash --additional-module-paths LesionDetector --python-code
+            "import slicer.testing; slicer.testing.runUnitTest([], 'LesionDetector.LesionDetectorTest')"
+    """
 
     def setUp(self):
+        slicer.mrmlScene.Clear(False)
+        self.panel = slicer.util.getModuleWidget("LesionDetector")
+        self.logic = self.panel.logic
+        self.logic.release()
+        self.logic.ensureDependencies = lambda: True
+        self.logic._detection = lambda weights, device: _Recorded(self.reading)
+        self.panel.enter()
+
+    def tearDown(self):
+        self.panel.exit()
+        for replaced in ("ensureDependencies", "_detection"):
+            vars(self.logic).pop(replaced, None)
+        slicer.mrmlScene.Clear(False)
+
+    def runTest(self):
+        for name in [name for name in dir(self) if name.startswith("test_")]:
+            self.setUp()
+            try:
+                getattr(self, name)()
+            finally:
+                self.tearDown()
+
+    def say(self, step):
+        """Tell whoever watches what was done, and let the application draw it."""
+        print(f"Lesion Detector: {step}")
+        slicer.app.processEvents()
+
+    def chooseCT(self, name="CT"):
+        """A small CT with a bright ball and a dark one, oblique and from head to feet, and the reading of a detector that finds both."""
         import numpy as np
         from LesionDetectorLib.ct import Volume
         from LesionDetectorLib.lesion import Lesion, Recist
-
-        slicer.mrmlScene.Clear()
-        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
-        self.volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
-        recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
-        self.lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist)
-        self.volumeNode = scene.add_volume(slicer.mrmlScene, self.volume)
-        self.logic = LesionDetectorLogic()
-
-    def tearDown(self):
-        self.logic.close()
-
-    def runTest(self):
-        for test in (
-            self.test_a_reading_is_reviewed_and_restored,
-            self.test_every_change_can_be_undone,
-            self.test_a_report_is_saved,
-            self.test_a_cancelled_run_leaves_the_scene_as_it_was,
-        ):
-            self.setUp()
-            test()
-            self.tearDown()
-
-    def begin(self):
-        """The review of the one lesion."""
         from LesionDetectorLib.report.reading import Reading
 
-        return self.logic.review(self.volumeNode, Reading.of(self.volume, [self.lesion]))
+        k, j, i = np.ogrid[:9, :60, :80]
+        hu = np.full((9, 60, 80), 40, np.int16)
+        hu[:, :, :8] = -1000
+        hu[((i - 30) / 6) ** 2 + ((j - 30) / 6) ** 2 + ((k - 4) / 3) ** 2 < 1] = 140
+        hu[((i - 60) / 5) ** 2 + ((j - 30) / 5) ** 2 + ((k - 6) / 2) ** 2 < 1] = -60
+        hu[:, 55:, 70:] = 900
+        direction = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
+        self.volume = Volume(hu, (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), direction, Path("ct.nrrd"))
+        recist = Recist(((24.0, 30.0), (36.0, 30.0)), ((30.0, 24.0), (30.0, 36.0)), 10.8, 9.6)
+        lesions = [
+            Lesion(BodyPart.LIVER, 0.87, 4, (2, 6), (19.0, 19.0, 41.0, 41.0), recist),
+            Lesion(BodyPart.KIDNEY, 0.61, 6, (5, 7), (50.0, 20.0, 70.0, 40.0)),
+        ]
+        self.reading = Reading.of(self.volume, lesions)
+        self.volumeNode = scene.add_volume(slicer.mrmlScene, self.volume)
+        self.volumeNode.SetName(name)
+        self.panel.ui.volumeSelector.setCurrentNode(self.volumeNode)
+        self.assertIs(self.logic.getParameterNode().inputVolume, self.volumeNode)
+        self.assertTrue(self.panel.ui.detectButton.enabled)
 
-    def test_a_reading_is_reviewed_and_restored(self):
-        """A lesion of a reading is listed where it was found, accepted, and still accepted when the review is continued."""
-        session = self.begin()
-        (listed,) = session.listed
-        self.assertEqual(listed[1].id, self.lesion.id)
-        for found, expected in zip(listed[1].box, self.lesion.box):
-            self.assertAlmostEqual(found, expected, places=6)
-        session.set_status(self.lesion.id, ReviewStatus.ACCEPTED)
-        self.logic.close()
-        self.logic.restore()
+    def detect(self):
+        """Click Detect lesions, and let the panel hear of the result."""
+        self.panel.ui.detectButton.click()
+        self.assertEqual(self.panel.ui.detectButton.text, _("Cancel"))
+        self.panel.onPoll()
+        self.assertFalse(self.logic.running)
+        self.assertEqual(self.panel.ui.progressLabel.text, "2 lesions found.")
+        return self.panel.session()
 
-        session = self.logic.session(self.volumeNode)
-        self.assertIs(session.review.lesion(self.lesion.id).status, ReviewStatus.ACCEPTED)
-        self.assertIn("1. Lesion 1: Liver (87%)", self.logic.reportText(session))
+    def rows(self):
+        """The texts of the list, a row a lesion."""
+        table = self.panel.ui.lesionTable
+        return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
 
-    def test_every_change_can_be_undone(self):
-        """A lesion that is relabelled, one that is added and one that is deleted are as before after three times undo."""
+    def rasAt(self, ijk):
+        """RAS mm of voxel indices of the CT."""
         import numpy as np
 
-        session = self.begin()
-        before = session.listed
-        session.relabel(self.lesion.id, BodyPart.BONE)
-        corners = [np.array(self.volume.to_lps(point)) * (-1, -1, 1) for point in ((30.0, 10.0, 3.0), (40.0, 20.0, 3.0))]
-        session.add(BodyPart.LUNG, np.array(corners))
-        session.delete(self.lesion.id)
-        self.assertEqual([lesion.body_part for _number, lesion in session.listed], [BodyPart.LUNG])
-        for _edit in range(3):
-            session.undo()
-        self.assertEqual(session.listed, before)
+        return np.array(self.volume.to_lps(ijk)) * (-1, -1, 1)
 
-    def test_a_report_is_saved(self):
-        """A report is saved as the name of the file says."""
+    def test_detecting_filtering_and_reviewing(self):
+        """A run, the confidence, steps, accept, reject and another body part, and all of it undone."""
+        ui = self.panel.ui
+        self.chooseCT()
+        self.say("a CT was chosen")
+        session = self.detect()
+        self.say("the detector has found two lesions")
+        ui.confidenceSlider.value = 0.8
+        self.assertEqual([row[1] for row in self.rows()], ["Liver"])
+        ui.confidenceSlider.value = 0.5
+        self.say("the confidence hid one of them, and showed it again")
+
+        ui.nextButton.click()
+        self.assertEqual(ui.lesionTable.currentRow(), 1)
+        ui.previousButton.click()
+        self.assertEqual(ui.lesionTable.currentRow(), 0)
+        self.say("the views went from lesion to lesion")
+        before = self.rows()
+        ui.acceptButton.click()
+        ui.nextButton.click()
+        ui.rejectButton.click()
+        self.assertEqual([row[5] for row in self.rows()], [STATUS_SIGNS[ReviewStatus.ACCEPTED], STATUS_SIGNS[ReviewStatus.REJECTED]])
+        ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Lung"))
+        self.panel.onRelabel(ui.bodyPartComboBox.findText("Lung"))
+        self.assertEqual(self.rows()[1][1], "Lung")
+        self.say("one was accepted, one rejected and given another body part")
+        for _step in range(3):
+            ui.undoButton.click()
+        self.assertEqual(self.rows(), before)
+        ui.acceptAllButton.click()
+        self.assertEqual([lesion.status for _number, lesion in session.listed], [ReviewStatus.ACCEPTED] * 2)
+        ui.undoButton.click()
+        self.assertEqual(self.rows(), before)
+        self.say("all of it was undone; both were accepted in one step, and that undone")
+
+    def test_adding_and_dragging(self):
+        """A lesion added by a click, its box dragged, and both undone."""
+        ui = self.panel.ui
+        self.chooseCT()
+        session = self.detect()
+        before = self.rows()
+        ui.deleteButton.click()
+        ui.addPointButton.checked = True
+        slicer.mrmlScene.GetFirstNodeByName("New lesion").AddControlPoint(*self.rasAt((30.0, 30.0, 4.0)))
+        self.say("a click was made on a lesion that was deleted before")
+        added = session.review.lesion(session.selected)
+        self.assertEqual((added.key_slice, added.slices), (4, (3, 5)))
+        self.assertAlmostEqual(added.recist.long_mm, 10.8, delta=1.5)
+
+        ui.editButton.checked = True
+        box = slicer.mrmlScene.GetFirstNodeByName("Box of the lesion")
+        box.SetCenter(
+            *(box.GetCenter()[axis] + shift for axis, shift in enumerate(self.rasAt((3.0, 0.0, 0.0)) - self.rasAt((0.0, 0.0, 0.0))))
+        )
+        box.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+        moved = session.review.lesion(added.id)
+        self.assertAlmostEqual(moved.box[0], added.box[0] + 3, delta=0.01)
+        ui.editButton.checked = False
+        self.say("its box was dragged, and it was measured again")
+        for _step in range(3):
+            ui.undoButton.click()
+        self.assertEqual(self.rows(), before)
+        self.say("all of it was undone")
+
+    def test_reporting(self):
+        """The report follows the review, and every kind of file is saved for which this Slicer has the packages."""
+        import importlib.util
         import tempfile
 
-        session = self.begin()
+        self.chooseCT()
+        session = self.detect()
+        self.assertIn("1. Lesion 1: Liver (87%)", self.panel.ui.reportText.plainText)
+        self.assertEqual(self.panel.ui.reportText.plainText, self.logic.reportText(session))
+        self.say("the report shows the lesions of the list")
         with tempfile.TemporaryDirectory() as folder:
-            for name in ("report.txt", "table.csv", "lesions.json"):
-                scene.save_report(session, Path(folder) / name)
-                self.assertIn("Liver", (Path(folder) / name).read_text(encoding="utf-8"))
-            with self.assertRaises(ValueError):
-                scene.save_report(session, Path(folder) / "report.doc")
+            for ending in scene.ENDINGS:
+                path = scene.report_path(Path(folder) / "report", ending)
+                missing = [name for name in NEEDED_FOR.get(ending, ()) if importlib.util.find_spec(name) is None]
+                if missing:
+                    self.say(f"{ending} was left out, for it needs {', '.join(missing)}")
+                elif ending.endswith(".dcm"):
+                    with self.assertRaises(scene.SceneError):
+                        scene.save_report(session, path, ending)
+                    self.assertFalse(path.exists())
+                    self.say(f"{ending} was refused, for this CT is not from the DICOM database")
+                else:
+                    scene.save_report(session, path, ending)
+                    self.assertIn("Liver", path.read_text(encoding="utf-8"))
+                    self.say(f"{ending} was saved")
 
-    def test_a_cancelled_run_leaves_the_scene_as_it_was(self):
-        """A detector that is started and cancelled leaves no node behind."""
+    def test_saving_loading_and_closing_the_scene(self):
+        """A review is as it was once its scene was saved and loaded; after a scene was closed, the open panel takes up the next CT."""
+        import tempfile
+
+        ui = self.panel.ui
+        self.chooseCT()
+        self.detect()
+        ui.acceptButton.click()
+        before = self.rows()
+        with tempfile.TemporaryDirectory() as folder:
+            scene.save_scene(slicer.mrmlScene, Path(folder) / "review.mrb")
+            slicer.mrmlScene.Clear(False)
+            self.assertEqual(self.rows(), [])
+            self.assertFalse(ui.detectButton.enabled)
+            scene.load_scene(Path(folder) / "review.mrb", slicer.mrmlScene)
+        self.assertEqual(self.rows(), before)
+        self.assertTrue(ui.undoButton.enabled)
+        ui.undoButton.click()
+        self.say("the scene was saved and loaded, and the last edit undone")
+        slicer.mrmlScene.Clear(False)
+        self.assertEqual(ui.hintLabel.text, _("Choose a CT, or load one."))
+        self.chooseCT("second patient")
+        self.detect()
+        self.say("the scene was closed with the panel open, and a second CT was worked on")
+
+    def test_cancelling(self):
+        """A run that is cancelled leaves the scene as it was."""
+        self.chooseCT()
         nodes = slicer.mrmlScene.GetNumberOfNodes()
-        self.logic.start(self.volumeNode)
-        self.logic.cancel()
+        self.panel.ui.detectButton.click()
+        self.panel.ui.detectButton.click()
         self.assertFalse(self.logic.running)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
+        self.say("a run was cancelled, and nothing was changed")
+
+
+class _Recorded:
+    """A reading in the place of the detector that finds it."""
+
+    alive = True
+
+    def __init__(self, reading):
+        self.reading = reading
+
+    def begin(self, write_ct):
+        pass
+
+    def poll(self, progress):
+        return self.reading
+
+    def cancel(self):
+        pass

@@ -12,6 +12,7 @@ import types
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
@@ -228,7 +229,7 @@ def parameterNodeWrapper(cls):
 
 
 class _Settings:
-    kept = {}
+    kept: ClassVar[dict] = {}
 
     def value(self, key, default=None):
         return self.kept.get(key, default)
@@ -311,6 +312,7 @@ class Application:
         slicer.mrmlScene = self.scene
         slicer.app = self.qt
         slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
+        slicer.util.getModuleWidget = lambda name: self.widget
         slicer.util.loadUI = lambda path: _Loader().load(path)
         slicer.util.childWidgetVariables = _child_variables
         slicer.util.createProgressDialog = lambda **_: WIDGETS["QProgressDialog"]()

@@ -48,6 +48,7 @@ def panel(application):
     widget = module.LesionDetectorWidget()
     widget.setup()
     widget.application, widget.module = application, module
+    application.widget = widget
     yield widget
     widget.cleanup()
 

@@ -346,7 +346,7 @@ def test_other_grey_values_and_a_transform_leave_a_review_open(session):
 
 
 def test_a_review_that_speaks_of_more_slices_than_its_ct_has_is_not_drawn(session):
-    (text,) = [node for node in mrml.all_nodes(session.scene, "vtkMRMLTextNode")]
+    (text,) = mrml.all_nodes(session.scene, "vtkMRMLTextNode")
     node, said = session.volume_node, []
     session.close()
     slices = node.GetImageData().GetDimensions()[2]
