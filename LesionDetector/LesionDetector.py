@@ -53,7 +53,7 @@ class LesionDetector(ScriptedLoadableModule):
         parent.helpText = _(
             "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
             'them. Research use only. Not a medical device. <a href="{url}">Documentation</a>'
-        ).format(url="https://github.com/SlicerLesionDetector/SlicerLesionDetector#readme")
+        ).format(url="https://github.com/SlicerLesionDetector/SlicerLesionDetectorExtension#readme")
         parent.acknowledgementText = _(
             "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: Zhang et al., CVPR 2021. "
             "Response criteria: RECIST 1.1, Eisenhauer et al., 2009."
