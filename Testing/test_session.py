@@ -354,3 +354,22 @@ def test_a_review_that_speaks_of_more_slices_than_its_ct_has_is_not_drawn(sessio
     assert huge != text.GetText()
     text.SetText(huge)
     assert Session.kept(session.scene, warn=said.append) == [] and len(said) == 1
+
+
+def test_the_caption_of_the_selected_lesion_stays_inside_a_small_view(session):
+    from LesionDetectorLib.scene.captions import _bounds, _index_to_screen
+
+    session.zooms = True
+    red = session.scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    red.SetDimensions(300, 300, 1)
+    soft = session.listed[1][1]
+    session.select(soft.id)
+    scale, _ = _index_to_screen(session.volume_node)
+    left, bottom, right, top = _bounds(red, session.volume_node, scale)
+    labels = session.scene.GetFirstNodeByName("Captions pending")
+    (index,) = [i for i in range(labels.GetNumberOfControlPoints()) if labels.GetNthControlPointDescription(i) == soft.id][:1]
+    (ijk,) = markup_nodes.ras_to_ijk(np.array([labels.GetNthControlPointPositionWorld(index)]), session.volume_node)
+    x, y = scale @ ijk[:2]
+    mm_per_px = red.GetFieldOfView()[0] / 300
+    width = 7.1 * mm_per_px * len(labels.GetNthControlPointLabel(index))
+    assert left <= x and x + width <= right and bottom <= y and y + 17 * mm_per_px <= top
