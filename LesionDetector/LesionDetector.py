@@ -49,7 +49,7 @@ class LesionDetector(ScriptedLoadableModule):
         parent.title = _("Lesion Detector")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Quantification")]
         parent.dependencies = []
-        parent.contributors = ["LesionDetectorExtension contributors"]
+        parent.contributors = ["LesionDetectorExtension developers (SlicerLesionDetector)"]
         parent.helpText = _(
             "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
             'them. Research use only. Not a medical device. <a href="{url}">Documentation</a>'
