@@ -1,323 +1,236 @@
-"""As much of the 3D Slicer application as the module's widget needs, on PySide6 and slicer-core, for tests.
+"""As much of the 3D Slicer application as the module needs, on PySide6 and slicer-core, for tests: what Slicer refuses is refused.
 
-It is not Slicer: the qMRML and ctk widgets are stand-ins with the same names, properties and signals, `parameterNodeWrapper` knows the few
-types that the module uses, and nothing here says how the panel looks or behaves in Slicer's own Qt. It proves wiring and state.
+It is not Slicer. The widgets of qMRML and CTK are stand-ins that have the names, properties, methods and signals of `slicer_table` and no
+other, and nothing here says how the panel looks in Slicer's own Qt. It proves wiring and state. The Python that a module imports is the
+stand-ins' in slicer_python, or Slicer's own where a checkout of Slicer is given.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import tempfile
 import types
-import unittest
 from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
-from PySide6 import QtCore, QtUiTools, QtWidgets
+from PySide6 import QtCore, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
-PROPERTIES = (
-    *("text", "enabled", "visible", "checked", "checkable", "value", "plainText", "toolTip"),
-    *("currentData", "currentText", "collapsed", "columnCount", "rowCount", "wasCanceled"),
-)
+from Testing import slicer_qt, slicer_table
+
 MODULE = Path(__file__).parents[1] / "LesionDetector"
+STANDINS = Path(__file__).parent / "slicer_python"
+OWN_PYTHON = ("util", "packaging", "i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
+NAMESPACES = {"Q": "qt", "ctk": "ctk", "qMRML": "slicer", "qSlicer": "slicer"}
 
 
-# --------------------------------------------------------------------------------------------------------------- PythonQt's manner
+class ModuleParent:
+    """What Slicer hands to a `ScriptedLoadableModule`; it takes no other attributes."""
 
+    __slots__ = slicer_table.MODULE_PARENT
 
-def _property(name: str) -> property:
-    return property(lambda self: self.property(name), lambda self, value: self.setProperty(name, value))
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
 
 
-def _in_pythonqts_manner(base: type) -> type:
-    """A Qt class whose properties are attributes, and whose signals are connected by their signatures."""
-    known = {base.staticMetaObject.property(i).name() for i in range(base.staticMetaObject.propertyCount())}
-    made_here = {name for name in PROPERTIES if isinstance(getattr(base, name, None), QtCore.Property)}
-    members = {name: _property(name) for name in known.intersection(PROPERTIES) - made_here}
-    members["connect"] = lambda self, signature, slot: getattr(self, signature.split("(")[0]).connect(slot)
-    return type(base.__name__, (base,), members)
-
-
-class ctkCollapsibleButton(QtWidgets.QGroupBox):
-    """A titled group that does not collapse."""
-
-    def _set_title(self, text):
-        self.setTitle(text)
-
-    text = QtCore.Property(str, QtWidgets.QGroupBox.title, _set_title)
-    contentsCollapsed = QtCore.Signal(bool)
-
-    def _set_collapsed(self, value):
-        self._collapsed = value
-        self.contentsCollapsed.emit(value)
-
-    collapsed = QtCore.Property(bool, lambda self: getattr(self, "_collapsed", False), _set_collapsed)
-
-
-class ctkPathLineEdit(QtWidgets.QLineEdit):
-    """A line for a path."""
-
-    currentPathChanged = QtCore.Signal(str)
-    filters = QtCore.Property(str, lambda self: "", lambda self, value: None)
-    nameFilters = QtCore.Property("QStringList", lambda self: [], lambda self, value: None)
-
-
-def _box(name):
-    return lambda self, value: getattr(self.box, name)(value)
-
-
-class ctkSliderWidget(QtWidgets.QWidget):
-    """A slider with a box for its number."""
-
-    valueChanged = QtCore.Signal(float)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self.slider, self.box = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal), QtWidgets.QDoubleSpinBox()
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.slider)
-        layout.addWidget(self.box)
-        self.slider.valueChanged.connect(lambda value: self.box.setValue(value / 100))
-        self.box.valueChanged.connect(lambda value: (self.slider.setValue(round(100 * value)), self.valueChanged.emit(value)))
-
-    value = QtCore.Property(float, lambda self: self.box.value(), _box("setValue"))
-    minimum = QtCore.Property(float, lambda self: self.box.minimum(), _box("setMinimum"))
-    maximum = QtCore.Property(float, lambda self: self.box.maximum(), _box("setMaximum"))
-    singleStep = QtCore.Property(float, lambda self: self.box.singleStep(), _box("setSingleStep"))
-    pageStep = QtCore.Property(float, lambda self: 0.1, lambda self, value: None)
-    decimals = QtCore.Property(int, lambda self: self.box.decimals(), _box("setDecimals"))
-
-
-class qMRMLNodeComboBox(QtWidgets.QComboBox):
-    """A list of the nodes of one class in the scene."""
-
-    currentNodeChanged = QtCore.Signal(object)
-    nodeTypes = QtCore.Property("QStringList", lambda self: self._types, lambda self, value: setattr(self, "_types", value))
-    for _name in ("showChildNodeTypes", "addEnabled", "removeEnabled", "noneEnabled"):
-        locals()[_name] = QtCore.Property(bool, lambda self: False, lambda self, value: None)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._types = []
-        self.currentIndexChanged.connect(lambda index: self.currentNodeChanged.emit(self.currentNode()))
-
-    def setMRMLScene(self, scene):
-        self.scene = scene
-        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent):
-            scene.AddObserver(event, lambda *_: self.fill())
-        self.fill()
-
-    def fill(self):
-        chosen = self.currentNode()
-        self.blockSignals(True)
-        self.clear()
-        self.addItem("None", "")
-        for index in range(self.scene.GetNumberOfNodesByClass(self._types[0])):
-            node = self.scene.GetNthNodeByClass(index, self._types[0])
-            self.addItem(node.GetName(), node.GetID())
-        self.blockSignals(False)
-        self.setCurrentNode(chosen)
-
-    def currentNode(self):
-        return slicer.mrmlScene.GetNodeByID(QtWidgets.QComboBox.currentData(self)) if self.count() else None
-
-    def setCurrentNode(self, node):
-        self.setCurrentIndex(max(self.findData(node.GetID()) if node is not None else 0, 0))
-
-
-class qMRMLWidget(QtWidgets.QWidget):
-    """The panel; it hands the scene to the widgets in it."""
-
-    def setMRMLScene(self, scene):
-        for child in self.findChildren(qMRMLNodeComboBox):
-            child.setMRMLScene(scene)
-
-
-STANDINS = (ctkCollapsibleButton, ctkPathLineEdit, ctkSliderWidget, qMRMLNodeComboBox, qMRMLWidget)
-QT_WIDGETS = (
-    *("QPushButton", "QLabel", "QComboBox", "QProgressBar", "QTableWidget"),
-    *("QCheckBox", "QLineEdit", "QPlainTextEdit", "QWidget", "QProgressDialog"),
-)
-WIDGETS = {c.__name__: _in_pythonqts_manner(c) for c in (*STANDINS, *(getattr(QtWidgets, name) for name in QT_WIDGETS))}
-
-
-_Header = _in_pythonqts_manner(QtWidgets.QHeaderView)
-
-
-class _Loader(QtUiTools.QUiLoader):
-    def createWidget(self, class_name, parent=None, name=""):
-        widget = WIDGETS[class_name](parent)
-        widget.setObjectName(name)
-        if class_name == "QTableWidget":
-            header = _Header(QtCore.Qt.Orientation.Horizontal, widget)
-            header.setSectionsClickable(True)
-            widget.setHorizontalHeader(header)
-            widget.horizontalHeader = lambda: header
-        return widget
-
-
-# ------------------------------------------------------------------------------------------------------------ Slicer's own Python
-
-
-def WithinRange(low, high):
-    return low, high
-
-
-def Choice(choices):
-    return choices
-
-
-def parameterNodeWrapper(cls):
-    """The class as a view on a parameter node, for CT nodes, texts, numbers and paths."""
-    kinds = cls.__annotations__
-
-    class Wrapper:
-        __doc__ = cls.__doc__
-
-        def __init__(self, node):
-            object.__setattr__(self, "node", node)
-            for name in kinds:
-                if hasattr(cls, name) and not node.GetParameter(name):
-                    setattr(self, name, getattr(cls, name))
-
-        def __getattr__(self, name):
-            if name not in kinds:
-                return getattr(self.node, name)
-            if name == "inputVolume":
-                return self.node.GetNodeReference(name)
-            text = self.node.GetParameter(name)
-            kind = str(kinds[name])
-            return text if "str" in kind else text == "True" if "bool" in kind else float(text)
-
-        def __setattr__(self, name, value):
-            if name == "inputVolume":
-                self.node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
-            else:
-                self.node.SetParameter(name, str(value))
-
-        def connectGui(self, ui):
-            bound = [widget for widget in vars(ui).values() if widget.property("SlicerParameterName")]
-            return [link for widget in bound for link in self._link(widget, widget.property("SlicerParameterName"))]
-
-        def _link(self, widget, name):
-            signal, read, write = {
-                "qMRMLNodeComboBox": ("currentNodeChanged", lambda: widget.currentNode(), lambda node: widget.setCurrentNode(node)),
-                "ctkSliderWidget": ("valueChanged", lambda: widget.value, lambda value: setattr(widget, "value", value)),
-                "QComboBox": ("currentTextChanged", lambda: widget.currentText, lambda text: widget.setCurrentText(text)),
-                "QCheckBox": ("toggled", lambda: widget.checked, lambda on: setattr(widget, "checked", on)),
-                "ctkPathLineEdit": ("textChanged", lambda: widget.text, lambda path: setattr(widget, "text", str(path) * bool(path.name))),
-            }[type(widget).__name__]
-            write(getattr(self, name))
-            to_node = lambda *_: setattr(self, name, read()) if read() != getattr(self, name) else None  # noqa: E731
-            to_widget = lambda *_: write(getattr(self, name)) if read() != getattr(self, name) else None  # noqa: E731
-            getattr(widget, signal).connect(to_node)
-            return [(getattr(widget, signal), to_node), (self.node, self.node.AddObserver("ModifiedEvent", to_widget))]
-
-        def disconnectGui(self, links):
-            for sender, link in links:
-                sender.disconnect(link) if isinstance(sender, QtCore.SignalInstance) else sender.RemoveObserver(link)
-
-    return Wrapper
-
-
-class _Settings:
-    kept: ClassVar[dict] = {}
-
-    def value(self, key, default=None):
-        return self.kept.get(key, default)
-
-    def setValue(self, key, value):
-        self.kept[key] = value
-
-
-class _Module:
-    def __init__(self, parent):
-        self.parent = parent
-
-
-class _Widget:
-    def __init__(self, parent=None):
-        self.parent = WIDGETS["QWidget"]()
-        self.layout = QtWidgets.QVBoxLayout(self.parent)
-
-    def setup(self):
-        pass
-
-    def resourcePath(self, name):
-        return str(MODULE / "Resources" / name)
-
-
-class _Logic:
-    def getParameterNode(self):
-        node = slicer.mrmlScene.GetSingletonNode("LesionDetector", "vtkMRMLScriptedModuleNode")
-        if node is None:
-            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
-            node.UnRegister(None)
-            node.SetSingletonTag("LesionDetector")
-            node = slicer.mrmlScene.AddNode(node)
-        return node
-
-
-def _child_variables(panel):
-    children = panel.findChildren(QtWidgets.QWidget)
-    return SimpleNamespace(**{child.objectName(): child for child in children if child.objectName().isidentifier()})
+def qt_modules() -> dict[str, types.ModuleType]:
+    """The modules `qt` and `ctk`, and, in `slicer`, the widgets that are Slicer's own."""
+    modules = {"qt": types.ModuleType("qt"), "ctk": types.ModuleType("ctk"), "slicer": slicer}
+    for name, kind in slicer_qt.WRAPPERS.items():
+        setattr(modules[next(module for start, module in NAMESPACES.items() if name.startswith(start))], name, kind)
+    modules["qt"].Qt = slicer_qt.Qt
+    return {name: module for name, module in modules.items() if module is not slicer}
 
 
 class Application:
-    """A running application: its `scene`, the `errors` that it showed to the user, and whether the user `agrees` when asked."""
+    """A running application, with the stand-ins' Python or with that of a checkout of Slicer.
 
-    def __init__(self) -> None:
+    `scene`; the `errors` that it showed to the user; `agrees`: what the user answers when asked; `chosen_path` and `chosen_filter`: what he
+    chooses in a file dialog, "" to leave it; `raised`: the exceptions that slots raised, which Qt prints without more ado.
+    """
+
+    def __init__(self, slicer_source: Path | None = None) -> None:
         self.qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
         self.errors: list[str] = []
+        self.raised = slicer_qt.raised
+        self.raised.clear()
         self.agrees = True
+        self.chosen_path = self.chosen_filter = ""
         self.slicer = SlicerApp()
         self.scene = self.slicer.scene
-        self._install()
+        self._settings = tempfile.TemporaryDirectory()
+        self._window, self._manager = slicer_qt.qSlicerMainWindow(), slicer_qt.qSlicerModuleManager()
+        for kind in (self._message_box(), self._file_dialog(), self._settings_class(), self._application()):
+            slicer_qt.put_in_place(kind)
+        self._install(slicer_source)
 
-    def _install(self) -> None:
-        qt = types.ModuleType("qt")
-        qt.QTimer, qt.QTableWidgetItem = _in_pythonqts_manner(QtCore.QTimer), QtWidgets.QTableWidgetItem
-        qt.QSettings = _Settings
-        qt.QHeaderView, qt.Qt = QtWidgets.QHeaderView.ResizeMode, QtCore.Qt
-        self.filters = []
-        qt.QFileDialog = SimpleNamespace(
-            getSaveFileName=lambda *given: self.filters.append(given[3]) or self.chosen_path, getOpenFileName=lambda *_: self.chosen_path
-        )
-        sys.modules["qt"] = qt
-        for name, members in (
-            ("ScriptedLoadableModule", {f"ScriptedLoadableModule{part}": kind for part, kind in _KINDS.items()}),
-            ("i18n", {"tr": str, "translate": lambda context, text: text}),
-            ("parameterNodeWrapper", {"parameterNodeWrapper": parameterNodeWrapper, "WithinRange": WithinRange, "Choice": Choice}),
-            (
-                "packaging",
-                {
-                    "pip_ensure": lambda *_, **__: None,
-                    "pip_check": lambda *_: True,
-                    "load_requirements": lambda path: path.read_text().split(),
-                },
-            ),
-        ):
-            module = types.ModuleType(f"slicer.{name}")
-            vars(module).update(members)
-            sys.modules[module.__name__] = module
-            setattr(slicer, name, module)
+    def end(self) -> None:
+        """Leave the wheel's own `slicer` behind."""
+        self._python(None)
+
+    def _install(self, slicer_source: Path | None) -> None:
+        sys.modules.update(qt_modules())
+        self._python(slicer_source)
         slicer.mrmlScene = self.scene
-        slicer.app = self.qt
-        slicer.app.testingEnabled, slicer.app.connect = lambda: False, lambda signal, slot: None
-        slicer.util.getModuleWidget = lambda name: self.widget
-        slicer.util.loadUI = lambda path: _Loader().load(path)
-        slicer.util.childWidgetVariables = _child_variables
-        slicer.util.createProgressDialog = lambda **_: WIDGETS["QProgressDialog"]()
-        slicer.util.confirmOkCancelDisplay = lambda *_: self.agrees
-        slicer.util.errorDisplay = lambda text, *_, **__: self.errors.append(text)
+        slicer.app = slicer.qSlicerApplication()
+        slicer.modules = types.ModuleType("slicer.modules")
+        slicer.modules.lesiondetector = types.SimpleNamespace(path=str(MODULE / "LesionDetector.py"))
+        slicer.util.messageBox = self._known_keywords(slicer.util.messageBox, "ctkMessageBox")
+        slicer.util.createProgressDialog = self._known_keywords(slicer.util.createProgressDialog, "QProgressDialog")
+
+    def _python(self, slicer_source: Path | None) -> None:
+        """Where `import slicer.packaging`, `import SampleData` and their like find what they import; only `slicer.util` is imported yet."""
+        ours = STANDINS / "slicer", STANDINS
+        if slicer_source is not None:
+            ours = slicer_source / "Base/Python/slicer", slicer_source / "Modules/Scripted/SampleData"
+        for paths, path in zip((slicer.__path__, sys.path), map(str, ours)):
+            paths[:] = [path, *(other for other in paths if other not in _added)]
+            _added.add(path)
+        for name in list(sys.modules):
+            if name.startswith(tuple(f"slicer.{own}" for own in OWN_PYTHON)) or name == "SampleData":
+                del sys.modules[name]
+        for name in OWN_PYTHON:
+            if hasattr(slicer, name):
+                delattr(slicer, name)
+        for name in slicer_table.SUBMODULES_THAT_SLICER_IMPORTS:
+            setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
+
+    def start(self) -> None:
+        """Tell all who listen that the application has started."""
+        slicer.app.startupCompleted.emit()
+
+    def new_panel(self, module: types.ModuleType):
+        """The module's panel as Slicer makes it: in a parent with a layout, and then set up."""
+        parent = slicer.qMRMLWidget()
+        parent.setLayout(sys.modules["qt"].QVBoxLayout())
+        parent.setMRMLScene(self.scene)
+        panel = module.LesionDetectorWidget(parent)
+        panel.setup()
+        slicer.util.getModuleWidget = lambda module: panel
+        return panel
+
+    def unshown(self) -> list[BaseException]:
+        """What slots raised and no message told the user."""
+        return [error for error in self.raised if not any(str(error) in shown for shown in self.errors)]
+
+    @staticmethod
+    def _known_keywords(function, class_name):
+        """The function; Slicer passes unknown keywords over in silence, here they are refused."""
+
+        def strict(*args, **kwargs):
+            known = slicer_qt.TABLE[class_name].properties.union(function.__code__.co_varnames[: function.__code__.co_argcount])
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(f"{function.__name__}() got an unexpected keyword argument '{name}': {class_name} has no such property")
+            return function(*args, **kwargs)
+
+        strict.__wrapped__ = function
+        return strict
+
+    def _message_box(self):
+        application = self
+
+        class ctkMessageBox(QtWidgets.QMessageBox):
+            """A message that the user has read at once: an error, or a question that he answers."""
+
+            for _name, _kind in (("dontShowAgain", bool), ("dontShowAgainVisible", bool), ("dontShowAgainSettingsKey", str)):
+                locals()[_name] = QtCore.Property(_kind, lambda self, kind=_kind: kind(), lambda self, value: None)
+
+            def exec_(self):
+                if self.icon() is QtWidgets.QMessageBox.Icon.Critical:
+                    application.errors.append(self.text())
+                buttons = self.standardButtons()
+                yes = next(button for button in (self.StandardButton.Ok, self.StandardButton.Yes) if button in buttons)
+                no = self.StandardButton.Cancel if self.StandardButton.Cancel in buttons else self.StandardButton.No
+                return yes if application.agrees or no not in buttons else no
+
+        return ctkMessageBox
+
+    def _file_dialog(self):
+        application = self
+
+        class QFileDialog(QtWidgets.QFileDialog):
+            """A dialog in which the user chooses `chosen_path` at once."""
+
+            def exec_(self):
+                return int(bool(application.chosen_path))
+
+            def selectedFiles(self):
+                return [application.chosen_path]
+
+            def selectedNameFilter(self):
+                return application.chosen_filter or super().selectedNameFilter()
+
+            getSaveFileName = getOpenFileName = getExistingDirectory = staticmethod(lambda *_: application.chosen_path)
+            getOpenFileNames = staticmethod(lambda *_: [application.chosen_path] if application.chosen_path else [])
+
+        return QFileDialog
+
+    def _settings_class(self):
+        path = str(Path(self._settings.name) / "Slicer.ini")
+
+        class QSettings(QtCore.QSettings):
+            """The settings of this application: a file, in which every value is a text."""
+
+            def __init__(self):
+                super().__init__(path, QtCore.QSettings.Format.IniFormat)
+
+        return QSettings
+
+    def _application(self):
+        application = self
+
+        class qSlicerApplication(QtCore.QObject):
+            startupCompleted = QtCore.Signal()
+            applicationName = QtCore.Property(str, lambda self: "Slicer")
+
+            def testingEnabled(self):
+                return False
+
+            def processEvents(self, *arguments):
+                application.qt.processEvents(*arguments)
+
+            def clipboard(self):
+                return application.qt.clipboard()
+
+            def setOverrideCursor(self, cursor):
+                application.qt.setOverrideCursor(cursor)
+
+            def restoreOverrideCursor(self):
+                application.qt.restoreOverrideCursor()
+
+            def translate(self, context, text):
+                return text
+
+            def topLevelWidgets(self):
+                return [application._window]
+
+            def settings(self):
+                return slicer_qt.raw_class("QSettings")()
+
+            userSettings = settings
+
+            def moduleManager(self):
+                return application._manager
+
+            def mrmlScene(self):
+                return application.scene
+
+            def focusWidget(self):
+                return application.qt.focusWidget()
+
+            def pauseRender(self):
+                pass
+
+            resumeRender = pauseRender
+
+        return qSlicerApplication
 
     def axial_view(self, size: int = 700):
         """A new axial view of the scene; it draws on `render()` alone, where the application draws once it has nothing else to do."""
@@ -329,4 +242,4 @@ class Application:
         return view
 
 
-_KINDS = {"": _Module, "Widget": _Widget, "Logic": _Logic, "Test": unittest.TestCase}
+_added: set[str] = set()

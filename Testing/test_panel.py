@@ -23,7 +23,8 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 
 from LesionDetectorLib.scene import mrml
 
-from Testing.slicer_application import MODULE, Application
+from Testing.slicer_application import MODULE, Application, ModuleParent
+from Testing.slicer_source import PYTHONS
 from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
 from Testing.test_session import handles, markups, slice_in_view
 
@@ -35,22 +36,24 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def application():
-    return Application()
+@pytest.fixture(scope="module", params=PYTHONS)
+def application(request):
+    running = Application(PYTHONS[request.param]())
+    yield running
+    running.end()
 
 
 @pytest.fixture
 def panel(application):
     application.scene.Clear(False)
     application.errors.clear()
+    application.raised.clear()
     module = load(MODULE / "LesionDetector.py")
-    widget = module.LesionDetectorWidget()
-    widget.setup()
+    widget = application.new_panel(module)
     widget.application, widget.module = application, module
-    application.widget = widget
     yield widget
     widget.cleanup()
+    assert not application.unshown()
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
     ui.rejectButton.click()
     assert rows(reviewing)[1][0] == "-"
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Liver"))
-    ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex())
+    ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex)
     assert rows(reviewing)[1][1] == "Liver"
     assert ui.undoButton.toolTip == "Undo: relabel Soft tissue"
     ui.deleteButton.click()
@@ -306,8 +309,7 @@ def test_reloading_the_module_goes_on_with_the_review_and_leaks_nothing(reviewin
     assert session.observers == 0 and not markups(session)
     nodes = scene.GetNumberOfNodes()
     for _ in range(2):
-        again = reviewing.module.LesionDetectorWidget()
-        again.setup()
+        again = reviewing.application.new_panel(reviewing.module)
         assert rows(again) == before and again.ui.undoButton.toolTip == "Undo: reject Soft tissue"
         again.cleanup()
         assert scene.GetNumberOfNodes() == nodes
@@ -618,8 +620,7 @@ def test_sections_stay_folded_as_the_user_left_them(panel):
     assert panel.ui.recistCollapsibleButton.collapsed and not panel.ui.reportCollapsibleButton.collapsed
     panel.ui.reportCollapsibleButton.collapsed = True
     panel.ui.recistCollapsibleButton.collapsed = False
-    again = panel.module.LesionDetectorWidget()
-    again.setup()
+    again = panel.application.new_panel(panel.module)
     assert again.ui.reportCollapsibleButton.collapsed and not again.ui.recistCollapsibleButton.collapsed
     again.ui.reportCollapsibleButton.collapsed, again.ui.recistCollapsibleButton.collapsed = False, True
     again.cleanup()
@@ -669,16 +670,14 @@ def test_starting_slicer_imports_nothing_slow():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_sample_ct_is_offered_with_its_checksum(panel, monkeypatch):
-    offered = {}
-    logic = SimpleNamespace(
-        registerCustomSampleDataSource=lambda **source: offered.update(source),
-        registerCustomSampleDataCategory=lambda category, title: offered.update(category_title=title),
-    )
-    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
-    panel.module.registerSampleData()
-    assert offered["uris"].startswith("https://") and offered["uris"].endswith(offered["checksums"].replace(":", "/"))
-    assert offered["category_title"] == "Lesion Detector"
+def test_the_sample_ct_is_offered_with_its_checksum_once_slicer_has_started(panel):
+    panel.module.LesionDetector(ModuleParent(MODULE / "LesionDetector.py"))
+    assert not hasattr(panel.module.slicer.modules, "sampleDataSources")
+    panel.application.start()
+    (offered,) = panel.module.slicer.modules.sampleDataSources["LesionDetector"]
+    (uri,), (checksum,) = ([entry] if isinstance(entry, str) else entry for entry in (offered.uris, offered.checksums))
+    assert uri.startswith("https://") and uri.endswith(checksum.replace(":", "/"))
+    assert offered.thumbnailFileName is None and "CTLiver" in offered.nodeNames, "Slicer has a thumbnail of this name"
 
 
 def run(test) -> None:
@@ -696,7 +695,7 @@ def test_slicers_own_tests_pass(panel):
 
 
 def test_slicer_knows_the_module(panel):
-    parent = SimpleNamespace()
+    parent = ModuleParent(MODULE / "LesionDetector.py")
     panel.module.LesionDetector(parent)
     assert parent.title == "Lesion Detector" and parent.categories == ["Quantification"]
     assert "Not a medical device" in parent.helpText

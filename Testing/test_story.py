@@ -35,9 +35,8 @@ def free_end(mouse: Mouse, node, lesion) -> tuple[int, int]:
 
 
 def new_panel(application):
-    widget = load(MODULE / "LesionDetector.py").LesionDetectorWidget()
-    widget.setup()
-    widget.parent.resize(350, widget.parent.sizeHint().height())
+    widget = application.new_panel(load(MODULE / "LesionDetector.py"))
+    widget.parent.resize(350, widget.parent.sizeHint.height())
     widget.parent.show()
     return widget
 
@@ -79,7 +78,7 @@ def test_the_whole_story(shared_data, tmp_path):
     before = session.review.lesion(ids[3])
     other = BodyPart.BONE if before.body_part is not BodyPart.BONE else BodyPart.LUNG
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText(other.title))
-    ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex())
+    ui.bodyPartComboBox.activated.emit(ui.bodyPartComboBox.currentIndex)
     write_picture(view, tmp_path / "reviewed.png")
     panel.parent.grab().save(str(tmp_path / "panel.png"))
 
