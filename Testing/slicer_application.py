@@ -176,7 +176,7 @@ class Application:
         path = str(Path(self._settings.name) / "Slicer.ini")
 
         class QSettings(QtCore.QSettings):
-            """The settings of this application: a file, in which every value is a text."""
+            """The settings of this application, none at first."""
 
             def __init__(self):
                 super().__init__(path, QtCore.QSettings.Format.IniFormat)

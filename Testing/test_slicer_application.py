@@ -195,6 +195,33 @@ def test_a_slot_gets_as_many_arguments_as_it_takes_and_is_disconnected(qt):
     assert got == [(False,), False]
 
 
+def test_what_a_slot_raises_is_noted(application, qt):
+    def fails():
+        raise ValueError("not this one")
+
+    button = qt.QPushButton()
+    button.connect("clicked()", fails)
+    button.click()
+    qt.QTimer.singleShot(0, fails)
+    application.qt.processEvents()
+    assert [str(error) for error in application.unshown()] == ["not this one"] * 2
+
+
+def test_a_subclass_in_python_is_refused_as_nothing_would_call_it(qt):
+    with pytest.raises(NotImplementedError, match="overrides of QTableWidgetItem"):
+        type("Number", (qt.QTableWidgetItem,), {"__lt__": lambda self, other: True})("1")
+
+
+def test_the_user_chooses_in_a_file_dialog(application, qt):
+    application.chosen_path, application.chosen_filter = "/tmp/report", "DICOM SEG (*.seg.dcm)"
+    dialog = qt.QFileDialog(None, "Save", "", "Text (*.txt);;DICOM SEG (*.seg.dcm)")
+    dialog.acceptMode = qt.QFileDialog.AcceptSave
+    assert dialog.exec_() and dialog.selectedFiles() == ["/tmp/report"] and dialog.selectedNameFilter() == "DICOM SEG (*.seg.dcm)"
+    assert qt.QFileDialog.getSaveFileName(None, "Save", "", "") == "/tmp/report"
+    application.chosen_path = ""
+    assert not dialog.exec_()
+
+
 def test_a_keyword_that_a_dialog_has_not_is_refused(application):
     slicer.util.errorDisplay("No CT", windowTitle="Lesion Detector", detailedText="nothing")
     assert application.errors == ["No CT"]
