@@ -212,6 +212,53 @@ def test_what_is_no_lesion_is_passed_over_and_told(study, tmp_path):
         dicom_in.read(tmp_path / "sr.dcm", folder)
 
 
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        (None, "that do not say on which one frame of a file with many they lie"),
+        ([3, 4], "that do not say on which one frame of a file with many they lie"),
+        (99, "on images that are not among the CT's slices"),
+        (0, "on images that are not among the CT's slices"),
+        (-1, "on images that are not among the CT's slices"),
+        ([6, 6], None),
+        (6, None),
+    ],
+)
+def test_on_a_file_with_many_frames_one_must_be_named(tmp_path, frames, reason):
+    dicom_readings.multi_frame(tmp_path / "ct")
+    reading = Reading.of(ct.read(tmp_path / "ct"), [])
+    found = [
+        Lesion(BodyPart.LIVER, 0.9, k, (k, k), box, axes_in(box, reading.geometry.spacing), id=f"1.2.{k}")
+        for k, box in ((2, (9.0, 9.0, 20.0, 20.0)), (6, (9.0, 9.0, 30.0, 20.0)))
+    ]
+    path = tmp_path / "sr.dcm"
+    dicom_sr.write(path, replace(reading, lesions=tuple(found)), source_slices(tmp_path / "ct", reading))
+    document = pydicom.dcmread(path)
+    for item in dicom_in._below(document.ContentSequence):
+        for image in item.get("ReferencedSOPSequence") or []:
+            if image.get("ReferencedFrameNumber") == 6:  # frames run from head to feet: slice k = 2
+                image.ReferencedFrameNumber = frames
+                if frames is None:
+                    del image.ReferencedFrameNumber
+    document.save_as(path)
+    read = dicom_in.read(path, tmp_path / "ct")
+    if reason is None:
+        assert ([lesion.key_slice for lesion in read.lesions], read.warnings) == ([2, 6], ())
+    else:
+        assert [lesion.key_slice for lesion in read.lesions] == [6]
+        assert read.warnings == (f"sr.dcm: 1 measurements {reason} were passed over.",)
+
+
+def test_a_line_on_two_slices_is_passed_over(study, tmp_path):
+    folder, _, slices = study
+    group = bidirectional(slices[1])
+    for item in (item for item in group[0].ContentSequence if item.ValueType == "NUM"):
+        second = hd.sr.SourceImageForRegion(slices[5].header.SOPClassUID, slices[5].uid)
+        item.ContentSequence[0].ContentSequence.append(second)
+    with pytest.raises(DicomReportError, match="1 measurements with lines on several slices"):
+        dicom_in.read(report(tmp_path / "sr.dcm", slices, [group]), folder)
+
+
 def test_file_without_lesions_gets_one_sentence(study, tmp_path):
     folder, _, slices = study
     (tmp_path / "text.dcm").write_text("no DICOM")

@@ -116,7 +116,7 @@ def _series(document: Dataset, groups: list[Items]) -> str | None:
         for image in series.get("ReferencedSOPSequence") or []
     }
     images = [_image(child) for items in groups for child in _below(items) if child.get("RelationshipType") == "SELECTED FROM"]
-    counts = Counter(series_of[uid] for uid, _ in filter(None, images) if series_of.get(uid))
+    counts = Counter(series_of[uid] for uid, _ in images if series_of.get(uid))
     return counts.most_common(1)[0][0] if counts else None
 
 
@@ -131,28 +131,43 @@ def _by_tracking_uid(document: Dataset, groups: list[Items]) -> dict[str, Items]
 
 @dataclass(frozen=True, eq=False)
 class _Ct:
-    """The CT that was measured: its reading without lesions, and its DICOM slices, also by SOPInstanceUID and frame."""
+    """The CT that was measured: its reading without lesions, and its DICOM slices, also by SOPInstanceUID."""
 
     reading: Reading
     source: Source
-    images: dict[tuple[str, int], Slice]
+    images: dict[str | None, list[Slice]]
 
     @classmethod
     def at(cls, path: Path, series: str | None) -> _Ct:
         slices, warnings = read_slices(path, series)
         reading = Reading.of(without_pixels(path, slices, warnings), [])
         source = Source.of(reading.geometry, reading.dicom, slices)
-        return cls(reading, source, {(item.uid, item.frame): item for item in slices})
+        images = defaultdict(list)
+        for item in slices:
+            images[item.uid].append(item)
+        return cls(reading, source, images)
 
     def place(self, region: Dataset) -> tuple[int, np.ndarray]:
         """Slice k, and the points (n, 2) of a region in continuous voxel indices on it."""
         data = np.array(region.get("GraphicData") or [], dtype=float)
         if region.get("ValueType") == "SCOORD3D":
             return self._place_in_space(region, data.reshape(-1, 3))
-        images = [self.images.get(_image(child)) for child in _children(region)]
-        if not any(images):
+        images = [image for image in map(self._image, _children(region)) if image is not None]
+        if not images:
             raise _PassedOverError("on images that are not among the CT's slices")
-        return self.source.voxels(next(filter(None, images)), data.reshape(-1, 2) - 0.5)
+        if any(image is not images[0] for image in images):
+            raise _PassedOverError("with lines on several slices")
+        return self.source.voxels(images[0], data.reshape(-1, 2) - 0.5)
+
+    def _image(self, item: Dataset) -> Slice | None:
+        """The slice that an item refers to, None for another CT's; of many frames it must name one."""
+        uid, frames = _image(item)
+        slices = self.images.get(uid, [])
+        if not slices or (not frames and int(slices[0].header.get("NumberOfFrames") or 1) == 1):
+            return next(iter(slices), None)
+        if len(frames) != 1:
+            raise _PassedOverError("that do not say on which one frame of a file with many they lie")
+        return next((image for image in slices if image.frame in frames), None)
 
     def _place_in_space(self, region: Dataset, points: np.ndarray) -> tuple[int, np.ndarray]:
         if region.get("ReferencedFrameOfReferenceUID") != self.reading.dicom.frame_of_reference_uid:
@@ -165,7 +180,7 @@ class _Ct:
 
     def slice_of(self, item: Dataset) -> int | None:
         """Slice k of the image that an item refers to, None for another CT's."""
-        image = self.images.get(_image(item))
+        image = self._image(item)
         return None if image is None else self.source.voxels(image, np.zeros((1, 2)))[0]
 
 
@@ -301,12 +316,13 @@ def _is(code: Dataset, concept: Code) -> bool:
     return (code.get("CodingSchemeDesignator"), code.get("CodeValue")) in ((concept.scheme_designator, concept.value), OLDER.get(concept))
 
 
-def _image(item: Dataset) -> tuple[str, int] | None:
-    """SOPInstanceUID and frame, from 0, of the image that an item refers to."""
+def _image(item: Dataset) -> tuple[str, set[int]]:
+    """SOPInstanceUID, "" for none, and frames, from 0, of the image that an item refers to; without frames it refers to all of them."""
     for image in item.get("ReferencedSOPSequence") or []:
-        frames = image.get("ReferencedFrameNumber") or 1
-        return str(image.get("ReferencedSOPInstanceUID")), int(frames if isinstance(frames, int) else frames[0]) - 1
-    return None
+        frames = image.get("ReferencedFrameNumber")
+        frames = [frames] if isinstance(frames, int) else frames or []
+        return str(image.get("ReferencedSOPInstanceUID") or ""), {int(frame) - 1 for frame in frames}
+    return "", set()
 
 
 def _number(item: Dataset, unit: Code) -> float | None:
