@@ -164,7 +164,7 @@ def test_unknown_body_part_is_told(study, tmp_path):
     group = bidirectional(slices[4], finding=Code("52988006", "SCT", "Lesion"), site=Code("78961009", "SCT", "Spleen"))
     read = dicom_in.read(report(tmp_path / "sr.dcm", [slices[4]], [group]), folder)
     assert read.lesions[0].body_part is BodyPart.SOFT_TISSUE
-    assert read.warnings == ("sr.dcm names no body part of ours for lesions on slice 5: Soft tissue was put in.",)
+    assert read.warnings == ("The SR names no body part of ours for lesions on slice 5: Soft tissue was put in.",)
 
 
 def test_axes_in_space_are_taken_where_they_lie_in_a_slice(study, tmp_path):
@@ -204,8 +204,8 @@ def test_what_is_no_lesion_is_passed_over_and_told(study, tmp_path):
     read = dicom_in.read(report(tmp_path / "sr.dcm", slices, [bidirectional(slices[1]), *strange()], renamed), folder)
     assert [lesion.id for lesion in read.lesions] == ["1.2.826.0.1.99"]
     assert read.warnings == (
-        "sr.dcm: 1 measurements with one axis alone, or with several places for one tracking UID were passed over.",
-        "sr.dcm: 1 measurements on images that are not among the CT's slices were passed over.",
+        "The SR: 1 measurements with one axis alone, or with several places for one tracking UID were passed over.",
+        "The SR: 1 measurements on images that are not among the CT's slices were passed over.",
     )
     report(tmp_path / "sr.dcm", slices, strange(), renamed)
     with pytest.raises(DicomReportError, match=r"holds no lesion on .*, but 1 measurements with one axis.*, 1 measurements on images"):
@@ -246,7 +246,7 @@ def test_on_a_file_with_many_frames_one_must_be_named(tmp_path, frames, reason):
         assert ([lesion.key_slice for lesion in read.lesions], read.warnings) == ([2, 6], ())
     else:
         assert [lesion.key_slice for lesion in read.lesions] == [6]
-        assert read.warnings == (f"sr.dcm: 1 measurements {reason} were passed over.",)
+        assert read.warnings == (f"The SR: 1 measurements {reason} were passed over.",)
 
 
 def test_a_line_on_two_slices_is_passed_over(study, tmp_path):

@@ -73,9 +73,9 @@ def read(path: Path | str, ct_path: Path | str) -> Reading:
     reasons = [f"{count} measurements {reason}" for reason, count in passed_over.items()]
     if not lesions:
         raise DicomReportError(f"{path} holds no lesion on {ct_path}, but {', '.join(reasons)}.")
-    warnings = [f"{path.name}: {reason} were passed over." for reason in reasons]
+    warnings = [f"The SR: {reason} were passed over." for reason in reasons]
     if unnamed:
-        warnings.append(f"{path.name} names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
+        warnings.append(f"The SR names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
     return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
 
 
