@@ -6,18 +6,23 @@ are one lesion. A reader drew and accepted it unless the groups say otherwise (s
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.sr.coding import Code
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from LesionDetectorLib.ct.dicom import read_slices, without_pixels
 from LesionDetectorLib.ct.dicom_slices import MALFORMED, Slice
@@ -38,6 +43,17 @@ PARAMETER = Code("111002", "DCM", "Algorithm Parameters")
 OLDER = {codes.LONG_AXIS: ("SRT", "G-A185"), codes.SHORT_AXIS: ("SRT", "G-A186"), codes.FINDING_SITE: ("SRT", "G-C0E3")}
 STAND_IN = BodyPart.SOFT_TISSUE
 UNDEFINED_LENGTH = 0xFFFFFFFF
+META_START = 144
+"""Where the file meta information begins that its group length counts: after preamble, DICM and that length."""
+OF_ONE_KIND = {
+    *("ContentSequence", "ConceptNameCodeSequence", "ConceptCodeSequence", "ReferencedSOPSequence", "ReferencedFrameNumber", "GraphicData"),
+    *("MeasuredValueSequence", "MeasurementUnitsCodeSequence", "FloatingPointValue", "NumericValue", "ReferencedSeriesSequence"),
+    *("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"),
+}
+"""Elements that are read here and must be what DICOM says: sequences, or numbers."""
+LARGEST = 50 * 2**20
+DEEPEST = 50
+NO_VALUES = "with values that no lesion has"
 FLAT = 0.6  # largest distance from its slice, in slices, of a point in space
 
 Items = list[Dataset]  # content items
@@ -76,21 +92,59 @@ def read(path: Path | str, ct_path: Path | str) -> Reading:
     warnings = [f"The SR: {reason} were passed over." for reason in reasons]
     if unnamed:
         warnings.append(f"The SR names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
-    return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
+    try:
+        return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
+    except ValueError as error:  # a threshold that is none, too many lesions
+        raise DicomReportError(f"{path} holds what no reading has: {error}") from error
 
 
 def _document(path: Path) -> Dataset:
     with path.open("rb") as file:
         try:
+            if _size(path, file) > LARGEST:
+                raise DicomReportError(f"{path} holds more than {LARGEST >> 20} MB, as no report does: give a DICOM SR.")
             document = pydicom.dcmread(file)
             if not all(_is_whole(document.get_item(tag)) for tag in list(document.keys())):
                 raise EOFError("the file breaks off")
-            document.decode()  # parses every value, so that a damaged one is found here
-        except (OSError, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
+            depth = _parsed(document)
+        except DicomReportError:
+            raise
+        except RecursionError:
+            depth = DEEPEST + 1
+        except (OSError, zlib.error, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
             raise DicomReportError(f"{path} is no DICOM file, or a damaged one: give a DICOM SR.") from error
+    if depth > DEEPEST:
+        raise DicomReportError(f"{path} nests its content more than {DEEPEST} deep, which no report does: give a DICOM SR.")
     if "ContentSequence" not in document:
         raise DicomReportError(f"{path} is DICOM, but no structured report: give a measurement report (TID 1500).")
     return document
+
+
+def _size(path: Path, file: BinaryIO) -> int:
+    """How many bytes a DICOM file has, unpacked where it is deflated, or just more than LARGEST; leaves `file` at its start."""
+    size = os.fstat(file.fileno()).st_size
+    if size <= LARGEST:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            file.seek(META_START + meta.FileMetaInformationGroupLength)
+            size = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), LARGEST + 1))
+            file.seek(0)
+    return size
+
+
+def _parsed(document: Dataset) -> int:
+    """Parses every value, so that a damaged one is found here; returns how deep the sequences are nested, up to one more than DEEPEST.
+
+    Dataset.decode would go down by recursion, and pydicom's way to tell of an error takes twice as long at each level.
+    """
+    level, depth = [document], -1
+    while level and depth <= DEEPEST:
+        elements = [element for dataset in level for element in dataset]
+        if any(dictionary_VR(element.tag) != element.VR for element in elements if element.keyword in OF_ONE_KIND):
+            raise ValueError("an element of another kind than its name says")
+        level = [item for element in elements if element.VR == "SQ" for item in element.value]
+        depth += 1
+    return depth
 
 
 def _is_whole(element: RawDataElement | DataElement) -> bool:
@@ -149,8 +203,11 @@ class _Ct:
 
     def place(self, region: Dataset) -> tuple[int, np.ndarray]:
         """Slice k, and the points (n, 2) of a region in continuous voxel indices on it."""
-        data = np.array(region.get("GraphicData") or [], dtype=float)
-        if region.get("ValueType") == "SCOORD3D":
+        in_space = region.get("ValueType") == "SCOORD3D"
+        data = np.array(region.get("GraphicData") or [], dtype=float).ravel()
+        if not len(data) or len(data) % (3 if in_space else 2) or not np.isfinite(data).all():
+            raise _PassedOverError(NO_VALUES)
+        if in_space:
             return self._place_in_space(region, data.reshape(-1, 3))
         images = [image for image in map(self._image, _children(region)) if image is not None]
         if not images:
@@ -215,7 +272,7 @@ def _lesion(uid: str, items: Items, body_part: BodyPart, ct: _Ct) -> Lesion:
             id=codes.lesion_id(uid),
         )
     except ValueError as error:
-        raise _PassedOverError("with values that no lesion has") from error
+        raise _PassedOverError(NO_VALUES) from error
 
 
 class _Line(NamedTuple):
