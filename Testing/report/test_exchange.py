@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -19,6 +20,9 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(exchange.SCHEMA.read_text
 def record(**changes) -> dict:
     """The JSON of a small reading with some of its fields changed."""
     return json.loads(exchange.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
+
+
+LONG_NUMBER = json.dumps(record()).replace("{", "{{").replace("}", "}}").replace('"first_slice": 1', '"first_slice": 1{}')
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -89,6 +93,8 @@ def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
         ("", "not valid JSON"),
         ("Lesions:\n\nStudy: 01", "not valid JSON"),
         pytest.param("[" * 100_000, "not valid JSON", id="deep"),
+        pytest.param(LONG_NUMBER.format("0" * 400), "of at most 32 bits", id="huge number"),
+        pytest.param(LONG_NUMBER.format("0" * 5000), "not valid JSON", id="6000 digits"),
         ('{"format": NaN}', "NaN is not a number"),
         ("[]", "no list of lesions: its 'format' should be 'lesion-detector/lesions'"),
         (json.dumps({"type": "FeatureCollection"}), "no list of lesions"),
@@ -168,6 +174,14 @@ def test_binary_file_and_missing_file(tmp_path):
         exchange.read(path)
     with pytest.raises(FileNotFoundError):
         exchange.read(tmp_path / "absent.json")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "lesions.json").open("wb") as file:
+        file.truncate(10 * 2**30)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it is read"))
+    with pytest.raises(ExchangeError, match=r"lesions.json: this has more than 200 MB, as no list of lesions does\."):
+        exchange.read(tmp_path / "lesions.json")
 
 
 def test_flat_geometry_in_a_file_is_refused():
