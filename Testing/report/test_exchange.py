@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from LesionDetectorLib.lesion import BodyPart, Mark
-from LesionDetectorLib.report import Model, exchange
+from LesionDetectorLib.report import Model, exchange, files
 from LesionDetectorLib.report.exchange import ExchangeError
 from readings import AXES, GEOMETRY, lesion, reading, readings
 
@@ -85,6 +87,32 @@ def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
         exchange.write(path, reading(lesion(BodyPart.LUNG, 0.9)))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unfinished_file_has_a_name_that_nobody_foresees_and_follows_no_link(tmp_path, monkeypatch):
+    names, secret, victim = [], tmp_path / "secret", tmp_path / "victim"
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (names.append(path), replace(path, target))[1])
+    old = os.umask(0o027)
+    try:
+        for _ in range(2):
+            exchange.write(tmp_path / "lesions.json", reading())
+    finally:
+        os.umask(old)
+    assert len(set(names)) == 2 and {path.parent for path in names} == {tmp_path}
+    assert (tmp_path / "lesions.json").stat().st_mode & 0o777 == 0o640, "as the umask gives it"
+    victim.write_text("kept")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "foreseen")
+    (tmp_path / ".foreseen.part").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        exchange.write(secret, reading())
+    assert victim.read_text() == "kept" and not secret.exists()
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, files.whole(tmp_path / "new.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "new.json") and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
