@@ -124,7 +124,9 @@ def test_a_list_names_studies_by_their_paths(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("", "holds no study"), ("a/b\na_b\n", "the same name"), ("failed\n", "the same name"), (None, "does not exist")],
+    [("", "holds no study"), ("a/b\na_b\n", "the same name"), ("failed\n", "the same name"), (None, "does not exist")]
+    + [(f"a\n{line}\nb\n", f"gives '{line}', which names no study") for line in ("..", ".", "/", "../..")]
+    + [("a\nb\0c\n", "which names no study")],
 )
 def test_a_list_that_cannot_be_used_is_refused(tmp_path: Path, content: str | None, sentence: str):
     if content is not None:

@@ -76,6 +76,9 @@ def studies(source: Path) -> dict[str, Path]:
         paths, folder = [Path(line.strip()) for line in lines if line.strip()], source.parent
     else:
         raise ValueError(f"{source} does not exist: give a folder of studies, or a list with a path a line.")
+    nameless = [str(path) for path in paths if not set(path.parts) - {path.anchor, ".."} or "\0" in str(path)]
+    if nameless:
+        raise ValueError(f"{source} gives '{nameless[0]}', which names no study: give each by the name of its folder or file.")
     found = {"_".join(part for part in path.parts if part not in (path.anchor, "..")): folder / path for path in paths}
     if not found:
         raise ValueError(f"{source} holds no study: give a folder of studies, or a list with a path a line.")

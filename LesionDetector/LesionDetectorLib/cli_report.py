@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import ct
+from .printable import printable
 from .report import Reading, exchange, page, table, text
 from .report.files import write_text
 
@@ -115,4 +116,5 @@ def _patient(volume: ct.Volume | None) -> dict[str, str]:
         raise ValueError(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
     from .ct.dicom import read_patient
 
-    return read_patient(volume.source, volume.dicom["series_uid"])
+    patient = read_patient(volume.source, volume.dicom["series_uid"])
+    return {name: printable(value) for name, value in patient.items()}

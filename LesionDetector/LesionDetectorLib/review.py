@@ -235,13 +235,15 @@ def dumps(review: Review) -> str:
 def loads(content: str) -> Review:
     """The review in JSON text that `dumps` wrote, with its undo; ExchangeError for anything else."""
     try:
-        record = json.loads(content)
+        record = exchange.parse(content)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
             raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
         review = Review(exchange.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
+        for lesion in (lesion for edit in (*review.done, *review.undone) for lesion in (edit.before, edit.after) if lesion):
+            replace(review.found, lesions=(lesion,))  # refuses one that lies outside of the CT
     except exchange.ExchangeError:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -179,9 +179,9 @@ def test_without_lesions_the_page_says_that_none_was_found(reading, volume):
     assert not outline.of("table") and not outline.of("article")
 
 
-def test_a_ct_that_is_no_dicom_is_known_by_its_file_and_a_resampled_slice_has_no_instance(reading):
-    says = Outline(page.compose(replace(reading, dicom=None, source="ct.nrrd", slice_thickness=None))).says
-    assert "File ct.nrrd" in says and "Identifier 1.2.3.4" in says and "UID" not in says and "2.50 mm apart Pixels" in says
+def test_a_ct_that_is_no_dicom_is_known_by_its_content_and_a_resampled_slice_has_no_instance(reading):
+    says = Outline(page.compose(replace(reading, dicom=None, source="DOE_JANE.nrrd", slice_thickness=None))).says
+    assert "DOE" not in says and "Identifier 1.2.3.4" in says and "UID" not in says and "2.50 mm apart Pixels" in says
     resampled = replace(reading.dicom, sop_instance_uids=(None,) * SLICES)
     assert (
         "SOP Instance UID none, for its voxels are not the pixels of a file"

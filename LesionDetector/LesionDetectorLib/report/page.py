@@ -62,10 +62,10 @@ def compose(
 
 
 def _facts(reading: Reading) -> dict[str, str]:
-    """What the page says of the CT and of how it was read. Not the name of its folder, which may be the patient's."""
+    """What the page says of the CT and of how it was read. Not the name of its file or folder, which may be the patient's."""
     dicom, geometry = reading.dicom, reading.geometry
     if dicom is None:
-        source = {"File": reading.source, "Identifier": reading.series_uid}
+        source = {"Identifier": reading.series_uid}
     else:
         source = {"Study Instance UID": dicom.study_uid, "Series Instance UID": dicom.series_uid}
         source["Frame of Reference UID"] = dicom.frame_of_reference_uid
