@@ -335,7 +335,7 @@ def test_a_damaged_review_is_named_and_the_others_go_on(reviewing):
     texts[0].SetText(texts[0].GetText()[:-9])
     reviewing.onSceneEndImport()
     assert [
-        error.startswith("The review of Other CT cannot be continued: this review is damaged") for error in reviewing.application.errors
+        error.startswith("The review of Other CT cannot be continued: this is not valid JSON") for error in reviewing.application.errors
     ] == [True]
     assert rows(reviewing) == before and reviewing.logic.session(other) is None
 
