@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.report.regrid import regrid
 
@@ -125,7 +126,7 @@ def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Readin
     """
     try:
         moved = regrid(reading, geometry_of(volume_node))
-    except ValueError as error:
+    except Refusal as error:
         name = volume_node.GetName()
         raise SceneError(f"The lesions were found on another CT than '{name}': choose the CT {reading.source}.") from error
     return replace(moved, source=volume_node.GetName())
