@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.files import whole, write_text
 
 from train.deeplesion import REPEAT, SPLITS, UNKNOWN, DeepLesionError, read_numbers, read_spacing, read_table
@@ -361,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _balance(options)
-    except (DeepLesionError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -21,6 +21,7 @@ import pandas as pd
 import SimpleITK
 from LesionDetectorLib.ct.deeplesion import USUAL_SPACING, usable_spacing
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.slices import NEIGHBOUR_MM
 from tqdm import tqdm
 
@@ -59,7 +60,7 @@ exit code: 0 the download is whole, 1 something differs or is missing, 2 it cann
 _log = logging.getLogger(__name__)
 
 
-class DeepLesionError(ValueError):
+class DeepLesionError(Refusal):
     """A data set cannot be used; the message says which file or row and what to do."""
 
 
@@ -441,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--workers must be at least 1")
     try:
         return 0 if verify(options.folder, options.full, options.workers, options.list) else 1
-    except (DeepLesionError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .lesion import Box, Origin, Point, Recist
+from .refusal import Refusal
 
 DETECTOR_MARGIN_MM = 4.0
 """Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""
@@ -85,7 +86,7 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
 
     Raises
     ------
-    ValueError: the point lies outside the image.
+    Refusal: the point lies outside the image.
     """
     from scipy import ndimage
 
@@ -124,7 +125,7 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
 
     Raises
     ------
-    ValueError: the box lies outside the image, or has no area.
+    Refusal: the box lies outside the image, or has no area.
     """
     (recist,) = measure_each([(slice_hu, box)], spacing, margin_px)
     return recist
@@ -198,23 +199,23 @@ def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0
 
     Raises
     ------
-    ValueError: no pixel of the mask reaches 0.5.
+    Refusal: no pixel of the mask reaches 0.5.
     """
     from skimage.measure import find_contours
 
     contours = find_contours(np.pad(np.asarray(mask, float), 1), 0.5)
     if not contours:
-        raise ValueError("The mask is empty: no pixel exceeds 0.5, so there is nothing to measure.")
+        raise Refusal("The mask is empty: no pixel exceeds 0.5, so there is nothing to measure.")
     return _axes(np.concatenate(contours)[:, ::-1] - 1 + offset, spacing)
 
 
 def _clipped(shape: tuple[int, int], box: Box) -> Box:
-    """The part of a box that lies in the image; ValueError when there is none."""
+    """The part of a box that lies in the image; Refusal when there is none."""
     rows, columns = shape
     x0, y0, x1, y1 = box
     clipped = (max(x0, -0.5), max(y0, -0.5), min(x1, columns - 0.5), min(y1, rows - 0.5))
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-        raise ValueError(f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in pixels.")
+        raise Refusal(f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in pixels.")
     return clipped
 
 

@@ -15,6 +15,10 @@ PACKAGES = {
 """The packages that the program needs: the name by which Python imports each, and the one by which pip knows it."""
 
 
+ISSUES = "https://github.com/SlicerLesionDetector/SlicerLesionDetector/issues"
+FAULT = f"This is a fault of the program: report it with the lines above at {ISSUES}"
+
+
 class Refusal(ValueError):  # noqa: N818 (it is what the user reads, no fault of the program)
     """An input, a file or an option that cannot be used; the message is one sentence that says what to do next."""
 

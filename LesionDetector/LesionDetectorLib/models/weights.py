@@ -11,6 +11,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..lesion import BodyPart
+from ..refusal import Refusal
 from ..report.files import write_bytes
 from ..slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
 from .faster_rcnn import FasterRCNN
@@ -28,7 +29,7 @@ RawOutputs = tuple[tuple[Tensor, ...], ...]
 PREPROCESSING = {"window": list(WINDOW), "neighbour_mm": NEIGHBOUR_MM, "max_size": MAX_SIZE}
 
 
-class WeightsError(ValueError):
+class WeightsError(Refusal):
     """A weights file that cannot be used; the message is one sentence for the user."""
 
 

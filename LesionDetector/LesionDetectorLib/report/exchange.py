@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
@@ -22,7 +23,7 @@ SCHEMA = Path(__file__).with_name("lesions.schema.json")
 TOO_LARGE = f"this has more than {LARGEST >> 20} MB, as no list of lesions does."
 
 
-class ExchangeError(ValueError):
+class ExchangeError(Refusal):
     """The file is no lesions.json that this program can read; the message is one sentence that says why."""
 
 

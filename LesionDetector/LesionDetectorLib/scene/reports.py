@@ -10,6 +10,7 @@ import numpy as np
 
 from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report import exchange, table, text
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading
@@ -48,7 +49,7 @@ def save_report(
     With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
     hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
 
-    Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
+    Raises Refusal, such as SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
     reading, volume_node = session.report(accepted_only), session.volume_node
     match kind or ending(path):
@@ -79,7 +80,7 @@ def save_report(
 def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Reading:
     """The reading in a lesions.json, or in a DICOM SR on the CT's own files, ours or another program's.
 
-    Raises ValueError, or SceneError, which says in one sentence why it cannot be read, and OSError.
+    Raises Refusal, such as SceneError, which says in one sentence why it cannot be read, and OSError.
     """
     if path.suffix.lower() == ".json":
         return exchange.read(path)
@@ -89,19 +90,19 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
 
 
 def report_path(path: Path, kind: str) -> Path:
-    """The file to save a report of one of the `ENDINGS` to: a name without an ending gets that; ValueError where it has another."""
+    """The file to save a report of one of the `ENDINGS` to: a name without an ending gets that; Refusal where it has another."""
     if not path.suffix:
         return path.with_name(path.name + kind)
     if not path.name.lower().endswith("." + kind.rpartition(".")[2]):
-        raise ValueError(f"{path.name}: choose a name that ends in {kind}, or another kind of file.")
+        raise Refusal(f"{path.name}: choose a name that ends in {kind}, or another kind of file.")
     return path
 
 
 def ending(path: Path) -> str:
-    """Which of the `ENDINGS` a name has, the longest that fits; ValueError names them all."""
+    """Which of the `ENDINGS` a name has, the longest that fits; Refusal names them all."""
     fitting = [known for known in ENDINGS if path.name.lower().endswith(known)]
     if not fitting:
-        raise ValueError(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
+        raise Refusal(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
     return max(fitting, key=len)
 
 

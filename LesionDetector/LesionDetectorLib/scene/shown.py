@@ -12,6 +12,7 @@ import numpy as np
 
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.report.regrid import regrid
 
@@ -137,7 +138,7 @@ def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Readin
     """
     try:
         moved = regrid(reading, geometry_of(volume_node))
-    except ValueError as error:
+    except Refusal as error:
         name = volume_node.GetName()
         raise SceneError(f"The lesions were found on another CT than '{name}': choose the CT {reading.source}.") from error
     return replace(moved, source=volume_node.GetName())
