@@ -99,6 +99,21 @@ def test_a_bad_input_ends_in_one_sentence_and_code_2(ct_file, tmp_path, argument
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ct_is_deleted_if_that_is_asked_for_even_one_that_cannot_be_read(tmp_path):
+    (tmp_path / "ct.nrrd").write_text("no CT")
+    done = run("detect", "ct.nrrd", "--out", "out", "--delete-ct", cwd=tmp_path)
+    assert done.returncode == 2 and "ct.nrrd is truncated" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_never_deleted(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "1.dcm").write_text("a slice")
+    done = run("detect", "study", "--out", "out", "--delete-ct", cwd=tmp_path)
+    assert done.returncode == 2 and "study is a folder, and --delete-ct deletes one file" in done.stderr
+    assert (tmp_path / "study" / "1.dcm").exists()
+
+
 READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))
 OLD = ("lesions.json", "report.txt", "lesions.csv", "scene.mrb", "scene.png", "pictures/lesion_01.png", "pictures/lesion_02.png")
 NEW = ("lesions.json", "report.txt", "lesions.csv", "pictures/lesion_01.png", "pictures/overview.png")

@@ -153,8 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
     find.add_argument(
-        "--wait", action="store_true", help="load the detector, then wait for a line on stdin before reading the CT; end if none comes"
+        "--wait",
+        action="store_true",
+        help="for another program: load the detector, then wait for a line on stdin before reading the CT; end when stdin is closed",
     )
+    find.add_argument("--delete-ct", action="store_true", help="for another program: delete the CT, which is one file, once it is read")
     find.set_defaults(run=_detect)
 
     many = commands.add_parser(
@@ -220,14 +223,22 @@ def _detect(options: argparse.Namespace) -> int:
     progress = _Progress(options.progress == "json")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"{options.out} is a file; give a folder for the results.")
+    if options.delete_ct and options.input.is_dir():
+        raise ValueError(f"{options.input} is a folder, and --delete-ct deletes one file; leave it out.")
     detectors = []
-    if options.wait:
-        progress("load", 0, 1)
-        detectors = _detectors(options)
-        progress("load", 1, 1)
-        if not sys.stdin.readline():
-            return 0
-    volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
+    try:
+        if options.wait:
+            from .child import end_with_stdin
+
+            progress("load", 0, 1)
+            detectors = _detectors(options)
+            progress("load", 1, 1)
+            if not sys.stdin.readline():
+                return 0
+            end_with_stdin(lambda: _delete_ct(options))
+        volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
+    finally:
+        _delete_ct(options)
     for sentence in volume.warnings:
         progress.warn(sentence)
 
@@ -240,6 +251,13 @@ def _detect(options: argparse.Namespace) -> int:
     _write(volume, reading, options, progress)
     progress.finish(options.out, reading)
     return 0
+
+
+def _delete_ct(options: argparse.Namespace) -> None:
+    """Delete the CT if that is asked for; on Windows that may have to be left to the program that wrote it."""
+    if options.delete_ct:
+        with suppress(PermissionError):
+            options.input.unlink(missing_ok=True)
 
 
 def _detectors(options: argparse.Namespace) -> list[Detector]:
