@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.refusal import PACKAGES
 from LesionDetectorLib.report import exchange
+from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.scene import SceneError
+from LesionDetectorLib.scratch import Scratch
 
 from train import deeplesion_layout
 
@@ -180,6 +184,123 @@ def test_pip_knows_every_package_that_the_program_needs():
 def test_a_file_name_commands_no_terminal(tmp_path):
     done = run("measure", tmp_path / "a\x1b[31m\u202eb.nrrd", "--slice", 1, "--box", 1, 1, 9, 9)
     assert done.returncode == 2 and "a?[31m?b.nrrd does not exist" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_a_ct_is_deleted_if_that_is_asked_for_even_one_that_cannot_be_read(tmp_path):
+    (tmp_path / "ct.nrrd").write_text("no CT")
+    done = run("detect", "ct.nrrd", "--out", "out", "--delete-ct", cwd=tmp_path)
+    assert done.returncode == 2 and "ct.nrrd is truncated" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_never_deleted(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "1.dcm").write_text("a slice")
+    done = run("detect", "study", "--out", "out", "--delete-ct", cwd=tmp_path)
+    assert done.returncode == 2 and "study is a folder, and --delete-ct deletes one file" in done.stderr
+    assert (tmp_path / "study" / "1.dcm").exists()
+
+
+READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))
+OLD = ("lesions.json", "report.txt", "lesions.csv", "scene.mrb", "scene.png", "pictures/lesion_01.png", "pictures/lesion_02.png")
+NEW = ("lesions.json", "report.txt", "lesions.csv", "pictures/lesion_01.png", "pictures/overview.png")
+USERS = dict.fromkeys(("notes.txt", "lesions.xlsx", "pictures/holiday.png", "scene/slice.png"), "the user's")
+
+
+def fill(folder: Path, names, content: str) -> dict[str, str]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return dict.fromkeys(names, content)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """A folder with an older run's results and the user's files, the new results, and the place for the older."""
+    out, new = tmp_path / "out", tmp_path / "new"
+    fill(out, OLD, "old")
+    fill(out, USERS, "the user's")
+    fill(new, NEW, "new")
+    return new, out, tmp_path / "old"
+
+
+def test_new_results_take_the_place_of_all_old_ones_and_the_users_files_stay(two_runs):
+    cli._replace_results(*two_runs)
+    assert files(two_runs[1]) == dict.fromkeys(NEW, "new") | USERS
+
+
+@pytest.mark.parametrize("moves", range(len(OLD) + len(NEW)))
+def test_results_that_cannot_be_replaced_stay_as_they_were(two_runs, monkeypatch, moves):
+    monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: PermissionError(13, "It is open in another program")))
+    before = files(two_runs[1])
+    with pytest.raises(PermissionError):
+        cli._replace_results(*two_runs)
+    assert files(two_runs[1]) == before and files(two_runs[0]) == dict.fromkeys(NEW, "new")
+
+
+def stops_once(moves: int, move, error):
+    """`move`, which after so many calls raises what `error` gives, once."""
+    count = iter(range(-moves, 1000))
+
+    def moved(self, target):
+        if next(count) == 0:
+            raise error()
+        return move(self, target)
+
+    return moved
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+@pytest.mark.parametrize("moves", range(len(OLD) + len(NEW) + 1))
+def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypatch, moves):
+    killed = os.fork()
+    if not killed:
+        try:
+            monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+            cli._replace_results(*two_runs)
+        finally:
+            os._exit(0)
+    os.waitpid(killed, 0)
+    left = files(two_runs[1])
+    assert {name: left.pop(name) for name in USERS} == USERS
+    assert len(set(left.values())) <= 1, "results of one run only"
+    if "lesions.json" in left:
+        assert left in (dict.fromkeys(OLD, "old"), dict.fromkeys(NEW, "new"))
+
+
+def write(out: Path) -> None:
+    cli._write(None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), cli._Progress(as_json=True))
+
+
+@pytest.mark.parametrize("there_is_one", [False, True])
+def test_what_a_killed_run_left_goes_with_the_next_one_into_the_same_folder(tmp_path, there_is_one):
+    out = tmp_path / "found"
+    if there_is_one:
+        fill(out, USERS, "the user's")
+    fill(tmp_path, (".found-mine/notes.txt", "other/report.txt"), "the user's")
+    before = files(tmp_path)
+    dead = Scratch(".found-unfinished-", out if there_is_one else tmp_path)
+    fill(dead.path, ("whole/report.txt", "whole/lesions.json"), "half")
+    dead._owner.close()  # as the system does
+    write(out)
+    assert exchange.read(out / "lesions.json") == READING
+    assert files(tmp_path).keys() == before.keys() | {"found/lesions.json"}
+
+
+def test_results_of_older_lesions_do_not_stay_beside_lesions_alone(tmp_path):
+    fill(tmp_path / "found", (*OLD, *USERS), "old")
+    write(tmp_path / "found")
+    assert files(tmp_path / "found").keys() == {"lesions.json", *USERS}
+
+
+def test_the_working_folder_can_take_the_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path())
+    assert exchange.read("lesions.json") == READING and len(list(tmp_path.iterdir())) == 1
 
 
 def test_ctrl_c_stops_and_leaves_nothing(ct_file, eager_weights, tmp_path):

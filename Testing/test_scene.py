@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
@@ -19,6 +20,7 @@ from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
 from LesionDetectorLib.scene import files as archives
+from LesionDetectorLib.scene.shown import geometry_of
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
@@ -364,3 +366,38 @@ def test_the_axial_view_shows_the_lesion_on_the_patients_left(scene_files, tmp_p
     assert amber[y0:y1, x0:x1].mean() < 0.05, "the lesion is covered"
     spine = np.rint(size / 2 + scale * np.array([(50 - 49.5) * SPACING[0], (75 - 44.5) * SPACING[1]])).astype(int)
     assert pixels[spine[1], spine[0]].min() > 0.95, "the spine is not at the back"
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_ct_written_for_the_detector_is_the_same_ct(tmp_path, monkeypatch, geometry, kind):
+    node = lesion_scene.add_volume(lesion_scene.new_scene(), volume_with(GEOMETRIES[geometry]))
+    limits = np.iinfo(kind) if np.dtype(kind).kind in "iu" else np.finfo(kind)
+    voxels = np.arange(24).reshape(2, 3, 4).astype(kind)
+    voxels[0, 0, :2] = limits.min, limits.max
+    monkeypatch.setattr(slicer.util, "arrayFromVolume", lambda node: voxels)
+    folder = tmp_path / "Jürgen Müller 日本"
+    folder.mkdir()
+    lesion_scene.write_volume(node, folder / "ct.nrrd")
+    monkeypatch.chdir(folder)
+    image = SimpleITK.ReadImage("ct.nrrd")
+    read = SimpleITK.GetArrayFromImage(image)
+    assert read.dtype == voxels.dtype and np.array_equal(read, voxels)
+    wanted = geometry_of(node)
+    assert np.allclose(image.GetOrigin(), wanted.origin, rtol=0, atol=1e-12)
+    assert np.allclose(image.GetSpacing(), wanted.spacing, rtol=0, atol=1e-12)
+    assert np.allclose(np.reshape(image.GetDirection(), (3, 3)), wanted.direction, rtol=0, atol=1e-12)
+
+
+def test_a_volume_of_colours_is_not_written_for_the_detector(tmp_path):
+    node = lesion_scene.new_scene().AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
+    slicer.util.updateVolumeFromArray(node, np.zeros((2, 3, 4, 3), np.uint8))
+    with pytest.raises(SceneError, match=r"'Photo' holds 3 values a voxel .* choose a CT"):
+        lesion_scene.write_volume(node, tmp_path / "ct.nrrd")
+
+
+def test_a_ct_is_written_without_itk(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    node = lesion_scene.add_volume(lesion_scene.new_scene(), volume_with(GEOMETRIES["oblique"]))
+    lesion_scene.write_volume(node, tmp_path / "ct.nrrd")
+    assert (tmp_path / "ct.nrrd").read_bytes().startswith(b"NRRD0004\n")

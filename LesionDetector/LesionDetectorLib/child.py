@@ -3,17 +3,24 @@
 The child is this package's command line; it says how far it is in JSON lines. Nothing here waits: the application calls `poll` now and then
 from its own event loop, and every callback runs inside that call. The child may be started before its CT is there, and has then loaded
 torch and the detector by the time that it is needed.
+
+The child works in a temporary folder, in which the application writes the CT. It deletes the CT once it is read, and ends when the
+application does; what is left of runs that were killed is deleted when the next one starts.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -22,12 +29,23 @@ from time import monotonic
 
 from .report import exchange
 from .report.reading import Reading
+from .scratch import Scratch
 
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
 """The stages of a run in their order, and the share of the whole that each is taken for."""
-CT = "ct.nrrd"
+CT, FOUND = "ct.nrrd", "found"
+"""What the child reads and writes, by names relative to its folder: ITK may not open a path with the letters of a user's name."""
+PREFIX = "LesionDetector-"
 LAST_LINES = 30
 SIGNALS = {-signal.SIGSEGV: "crashed", -signal.SIGABRT: "crashed", -9: "was ended by the system, which does that when memory runs out"}
+MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "memoryerror", "bad_alloc")
+LAUNCHER = "exit abnormally"
+"""What Slicer's launcher of Python says when Python crashed or was ended by the system; it then exits with code 1 itself."""
+WINDOWS_CRASH = 0xC0000000
+"""The exit codes of Windows for crashes begin here."""
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+BROKEN_PIPE = 109
+"""ERROR_BROKEN_PIPE of Windows: the other end of a pipe is closed."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +79,18 @@ class Detection:
 
     def __init__(self, python: Sequence[str], weights: Sequence[Path] = (), device: str = "auto") -> None:
         self.warnings: list[str] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="LesionDetector-")
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._error = ""
+        self._ended = self._over = False
         self._started = monotonic()
-        folder = Path(self._folder.name)
-        chosen = [option for path in weights for option in ("--weights", str(path))]
-        command = ["-m", "LesionDetectorLib.cli", "detect", str(folder / CT), "--out", str(folder / "found"), "--device", device]
+        self._folder = Scratch(PREFIX, tempfile.gettempdir())
+        chosen = [option for path in weights for option in ("--weights", str(Path(path).absolute()))]
+        command = ["-m", "LesionDetectorLib.cli", "detect", CT, "--out", FOUND, "--device", device, "--wait", "--delete-ct"]
         try:
-            self._process = _start([*python, *command, "--wait", "--progress", "json", "--lesions-only", *chosen])
+            self._process = _start([*python, *command, "--progress", "json", "--lesions-only", *chosen], self._folder.path)
         except BaseException:
-            self._folder.cleanup()
+            self._folder.delete()
             raise
         Thread(target=self._read, daemon=True).start()
 
@@ -84,15 +102,13 @@ class Detection:
     def begin(self, write_ct: Callable[[Path], None]) -> None:
         """Have the CT looked at that `write_ct` writes to the path of an .nrrd; what it raises ends the run."""
         try:
-            write_ct(Path(self._folder.name) / CT)
+            write_ct(self._folder.path / CT)
         except BaseException:
             self.cancel()
             raise
-        try:
+        with suppress(OSError):  # it has ended, and `poll` says why
             self._process.stdin.write("\n")
-            self._process.stdin.close()
-        except OSError:  # it has ended, and `poll` says why
-            pass
+            self._process.stdin.flush()
 
     def _read(self) -> None:
         with self._process.stdout as output:
@@ -103,45 +119,64 @@ class Detection:
     def poll(self, progress: Callable[[Progress], None] = lambda progress: None) -> Reading | None:
         """Tell `progress` the latest news, if there is any; the reading once the child is done, None before.
 
-        ChildError where the child failed. After either, nothing is left of the run on disk.
+        ChildError where the child failed, where its result cannot be read, and where the run is over. After a reading, or anything raised,
+        by `progress` too, the run is over: the child has ended, and nothing is left of it on disk.
         """
-        latest, ended = None, False
-        while not ended:
+        if self._over:
+            raise ChildError("This run of the detector is over; start it again.")
+        try:
+            latest = self._news()
+            if latest is not None:
+                progress(latest)
+            if not self._ended or self.alive:
+                return None
+            reading = self._result(self._process.returncode)
+        except BaseException:
+            self.cancel()
+            raise
+        self.cancel()
+        return reading
+
+    def cancel(self) -> None:
+        """End the child and every process that it started; nothing is left of the run on disk. May be called at any time."""
+        self._over = True
+        _kill_tree(self._process)
+        self._process.wait()
+        with suppress(OSError):  # of a line that it did not take any more
+            self._process.stdin.close()
+        self._folder.delete()
+
+    def _news(self) -> Progress | None:
+        """The latest of the news that have come."""
+        latest = None
+        while not self._ended:
             try:
                 line = self._lines.get_nowait()
             except Empty:
                 break
-            ended = line is None
-            latest = (None if ended else self._heard(line)) or latest
-        if latest is not None:
-            progress(latest)
-        if not ended:
-            return None
-        try:
-            return self._result(self._process.wait())
-        finally:
-            self._folder.cleanup()
-
-    def cancel(self) -> None:
-        """End the child and every process that it started; nothing is left of the run on disk. May be called at any time."""
-        _kill_tree(self._process)
-        self._process.wait()
-        self._folder.cleanup()
+            self._ended = line is None
+            latest = (None if self._ended else self._heard(line)) or latest
+        return latest
 
     def _heard(self, line: str) -> Progress | None:
+        """Take note of a line; whatever is not an event of this program was said by a library, and may be of use when the child fails."""
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
-        if not isinstance(event, dict) or "event" not in event:
-            self._last.append(line)
-            return None
-        if event["event"] == "warning":
-            self.warnings.append(event["text"])
-        elif event["event"] == "error":
-            self._error = event["text"]
-        elif event["event"] == "progress":
-            return self._progress(event["stage"], event["done"], event["total"])
+        match event:
+            case {"event": "warning", "text": str(text)}:
+                self.warnings.append(text)
+            case {"event": "error", "text": str(text)}:
+                self._error = text
+            case {"event": "progress", "stage": str(stage), "done": int(done), "total": int(total)} if (
+                stage in STAGES and 0 <= done <= total
+            ):
+                return self._progress(stage, done, total)
+            case {"event": "done"}:
+                pass
+            case _:
+                self._last.append(line)
         return None
 
     def _progress(self, stage: str, done: int, total: int) -> Progress:
@@ -155,31 +190,54 @@ class Detection:
         return Progress(before + STAGES[stage] * within, stage, done, total, left)
 
     def _result(self, code: int) -> Reading:
-        found = Path(self._folder.name) / "found" / "lesions.json"
-        if code == 0 and found.exists():
-            return exchange.read(found)
         output = "\n".join(self._last)
-        if self._error:
-            raise ChildError(self._error, output)
-        how = SIGNALS.get(code, f"ended with code {code}")
-        raise ChildError(f"The detector {how} before it was done. Its last lines are in the details; try again with the CPU.", output)
+        found = self._folder.path / FOUND / "lesions.json"
+        if code == 0 and found.exists():
+            try:
+                return exchange.read(found)
+            except (exchange.ExchangeError, OSError) as error:
+                raise ChildError(f"The lesions that were found cannot be read; run the detector again. ({error})", output) from error
+        raise ChildError(self._error or _why(code, output), output)
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen:
-    """Start a process whose descendants can be ended with it, on POSIX as one session; it leaves a core to the application's window."""
-    package = str(Path(__file__).parent.parent)
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1)), **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+def _why(code: int, output: str) -> str:
+    """What became of a child that ended with `code` and said nothing of an error but perhaps in its `output`, and what to do."""
+    words = output.lower()
+    if any(word in words for word in MEMORY):
+        how, lacked_memory = "ran out of memory", True
+    elif LAUNCHER in words or code >= WINDOWS_CRASH:
+        how, lacked_memory = "crashed, or was ended by the system, which does that when memory runs out,", True
+    else:
+        how, lacked_memory = SIGNALS.get(code, f"ended with code {code}"), code == 1 or code in SIGNALS
+    advice = "close other programs or choose the CPU, and try again" if lacked_memory else "try again with the CPU"
+    return f"The detector {how} before it was done: {advice}. Its last lines are in the details."
+
+
+def _start(command: Sequence[str], folder: Path) -> subprocess.Popen:
+    """Start a Python in a folder so that its descendants can be ended with it, on POSIX as one session; it runs nothing that lies there.
+
+    It leaves a core to the application's window.
+    """
+    program = shutil.which(command[0])
+    paths = [Path(__file__).parent.parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return subprocess.Popen(
-        command,
+        [str(Path(program).absolute()) if program else command[0], *command[1:]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        env={**environment, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+        cwd=folder,
+        env={
+            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1)),
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in paths),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "PYTHONUNBUFFERED": "1",
+        },
         start_new_session=os.name == "posix",
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        creationflags=NO_WINDOW,
     )
 
 
@@ -188,6 +246,37 @@ def _kill_tree(process: subprocess.Popen) -> None:
     if process.poll() is not None:
         return
     if os.name == "posix":
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # it has ended since; macOS calls that a lack of permission
+            os.killpg(process.pid, signal.SIGKILL)
     else:
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        command = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
+        subprocess.run(command, capture_output=True, check=False, creationflags=NO_WINDOW)
+
+
+def end_with_stdin(clean_up: Callable[[], None]) -> None:
+    """In the child: from now on, end this process, after `clean_up`, when stdin is closed, as it is when the application ends."""
+
+    def watch() -> None:
+        while not _stdin_is_closed():
+            time.sleep(0.2)
+        try:
+            clean_up()
+        finally:
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _stdin_is_closed() -> bool:
+    """Whether nothing can come from stdin any more; does not wait, as loading a library on Windows would for a thread that reads stdin."""
+    stdin = sys.stdin.fileno()
+    if os.name == "posix":
+        import select
+
+        return bool(select.select([stdin], [], [], 0)[0]) and not os.read(stdin, 1024)
+    import ctypes
+    import msvcrt
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    pipe = ctypes.c_void_p(msvcrt.get_osfhandle(stdin))
+    return not kernel.PeekNamedPipe(pipe, None, 0, None, None, None) and ctypes.get_last_error() == BROKEN_PIPE

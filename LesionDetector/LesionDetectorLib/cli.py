@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from .lesion import Lesion
 from .printable import printable
 from .refusal import FAULT, Refusal, refusal
 from .report import Model, Reading, exchange, text, write_reports
+from .scratch import Scratch
 
 if TYPE_CHECKING:
     from .detect import Detector
@@ -164,8 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     find.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
     find.add_argument(
-        "--wait", action="store_true", help="load the detector, then wait for a line on stdin before reading the CT; end if none comes"
+        "--wait",
+        action="store_true",
+        help="for another program: load the detector, then wait for a line on stdin before reading the CT; end when stdin is closed",
     )
+    find.add_argument("--delete-ct", action="store_true", help="for another program: delete the CT, which is one file, once it is read")
     find.set_defaults(run=_detect)
 
     many = commands.add_parser(
@@ -231,14 +234,22 @@ def _detect(options: argparse.Namespace) -> int:
     progress = _Progress(options.progress == "json")
     if options.out.exists() and not options.out.is_dir():
         raise Refusal(f"{options.out} is a file; give a folder for the results.")
+    if options.delete_ct and options.input.is_dir():
+        raise Refusal(f"{options.input} is a folder, and --delete-ct deletes one file; leave it out.")
     detectors = []
-    if options.wait:
-        progress("load", 0, 1)
-        detectors = _detectors(options)
-        progress("load", 1, 1)
-        if not sys.stdin.readline():
-            return 0
-    volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
+    try:
+        if options.wait:
+            from .child import end_with_stdin
+
+            progress("load", 0, 1)
+            detectors = _detectors(options)
+            progress("load", 1, 1)
+            if not sys.stdin.readline():
+                return 0
+            end_with_stdin(lambda: _delete_ct(options))
+        volume = ct.read(options.input, options.series, lambda done, total: progress("read", done, total))
+    finally:
+        _delete_ct(options)
     for sentence in volume.warnings:
         progress.warn(sentence)
 
@@ -248,13 +259,16 @@ def _detect(options: argparse.Namespace) -> int:
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
     models = [Model.of(path) for path in _weights(options)]
     reading = Reading.of(volume, lesions, models, options.confidence)
-    if options.lesions_only:
-        options.out.mkdir(parents=True, exist_ok=True)
-        exchange.write(options.out / "lesions.json", reading)
-    else:
-        _write(volume, reading, options.out, options.no_scene, progress)
+    _write(volume, reading, options, progress)
     progress.finish(options.out, reading)
     return 0
+
+
+def _delete_ct(options: argparse.Namespace) -> None:
+    """Delete the CT if that is asked for; on Windows that may have to be left to the program that wrote it."""
+    if options.delete_ct:
+        with suppress(PermissionError):
+            options.input.unlink(missing_ok=True)
 
 
 def _detectors(options: argparse.Namespace) -> list[Detector]:
@@ -269,34 +283,68 @@ def _weights(options: argparse.Namespace) -> list[Path]:
     return options.weights or [DEFAULT_WEIGHTS]
 
 
-def _write(volume: ct.Volume, reading: Reading, out: Path, no_scene: bool, progress: _Progress) -> None:
-    """Write all results beside `out` first, then move them in, so that a stop on the way leaves `out` as it was."""
+def _write(volume: ct.Volume, reading: Reading, options: argparse.Namespace, progress: _Progress) -> None:
+    """Write all results into a folder of their own first, then move them to `options.out`, so that a stop on the way leaves that as it was.
+
+    A new folder appears at once and whole. In one that there is, an older run's results give way and everything else stays.
+    """
+    out = options.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as unfinished:
-        folder = Path(unfinished)
-        write_reports(folder, reading)
-        progress("write", 1, 3)
-        _write_pictures(volume, reading.reported, folder / "pictures")
-        progress("write", 2, 3)
-        if not no_scene:
-            _write_scene(volume, reading, folder, progress)
-        progress("write", 3, 3)
-        out.mkdir(exist_ok=True)
-        for result in (*RESULTS, "pictures"):
-            _replace(folder / result, out / result)
+    with Scratch(f".{out.name}-unfinished-", out if out.is_dir() else out.parent) as folder:
+        whole = folder / "whole"
+        whole.mkdir()
+        if options.lesions_only:
+            exchange.write(whole / "lesions.json", reading)
+        else:
+            write_reports(whole, reading)
+            progress("write", 1, 3)
+            _write_pictures(volume, reading.reported, whole / PICTURES)
+            progress("write", 2, 3)
+            if not options.no_scene:
+                _write_scene(volume, reading, whole, progress)
+            progress("write", 3, 3)
+        if out.is_dir():
+            _replace_results(whole, out, folder / "old")
+        else:
+            whole.replace(out)
 
 
-RESULTS = ("report.txt", "report_with_diameters.txt", "lesions.json", "lesions.csv", "scene.mrb", "scene.png")
+PICTURES = "pictures"
+RESULTS = ("lesions.json", "report.txt", "report_with_diameters.txt", "lesions.csv", "scene.mrb", "scene.png")
 
 
-def _replace(new: Path, old: Path) -> None:
-    """Put `new` in the place of `old`; where there is no new one, an older run's result goes too, for it would belong to other lesions."""
-    if old.is_dir():
-        shutil.rmtree(old)
-    if new.exists():
-        new.replace(old)
-    else:
-        old.unlink(missing_ok=True)
+def _results(folder: Path) -> list[Path]:
+    """The results in a folder, relative to it. What else lies there is the user's."""
+    pictures = [*(folder / PICTURES).glob("lesion_[0-9]*.png"), folder / PICTURES / "overview.png"]
+    return [path.relative_to(folder) for path in (*(folder / name for name in RESULTS), *pictures) if path.is_file()]
+
+
+def _replace_results(new: Path, out: Path, old: Path) -> None:
+    """Move the results in `out` to `old`, all of them, and those in `new` to `out`; if one cannot be moved, `out` is as before.
+
+    lesions.json goes first and comes last: `out` never holds results of two runs, and those beside a lesions.json are whole.
+    """
+    outdated, fresh = _results(out), _results(new)[::-1]
+    try:
+        for result in outdated:
+            _move(out / result, old / result)
+        for result in fresh:
+            _move(new / result, out / result)
+    except BaseException:
+        for result in fresh:
+            if not (new / result).exists():
+                _move(out / result, new / result)
+        for result in outdated[::-1]:
+            if not (out / result).exists():
+                _move(old / result, out / result)
+        raise
+    with suppress(OSError):  # the user's pictures are in it
+        (out / PICTURES).rmdir()
+
+
+def _move(old: Path, new: Path) -> None:
+    new.parent.mkdir(parents=True, exist_ok=True)
+    old.replace(new)
 
 
 def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Numbered = Iterable[tuple[int | None, Lesion]]
 FOLDER = "Lesions"
 COLUMNS = ("Number", "Body part", "Confidence", "Long axis (mm)", "Short axis (mm)", "Slice", "Status", "Id")
+NRRD_TYPES = {"float32": "float", "float64": "double"}
+"""The types of voxels that NRRD calls by another name than numpy."""
 
 
 def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
@@ -145,17 +148,37 @@ def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Readin
 
 
 def write_volume(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> None:
-    """Write the voxels of the CT, uncompressed and in its own frame, to an image file (.nrrd). Raises SceneError where it has none."""
-    import SimpleITK
+    """Write the voxels of the CT, uncompressed and in its own frame, to an image file (.nrrd).
 
+    Raises SceneError where it has none, or several a voxel, and OSError. Python opens the file: ITK on Windows cannot in a folder whose
+    name has letters outside the code page.
+    """
+    name = volume_node.GetName()
     if volume_node.GetImageData() is None:
-        raise SceneError(f"'{volume_node.GetName()}' holds no voxels; load the CT again.")
-    geometry = geometry_of(volume_node)
-    image = SimpleITK.GetImageFromArray(slicer_module().util.arrayFromVolume(volume_node))
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(np.ravel(geometry.direction).tolist())
-    SimpleITK.WriteImage(image, str(path))
+        raise SceneError(f"'{name}' holds no voxels; load the CT again.")
+    voxels = slicer_module().util.arrayFromVolume(volume_node)
+    if voxels.ndim != 3:
+        raise SceneError(f"'{name}' holds {voxels.shape[-1]} values a voxel (a colour or vector volume); choose a CT, which has one.")
+    index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
+    header = (
+        "NRRD0004",
+        f"type: {NRRD_TYPES.get(voxels.dtype.name, voxels.dtype.name)}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        "sizes: " + " ".join(map(str, reversed(voxels.shape))),
+        "space directions: " + " ".join(map(_nrrd_vector, index_to_lps[:3, :3].T)),
+        "kinds: domain domain domain",
+        f"endian: {sys.byteorder}",
+        "encoding: raw",
+        f"space origin: {_nrrd_vector(index_to_lps[:3, 3])}",
+    )
+    with path.open("wb") as file:
+        file.write(("\n".join(header) + "\n\n").encode())
+        file.write(np.ascontiguousarray(voxels))
+
+
+def _nrrd_vector(values: np.ndarray) -> str:
+    return f"({','.join(repr(float(value)) for value in values)})"
 
 
 def why_not_a_ct(volume_node: vtkMRMLScalarVolumeNode) -> str:
