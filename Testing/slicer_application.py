@@ -112,6 +112,7 @@ class Application:
         parent.setMRMLScene(self.scene)
         panel = module.LesionDetectorWidget(parent)
         panel.setup()
+        slicer.util.getModuleWidget = lambda module: panel
         return panel
 
     def unshown(self) -> list[BaseException]:

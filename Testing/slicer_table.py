@@ -366,6 +366,8 @@ FUNCTIONS = {
         "childWidgetVariables(widget)",
         "settingsValue(key, default, converter=lambda v: v, settings=None)",
         "toBool(value)",
+        "getModuleWidget(module)",
+        "getNodesByClass(className, scene=None)",
         "modulePath(moduleName)",
         "mainWindow()",
         "infoDisplay(text, windowTitle=None, parent=None, standardButtons=None, **kwargs)",
@@ -385,6 +387,7 @@ FUNCTIONS = {
     ),
     "Base/Python/slicer/packaging.py": (
         "load_requirements(path)",
+        "pip_check(req, _seen=None)",
         "pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True, requester=None, "
         "skip_in_testing=True, show_progress=True)",
     ),

@@ -72,6 +72,31 @@ def test_a_damaged_study_is_named_and_the_others_are_done(whole: Path):
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
 
 
+def test_a_fault_of_the_program_is_written_down_whole_and_the_run_goes_on(made: Path, tmp_path: Path, monkeypatch, capsys):
+    from LesionDetectorLib import pipeline
+
+    found = pipeline.find_lesions
+
+    def faulty(volume, *arguments, **options):
+        if volume.source.name == "1.nrrd":
+            raise KeyError("deep inside")
+        if volume.source.name == "2.nrrd":
+            raise ValueError("deep inside")
+        return found(volume, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "find_lesions", faulty)
+    chosen = ["--weights", str(made / "eager.safetensors"), "--device", "cpu"]
+    assert cli.main(["batch", str(made / "studies"), "--out", str(tmp_path), *chosen]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"3 studies done, 3 failed, see {tmp_path / 'failed'}."
+    assert said.err.splitlines()[-1].startswith("2 failed by a fault of the program: report it with its file in failed at https://")
+    assert set(results(tmp_path)) == {"0.nrrd", "3.nrrd", "4.nrrd"}
+    for name, error in (("1.nrrd", "KeyError: 'deep inside'"), ("2.nrrd", "ValueError: deep inside")):
+        fault = (tmp_path / "failed" / f"{name}.txt").read_text()
+        assert fault.startswith("Traceback") and fault.rstrip().endswith(error) and "in faulty" in fault
+    assert (tmp_path / "failed" / "damaged.nrrd.txt").read_text().count("\n") == 1
+
+
 def test_a_killed_run_goes_on_to_the_same_results(made: Path, whole: Path, tmp_path: Path):
     killed = start(made, tmp_path)
     for _ in range(2):
@@ -124,7 +149,9 @@ def test_a_list_names_studies_by_their_paths(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("", "holds no study"), ("a/b\na_b\n", "the same name"), ("failed\n", "the same name"), (None, "does not exist")],
+    [("", "holds no study"), ("a/b\na_b\n", "the same name"), ("failed\n", "the same name"), (None, "does not exist")]
+    + [(f"a\n{line}\nb\n", f"gives '{line}', which names no study") for line in ("..", ".", "/", "../..")]
+    + [("a\nb\0c\n", "which names no study")],
 )
 def test_a_list_that_cannot_be_used_is_refused(tmp_path: Path, content: str | None, sentence: str):
     if content is not None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 import torch
+from LesionDetectorLib import cli
+from LesionDetectorLib.ct import CTError
+from LesionDetectorLib.lesion import BodyPart, Recist
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.refusal import PACKAGES
 from LesionDetectorLib.report import exchange
+from LesionDetectorLib.scene import SceneError
+
+from train import deeplesion_layout
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +77,34 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
 
 
 def test_measure_prints_the_axes_of_the_ball(ct_file):
-    done = run("measure", ct_file, "--slice", 3, "--box", 55, 45, 85, 75)
+    done = run("measure", ct_file, "--slice", 4, "--box", 55, 45, 85, 75)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["long_mm"] == pytest.approx(16, abs=2)
     assert result["short_mm"] == pytest.approx(16, abs=2)
+    assert (result["slice"], result["key_slice"]) == (4, 3), "the number of the report, and that of lesions.json"
+
+
+def test_measure_takes_the_number_of_the_report(tmp_path, capsys, monkeypatch):
+    """Slices of a DeepLesion folder that begins with 7: each has its number as HU."""
+    folder = tmp_path / "Images_png" / "000001_01_01"
+    folder.mkdir(parents=True)
+    for number in range(7, 12):
+        SimpleITK.WriteImage(
+            SimpleITK.GetImageFromArray(np.full((64, 64), 32768 + 300 + number, np.uint16)), str(folder / f"{number:03d}.png")
+        )
+    recist = Recist(((20, 32), (44, 32)), ((32, 20), (32, 44)), 24.0, 24.0)
+    row = deeplesion_layout.row(1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5))
+    deeplesion_layout.write_csv(tmp_path / "DL_info.csv", [row])
+    measured = []
+    monkeypatch.setattr("LesionDetectorLib.recist.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1])
+    for number in (7, 9, 11):
+        assert cli.main(["measure", str(folder), "--slice", str(number), "--box", "15", "15", "49", "49"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (measured.pop(), result["slice"], result["key_slice"]) == (300 + number, number, number - 7)
+    for number in (6, 12, 0, -1):
+        assert cli.main(["measure", str(folder), "--slice", str(number), "--box", "15", "15", "49", "49"]) == 2
+        assert f"Slice {number} is not in {folder}, whose slices are 7 to 11." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -81,7 +114,7 @@ def test_measure_prints_the_axes_of_the_ball(ct_file):
         (("detect", "{ct}", "--out", "{ct}"), "is a file; give a folder"),
         (("detect", "{ct}", "--out", "{out}", "--weights", "absent.safetensors"), "no weights file absent.safetensors"),
         (("detect", "{ct}", "--out", "{out}", "--confidence", "1.5"), "does not lie between 0 and 1"),
-        (("measure", "{ct}", "--slice", "99", "--box", "1", "1", "9", "9"), "slices are 0 to 5"),
+        (("measure", "{ct}", "--slice", "99", "--box", "1", "1", "9", "9"), "slices are 1 to 6"),
         (("measure", "{ct}", "--slice", "3", "--box", "900", "900", "950", "950"), "box"),
     ],
 )
@@ -91,6 +124,62 @@ def test_a_bad_input_ends_in_one_sentence_and_code_2(ct_file, tmp_path, argument
     assert done.returncode == 2
     assert sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+FAULTS = ("KeyError('x\\x1b[31m')", "ValueError('deep')", "OSError('a library')", "ModuleNotFoundError(name='LesionDetectorLib.x')")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("place", ["LesionDetectorLib.ct.image_file._hounsfield", "LesionDetectorLib.recist.measure"])
+def test_a_fault_of_the_program_shows_its_traceback(ct_file, place, fault):
+    program = f"""
+import sys
+from unittest.mock import patch
+from LesionDetectorLib import cli
+sys.argv[1:] = ["measure", {str(ct_file)!r}, "--slice", "4", "--box", "55", "45", "85", "75"]
+with patch("{place}", side_effect={fault}):
+    cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Traceback" in done.stderr and fault.partition("(")[0] in done.stderr and "\x1b" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("This is a fault of the program: report it with the lines above at https://")
+
+
+MISSING = "The Python package {} is missing; install it with: pip install {}"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ModuleNotFoundError(name="skimage.measure"), MISSING.format("scikit-image", "scikit-image")),
+        (ModuleNotFoundError(name="PIL"), MISSING.format("pillow", "pillow")),
+        (ModuleNotFoundError(name="SimpleITK"), MISSING.format("SimpleITK", "SimpleITK")),
+        (OSError(28, "No space left"), "A file cannot be used: No space left; check the path, its permissions and free space."),
+        (FileNotFoundError(2, "No", "x"), "x cannot be used: No; check the path, its permissions and free space."),
+        (MemoryError(), "It is too large for the memory: end other programs, or take a machine with more."),
+        (CTError("a\x1b[2Jb\nc has no slices."), "a?[2Jb c has no slices."),
+        (SceneError("no scene"), "no scene"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(monkeypatch, capsys, error, sentence):
+    def refused(*arguments):
+        raise error
+
+    monkeypatch.setattr("LesionDetectorLib.ct.read", refused)
+    assert cli.main(["measure", "ct.nrrd", "--slice", "4", "--box", "1", "1", "9", "9"]) == 2
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_pip_knows_every_package_that_the_program_needs():
+    needed = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    names = [*needed["dependencies"], *needed["optional-dependencies"]["scene"], *needed["optional-dependencies"]["train"]]
+    assert {re.match(r"[\w-]+", name)[0] for name in names} <= {name.partition("[")[0].strip("'") for name in PACKAGES.values()}
+
+
+def test_a_file_name_commands_no_terminal(tmp_path):
+    done = run("measure", tmp_path / "a\x1b[31m\u202eb.nrrd", "--slice", 1, "--box", 1, 1, 9, 9)
+    assert done.returncode == 2 and "a?[31m?b.nrrd does not exist" in done.stderr and "\x1b" not in done.stderr
 
 
 def test_ctrl_c_stops_and_leaves_nothing(ct_file, eager_weights, tmp_path):

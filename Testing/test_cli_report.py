@@ -109,6 +109,30 @@ def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_json, study,
     assert all(f"<dt>{name}</dt><dd>{value}</dd>" in page for name, value in shown.items()) and "<dt>Sex" not in page
 
 
+@pytest.mark.parametrize("name", ["DOE_JANE_1950", "DOE_JANE_1950.nrrd"])
+def test_no_report_holds_the_name_of_the_file_or_folder(tmp_path, capsys, name):
+    source, dicom = tmp_path / "DOE_JANE_1950 studies" / name, not name.endswith("nrrd")
+    if dicom:
+        write(source, body(1), axial(1), PatientName="Roe^John")
+        (source / "DOE_JANE_1950.dcm").write_bytes((source / "1.2.3.4-000.dcm").read_bytes()[:700])
+    else:
+        source.parent.mkdir()
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(body(1) + np.int16(1010)), str(source))
+    recist = Recist(((8.0, 10.0), (24.0, 10.0)), ((16.0, 6.0), (16.0, 16.0)), 11.2, 8.0)
+    reading = Reading.of(ct.read(source), [Lesion(BodyPart.LIVER, 0.8, 0, (0, 0), (6.0, 4.0, 26.0, 18.0), recist)])
+    assert any("The CT has one slice only" in warning for warning in reading.warnings) and len(reading.warnings) == 2
+    exchange.write(tmp_path / "lesions.json", reading)
+    for kind in cli_report.FORMATS if dicom else ("text", "csv", "html", "json"):
+        assert (
+            cli.main(["report", str(tmp_path / "lesions.json"), "--ct", str(source), "--format", kind, "--out", str(tmp_path / kind)]) == 0
+        )
+        content = (tmp_path / kind).read_bytes()
+        assert content.upper().count(b"DOE_JANE") == (1 if kind == "json" else 0), kind
+    assert exchange.read(tmp_path / "json").source == name, "which programs need"
+    if dicom:
+        assert "DOE_JANE" not in printed(capsys, tmp_path / "sr", "--ct", source).upper()
+
+
 def test_a_patients_name_comes_in_any_alphabet(tmp_path):
     write(tmp_path, body(2), axial(2), SpecificCharacterSet="ISO_IR 192", PatientName="Yamada^Tarou=山田^太郎")
     assert read_patient(tmp_path, "1.2.3.4") == {"Patient": "Yamada Tarou=山田 太郎"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import time
 import unittest
 from pathlib import Path
@@ -11,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
-from LesionDetectorLib.lesion import BodyPart, Origin
+from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.report import exchange
 from LesionDetectorLib.report.reading import Reading
 
@@ -126,18 +128,44 @@ def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
     assert rows(reviewing)[1][1] == "Liver"
 
 
-def test_a_report_is_saved_as_its_name_says(reviewing, tmp_path):
+def save(panel, ending: str, path: Path) -> None:
+    """Save the report as the kind of file with this ending, under the name that the file dialog gives back."""
+    panel.ui.formatComboBox.setCurrentIndex(panel.ui.formatComboBox.findData(ending))
+    panel.application.chosen_path = str(path)
+    panel.ui.saveButton.click()
+
+
+def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     reviewing.ui.baselineCheckBox.checked = True
-    for name in ("report.txt", "table.csv", "lesions.json", "page.html", "report.doc", "report.dcm"):
-        reviewing.application.chosen_path = str(tmp_path / name)
-        reviewing.ui.saveButton.click()
+    for ending, name in ((".txt", "report.txt"), (".csv", "table"), (".json", "lesions.json"), (".html", "page.html")):
+        save(reviewing, ending, tmp_path / name)
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
-    assert (tmp_path / "table.csv").read_text().count("\n") == 4
+    assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), "a name without an ending gets that of its kind"
     assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["lesions.json", "page.html", "report.txt", "table.csv"] and not reviewing.application.errors
+    save(reviewing, ".txt", tmp_path / "report.doc")
+    save(reviewing, ".dcm", tmp_path / "report.dcm")
     refused, not_dicom = reviewing.application.errors
-    assert "report.doc" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions.json", "page.html", "report.txt", "table.csv"]
+    assert "report.doc: choose a name that ends in .txt" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+
+
+def test_a_dicom_seg_is_written_whatever_ending_the_dialog_gives_its_name(reviewing, tmp_path, monkeypatch):
+    kinds = []
+    monkeypatch.setattr(reviewing.module.scene, "save_report", lambda session, path, kind, **form: kinds.append((path.name, kind)) or [])
+    save(reviewing, ".seg.dcm", tmp_path / "report.dcm")
+    save(reviewing, ".dcm", tmp_path / "report.dcm")
+    assert kinds == [("report.dcm", ".seg.dcm"), ("report.dcm", ".dcm")]
+
+
+def test_a_file_that_the_dialog_did_not_ask_about_is_not_replaced_unasked(reviewing, tmp_path):
+    (tmp_path / "report.txt").write_text("mine")
+    reviewing.application.agrees = False
+    save(reviewing, ".txt", tmp_path / "report")
+    reviewing.application.agrees = True
+    assert (tmp_path / "report.txt").read_text() == "mine"
 
 
 def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, monkeypatch):
@@ -145,15 +173,13 @@ def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, 
         wasCanceled = True  # noqa: N815
 
     monkeypatch.setattr(reviewing.module.slicer.util, "createProgressDialog", lambda **_: Impatient(close=lambda: None))
-    reviewing.application.chosen_path = str(tmp_path / "page.html")
-    reviewing.ui.saveButton.click()
+    save(reviewing, ".html", tmp_path / "page.html")
     assert reviewing.ui.progressLabel.text == "Cancelled; nothing was saved." and not list(tmp_path.iterdir())
 
 
 def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tmp_path):
     application, ui = reviewing.application, reviewing.ui
-    application.chosen_path = str(tmp_path / "lesions.json")
-    ui.saveButton.click()
+    save(reviewing, ".json", tmp_path / "lesions.json")
     before = rows(reviewing)
     ui.lesionTable.selectRow(1)
     ui.rejectButton.click()
@@ -202,7 +228,7 @@ def wait(panel) -> None:
 def test_a_detector_that_fails_is_reported_and_leaves_the_scene_as_it_was(reviewing, monkeypatch, tmp_path):
     weights = tmp_path / "broken.safetensors"
     weights.write_text("x")
-    reviewing._parameterNode.weights = weights
+    reviewing._parameterNode.weights = str(weights)
     before = rows(reviewing)
     reviewing.ui.detectButton.click()
     assert reviewing.ui.detectButton.text == "Cancel"
@@ -309,7 +335,7 @@ def test_a_damaged_review_is_named_and_the_others_go_on(reviewing):
     texts[0].SetText(texts[0].GetText()[:-9])
     reviewing.onSceneEndImport()
     assert [
-        error.startswith("The review of Other CT cannot be continued: this review is damaged") for error in reviewing.application.errors
+        error.startswith("The review of Other CT cannot be continued: this is not valid JSON") for error in reviewing.application.errors
     ] == [True]
     assert rows(reviewing) == before and reviewing.logic.session(other) is None
 
@@ -336,9 +362,9 @@ def test_the_detector_is_loaded_while_the_panel_is_open_on_a_ct_that_has_no_revi
     reviewing._parameterNode.inputVolume = lesion_scene.add_volume(reviewing.application.scene, volume_with(np.eye(3)))
     assert [child.settings for child in children] == [([], "auto")]
     reviewing.ui.confidenceSlider.value = 0.8
-    reviewing._parameterNode.weights = tmp_path / "absent.safetensors"
-    assert len(children) == 1
-    reviewing._parameterNode.weights = Path()
+    reviewing._parameterNode.weights = str(tmp_path / "absent.safetensors")
+    assert len(children) == 1 and "absent.safetensors is not there" in reviewing.ui.hintLabel.text
+    reviewing._parameterNode.weights = ""
     reviewing._parameterNode.device = "cpu"
     assert [child.alive for child in children] == [False, True] and children[1].settings == ([], "cpu")
 
@@ -372,14 +398,286 @@ def test_a_scene_of_the_command_line_is_taken_over_into_a_review(panel, tmp_path
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == 0 and scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
 
 
+def finding(monkeypatch, panel, reading, fault=None):
+    """A recorded detector in the place of the child: it finds `reading`, or raises `fault`."""
+
+    class Recorded:
+        alive, cancelled = True, False
+
+        def begin(self, write_ct):
+            pass
+
+        def poll(self, progress):
+            if fault is not None:
+                raise fault
+            return reading
+
+        def cancel(self):
+            self.cancelled = True
+
+    recorded = Recorded()
+    panel.logic.release()
+    monkeypatch.setattr(panel.logic, "_detection", lambda weights, device: recorded)
+    monkeypatch.setattr(panel.logic, "ensureDependencies", lambda: True)
+    return recorded
+
+
+def with_ct(panel, name: str = "axial"):
+    volume = volume_with(GEOMETRIES[name])
+    node = lesion_scene.add_volume(panel.application.scene, volume)
+    return volume, node
+
+
+def test_the_panel_goes_on_after_the_scene_was_closed(panel, monkeypatch):
+    panel.enter()
+    volume, node = with_ct(panel)
+    panel._parameterNode.inputVolume = node
+    panel.application.scene.Clear(False)
+    assert not panel.ui.detectButton.enabled and panel.ui.hintLabel.text == "Choose a CT, or load one."
+    volume, node = with_ct(panel)
+    panel.ui.volumeSelector.setCurrentNode(node)
+    assert panel.logic.getParameterNode().inputVolume is node and panel.ui.detectButton.enabled
+    finding(monkeypatch, panel, Reading.of(volume, some_lesions()))
+    panel.ui.detectButton.click()
+    panel.onPoll()
+    assert len(rows(panel)) == 3 and not panel.application.errors
+
+
+def test_a_run_that_ends_while_another_module_is_shown_tells_what_it_found(panel, monkeypatch):
+    panel.enter()
+    volume, node = with_ct(panel)
+    panel._parameterNode.inputVolume = node
+    panel._parameterNode.confidence = 0.8
+    found = [lesion.edited(status=ReviewStatus.PENDING) for lesion in some_lesions() if lesion.confidence is not None]
+    finding(monkeypatch, panel, Reading.of(volume, found))
+    panel.ui.detectButton.click()
+    panel.exit()
+    panel.onPoll()
+    assert panel.ui.progressLabel.text == "1 lesion found."
+    panel.enter()
+    assert panel.ui.progressLabel.text == "1 lesion found." and [row[1] for row in rows(panel)] == ["Soft tissue"]
+    assert panel.ui.countLabel.text == "1 lesion: 0 accepted, 1 pending, 0 rejected."
+
+
+def test_a_run_tells_of_the_ct_that_was_run_and_of_one_that_is_gone(panel, monkeypatch):
+    volume, node = with_ct(panel)
+    _, other = with_ct(panel, "oblique")
+    panel._parameterNode.inputVolume = node
+    finding(monkeypatch, panel, Reading.of(volume, some_lesions()))
+    panel.ui.detectButton.click()
+    panel._parameterNode.inputVolume = other
+    panel.onPoll()
+    assert panel.ui.progressLabel.text == f"On {node.GetName()}: 3 lesions found." and rows(panel) == []
+    panel._parameterNode.inputVolume = node
+    panel.ui.detectButton.click()
+    panel.application.scene.RemoveNode(node)
+    panel.onPoll()
+    assert panel.ui.progressLabel.text == "The CT was taken out of the scene before the detector was done."
+    assert not panel.logic.running and not panel.timer.isActive()
+
+
+def test_whatever_goes_wrong_in_a_run_ends_it(panel, monkeypatch):
+    _, node = with_ct(panel)
+    panel._parameterNode.inputVolume = node
+    for fault in (PermissionError("in use"), KeyError("stage"), RecursionError()):
+        recorded = finding(monkeypatch, panel, None, fault)
+        panel.ui.detectButton.click()
+        with pytest.raises(type(fault)):
+            panel.onPoll()
+        assert recorded.cancelled and not panel.logic.running and not panel.timer.isActive()
+        assert panel.ui.detectButton.text == "Detect lesions" and not panel.ui.progressBar.visible
+        panel.onPoll()  # a tick that was under way already
+    assert len(panel.application.errors) == 3
+
+
+def test_chosen_weights_can_be_given_up(panel, tmp_path):
+    with_ct(panel)
+    panel.enter()
+    assert panel.ui.weightsLineEdit.text == "the detector that ships" and not panel.ui.shippedWeightsButton.enabled
+    weights = tmp_path / "mine.safetensors"
+    weights.touch()
+    panel.application.chosen_path = str(weights)
+    panel.ui.weightsButton.click()
+    assert panel.weights() == [weights] and panel.ui.weightsLineEdit.text == str(weights)
+    panel.application.chosen_path = ""
+    panel.ui.weightsButton.click()
+    assert panel.weights() == [weights]
+    panel.ui.shippedWeightsButton.click()
+    panel._parameterNode.confidence = 0.7
+    assert panel.weights() == [] and panel.ui.weightsLineEdit.text == "the detector that ships"
+    panel._parameterNode.weights = "."
+    assert panel.weights() == [], "as scenes of an older version have it"
+
+
+def test_after_delete_no_row_is_highlighted_and_every_lesion_can_be_clicked(reviewing):
+    ui = reviewing.ui
+    ui.lesionTable.selectRow(0)
+    ui.deleteButton.click()
+    assert not ui.lesionTable.selectedItems() and ui.lesionTable.currentRow() == -1
+    ui.lesionTable.selectRow(0)
+    assert reviewing.session().review.lesion(reviewing.session().selected).body_part is BodyPart.SOFT_TISSUE
+
+
+def test_a_ct_that_becomes_another_image_ends_its_review_with_a_sentence(reviewing):
+    session, node = reviewing.session(), reviewing.volumeNode()
+    session.step(1)
+    reviewing.ui.acceptButton.click()
+    reviewing.module.slicer.util.updateVolumeFromArray(node, np.zeros((5, 40, 50), np.int16))
+    assert session.closed and rows(reviewing) == [] and not markups(session)
+    assert "is not the image any more on which the lesions were found" in reviewing.ui.progressLabel.text
+    reviewing.application.agrees = False
+    reviewing.ui.detectButton.click()
+    assert not reviewing.logic.running, "the review is still in the scene, and is not lost unasked"
+    reviewing.application.agrees = True
+    reviewing.onSceneEndImport()
+    assert "not the image any more" in reviewing.application.errors[0] and reviewing.session() is None
+
+
+def test_columns_sort_by_a_click_and_next_follows_the_list_as_it_is_shown(reviewing):
+    header = reviewing.ui.lesionTable.horizontalHeader()
+    header.sectionClicked.emit(2)
+    assert [row[2] for row in rows(reviewing)] == ["", "50%", "87%"]
+    header.sectionClicked.emit(2)
+    assert [row[2] for row in rows(reviewing)] == ["87%", "50%", ""]
+    reviewing.onStep(1)
+    assert reviewing.ui.lesionTable.currentRow() == 0
+    reviewing.ui.nextButton.click()
+    assert reviewing.ui.lesionTable.currentRow() == 1
+    assert reviewing.session().review.lesion(reviewing.session().selected).body_part is BodyPart.BONE
+    header.sectionClicked.emit(2)
+    assert [row[1] for row in rows(reviewing)] == ["Bone", "Soft tissue", "Lung"]
+
+
+def test_all_that_is_shown_is_accepted_or_rejected_in_one_step(reviewing):
+    ui = reviewing.ui
+    before = rows(reviewing)
+    ui.lesionTable.selectRow(0)
+    ui.acceptButton.click()  # pending again
+    assert ui.countLabel.text == "3 lesions: 0 accepted, 2 pending, 1 rejected."
+    ui.acceptAllButton.click()
+    assert [row[5] for row in rows(reviewing)] == ["\u2713", "\u2713", "\u2717"] and not ui.acceptAllButton.enabled
+    assert ui.undoButton.toolTip == "Undo: accept 2 lesions"
+    ui.undoButton.click()
+    assert [row[5] for row in rows(reviewing)] == ["?", "?", "\u2717"]
+    ui.redoButton.click()
+    ui.undoButton.click()
+    ui.rejectAllButton.click()
+    assert [row[5] for row in rows(reviewing)] == ["\u2717"] * 3
+    ui.undoButton.click()
+    ui.undoButton.click()
+    assert rows(reviewing) == before
+
+
+def window_of(node) -> tuple[float, float]:
+    display = node.GetDisplayNode()
+    return display.GetWindowLevelMin(), display.GetWindowLevelMax()
+
+
+def test_a_step_shows_a_small_field_in_the_window_of_the_body_part_unless_switched_off(reviewing):
+    ui, node = reviewing.ui, reviewing.volumeNode()
+    red = reviewing.application.scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    whole = red.GetFieldOfView()
+    ui.lesionTable.selectRow(0)
+    assert red.GetFieldOfView()[0] == 120 and window_of(node) == (-500, 1300)
+    ui.lesionTable.selectRow(2)
+    assert red.GetFieldOfView()[0] == 120 and window_of(node) == (-1350, 150)
+    ui.lesionTable.selectRow(1)
+    assert window_of(node) == (-160, 240)
+    ui.zoomCheckBox.click()
+    ui.bodyPartWindowCheckBox.click()
+    assert red.GetFieldOfView() == whole
+    ui.lesionTable.selectRow(0)
+    assert red.GetFieldOfView() == whole and window_of(node) == (-160, 240)
+    ui.windowComboBox.activated.emit(1)
+    assert window_of(node) == (-1350, 150)
+    ui.windowComboBox.activated.emit(3)
+    assert window_of(node) == lesion_scene.range_of(node)
+
+
+def test_a_lesion_that_is_marked_twice_is_said_and_the_second_can_be_taken_back(reviewing):
+    node, before = reviewing.volumeNode(), rows(reviewing)
+    corners = [mrml.ras(node, (59.0, 27.5, 6)), mrml.ras(node, (81.0, 52.5, 6))]
+    reviewing.application.agrees = False
+    reviewing.session().add(BodyPart.LIVER, np.array(corners))
+    reviewing.onPlaced("")
+    assert rows(reviewing) == before
+    reviewing.application.agrees = True
+    reviewing.session().add(BodyPart.LIVER, np.array(corners))
+    reviewing.onPlaced("")
+    assert len(rows(reviewing)) == len(before) + 1
+
+
+def test_news_go_once_the_reader_changes_something(reviewing):
+    reviewing.ui.progressLabel.text = "3 lesions found."
+    reviewing.ui.lesionTable.selectRow(1)
+    assert reviewing.ui.progressLabel.text == "3 lesions found."
+    reviewing.ui.acceptButton.click()
+    assert reviewing.ui.progressLabel.text == ""
+    assert reviewing.ui.countLabel.text == "3 lesions: 2 accepted, 0 pending, 1 rejected."
+
+
+def test_sections_stay_folded_as_the_user_left_them(panel):
+    assert panel.ui.recistCollapsibleButton.collapsed and not panel.ui.reportCollapsibleButton.collapsed
+    panel.ui.reportCollapsibleButton.collapsed = True
+    panel.ui.recistCollapsibleButton.collapsed = False
+    again = panel.application.new_panel(panel.module)
+    assert again.ui.reportCollapsibleButton.collapsed and not again.ui.recistCollapsibleButton.collapsed
+    again.ui.reportCollapsibleButton.collapsed, again.ui.recistCollapsibleButton.collapsed = False, True
+    again.cleanup()
+
+
+def test_a_label_map_is_not_taken_for_the_first_ct(panel):
+    scene = panel.application.scene
+    scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode")
+    panel.enter()
+    assert panel.volumeNode() is None
+    _, node = with_ct(panel)
+    panel.enter()
+    assert panel.volumeNode() is node
+
+
+def test_a_user_who_declines_to_install_is_told_and_gets_no_error(reviewing, monkeypatch, tmp_path):
+    def decline(*_args, **_options):
+        raise RuntimeError("User declined package installation")
+
+    monkeypatch.setattr(reviewing.module.slicer.packaging, "pip_ensure", decline)
+    reviewing.ui.detectButton.click()
+    assert reviewing.ui.progressLabel.text == "Nothing was installed, so the detector cannot run." and not reviewing.logic.running
+    save(reviewing, ".html", tmp_path / "page.html")
+    assert "Nothing was installed" in reviewing.ui.progressLabel.text and not list(tmp_path.iterdir())
+    assert not reviewing.application.errors
+
+
+def test_reload_takes_the_library_anew(panel, monkeypatch):
+    reloaded = []
+    monkeypatch.setattr(panel.module.ScriptedLoadableModuleWidget, "onReload", lambda self: reloaded.append(True), raising=False)
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "LesionDetectorLib"}
+    try:
+        panel.onReload()
+        assert reloaded and not [name for name in sys.modules if name.partition(".")[0] == "LesionDetectorLib"]
+    finally:
+        sys.modules.update(kept)
+
+
+def test_starting_slicer_imports_nothing_slow():
+    names = "scipy torch pydicom SimpleITK skimage matplotlib jinja2 highdicom"
+    code = (
+        "import sys; from LesionDetectorLib import looks, scene; from LesionDetectorLib.child import Detection; "
+        f"from LesionDetectorLib.report import text; print([name for name in '{names}'.split() if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=MODULE)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_sample_ct_is_offered_with_its_checksum_once_slicer_has_started(panel):
     panel.module.LesionDetector(ModuleParent(MODULE / "LesionDetector.py"))
     assert not hasattr(panel.module.slicer.modules, "sampleDataSources")
     panel.application.start()
-    (offered,) = panel.module.slicer.modules.sampleDataSources["Lesion Detector"]
+    (offered,) = panel.module.slicer.modules.sampleDataSources["LesionDetector"]
     (uri,), (checksum,) = ([entry] if isinstance(entry, str) else entry for entry in (offered.uris, offered.checksums))
     assert uri.startswith("https://") and uri.endswith(checksum.replace(":", "/"))
-    assert Path(offered.thumbnailFileName).is_file()
+    assert offered.thumbnailFileName is None and "CTLiver" in offered.nodeNames, "Slicer has a thumbnail of this name"
 
 
 def run(test) -> None:

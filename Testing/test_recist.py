@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from LesionDetectorLib.recist import READER_MARGIN_MM, axes, box_around, measure, pixels, segment
+from LesionDetectorLib.recist import READER_MARGIN_MM, axes, box_around, measure, pixels, segment, slices_spanned
 
 TOLERANCE_MM = 0.7
 UNIT_PIXELS = (1.0, 1.0)
@@ -163,3 +163,17 @@ def test_a_lesion_of_any_size_is_found_round_a_point_in_it(spacing, diameters, c
 def test_a_point_beside_the_image_is_refused():
     with pytest.raises(ValueError, match="no area inside the image"):
         box_around(np.zeros((40, 40), np.int16), (0.8, 0.8), (100.0, 20.0))
+
+
+@pytest.mark.parametrize("lesion_hu, around_hu", [(120, 40), (-20, 100), (30, -850)])
+def test_a_lesion_that_is_marked_on_one_slice_is_followed_into_its_neighbours(lesion_hu, around_hu):
+    k, j, i = np.ogrid[:20, :60, :60]
+    hu = np.full((20, 60, 60), around_hu) + np.random.default_rng(0).normal(0, 10, (20, 60, 60))
+    hu[((i - 30) ** 2 + (j - 30) ** 2) * 0.8**2 + ((k - 9) * 2.0) ** 2 < 10**2] = lesion_hu
+    spacing = (0.8, 0.8, 2.0)
+    box = (30 - 14, 30 - 14, 30 + 14, 30 + 14)
+    measured = measure(hu[9], spacing[:2], box, 1.25)
+    first, last = slices_spanned(hu, spacing, 9, box, 1.25, measured.long_mm)
+    assert 9 - 5 <= first <= 9 - 3 and 9 + 3 <= last <= 9 + 5  # the sphere reaches 5 slices, its last ones are small
+    first, last = slices_spanned(hu[:10], spacing, 9, box, 1.25, measured.long_mm)
+    assert last == 9, "no farther than the CT"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import review
 from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, Recist, ReviewStatus
-from LesionDetectorLib.report import Reading
+from LesionDetectorLib.report import Reading, exchange
 from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.review import Review
 
@@ -164,9 +164,56 @@ def test_a_damaged_review_is_named(spoil, sentence):
     spoil(record)
     with pytest.raises(ExchangeError, match=sentence):
         review.loads(json.dumps(record))
-    with pytest.raises(ExchangeError, match="damaged"):
-        review.loads("{")
+    number = '{"version": 1' + "0" * 5000 + "}"
+    for content in ("{", "[" * 100_000, '{"a":' * 100_000, number, '{"version": NaN}', '{"version": -Infinity}'):
+        with pytest.raises(ExchangeError, match="not valid JSON"):
+            review.loads(content)
+
+
+@pytest.mark.parametrize("done", ["done", "undone"])
+@pytest.mark.parametrize("change", [{"slices": [0, 999_999_999]}, {"slices": [-1, 50]}, {"slices": [50, 80]}])
+def test_an_edit_that_puts_a_lesion_outside_of_the_ct_is_refused(done, change):
+    state = fresh()
+    state.relabel(LIVER.id, BodyPart.LUNG)
+    record = json.loads(review.dumps(state))
+    record["done"], record["undone"] = [], record["done"]
+    record["undone"][0]["after"] |= change
+    record["done"], record["undone"] = (record["undone"], []) if done == "done" else ([], record["undone"])
+    with pytest.raises(ExchangeError, match=r"damaged .*spans slices"):
+        review.loads(json.dumps(record))
+
+
+def test_a_text_that_is_too_large_is_refused(monkeypatch):
+    content = review.dumps(fresh())
+    monkeypatch.setattr(exchange, "LARGEST", len(content) - 1)
+    with pytest.raises(ExchangeError, match="more than 200 MB, as no list of lesions does"):
+        review.loads(content)
 
 
 def test_the_reading_of_a_review_is_one_that_every_report_takes():
     assert isinstance(fresh().reading, Reading)
+
+
+def test_several_lesions_are_accepted_in_one_step_that_survives_saving():
+    state = fresh()
+    state.relabel(LUNG.id, BodyPart.LIVER)
+    state.set_statuses([LIVER.id, LUNG.id], ReviewStatus.ACCEPTED)
+    assert state.undoable == "accept 2 lesions" and len(state.done) == 3
+    state = review.loads(review.dumps(state))
+    state.undo()
+    assert {lesion.status for lesion in state.lesions} == {ReviewStatus.PENDING}
+    assert (state.undoable, state.redoable) == ("relabel Lung", "accept 2 lesions")
+    state = review.loads(review.dumps(state))
+    state.redo()
+    assert {lesion.status for lesion in state.lesions} == {ReviewStatus.ACCEPTED} and not state.undone
+    state.undo()
+    state.undo()
+    assert state.lesions == [LIVER, LUNG] and state.undoable == ""
+
+
+def test_a_step_of_no_or_one_change_has_the_name_of_that():
+    state = fresh()
+    state.set_statuses([], ReviewStatus.ACCEPTED)
+    assert state.undoable == ""
+    state.set_statuses([LIVER.id], ReviewStatus.REJECTED)
+    assert state.undoable == "reject Liver"

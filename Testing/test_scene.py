@@ -18,6 +18,7 @@ from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recis
 from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
+from LesionDetectorLib.scene import files as archives
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
@@ -268,6 +269,43 @@ def test_what_is_no_scene_is_refused(tmp_path):
         file.writestr("readme.txt", "no scene")
     with pytest.raises(SceneError, match=r"empty\.mrb: this archive holds no scene"):
         lesion_scene.load_scene(empty)
+
+
+def _archive(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_a_scene_that_would_fill_the_disk_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST", 2**20)
+    monkeypatch.setattr(archives, "MOST_FILES", 20)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("it is unpacked"))
+    large = _archive(tmp_path / "large.mrb", {f"{number}": bytes(2**18) for number in range(5)})
+    assert large.stat().st_size < 2**13
+    with pytest.raises(SceneError, match=r"large.mrb unpacks to 5 files of 1 MB, and at most 20 of 1 MB are read: open it in 3D Slicer"):
+        lesion_scene.load_scene(large)
+    with pytest.raises(SceneError, match="unpacks to 21 files of 0 MB"):
+        lesion_scene.load_scene(_archive(tmp_path / "many.mrb", {f"{number}": b"" for number in range(21)}))
+
+
+def test_no_entry_of_a_scene_writes_more_than_it_says(tmp_path):
+    content = bytearray(_archive(tmp_path / "lies.mrb", {"a.mrml": bytes(2**20)}).read_bytes())
+    for at in (content.find(b"PK\x03\x04") + 22, content.find(b"PK\x01\x02") + 24):
+        content[at : at + 4] = (9).to_bytes(4, "little")
+    (tmp_path / "lies.mrb").write_bytes(content)
+    with pytest.raises(SceneError, match=r"lies.mrb: this is no scene file; open a .mrb file"):
+        lesion_scene.load_scene(tmp_path / "lies.mrb")
+
+
+def test_an_encrypted_scene_is_refused(tmp_path):
+    content = bytearray(_archive(tmp_path / "locked.mrb", {"a.mrml": b"<MRML/>"}).read_bytes())
+    for at in (content.find(b"PK\x03\x04") + 6, content.find(b"PK\x01\x02") + 8):
+        content[at] |= 1
+    (tmp_path / "locked.mrb").write_bytes(content)
+    with pytest.raises(SceneError, match=r"locked\.mrb is encrypted"):
+        lesion_scene.load_scene(tmp_path / "locked.mrb")
 
 
 def test_a_scene_that_cannot_be_written_leaves_the_old_one(tmp_path):

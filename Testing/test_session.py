@@ -295,3 +295,81 @@ def test_closing_leaves_no_observer_and_no_node_of_the_overlay(session):
     session.close()
     assert not any(session.scene.GetNumberOfNodesByClass(name) for name in names) and session.observers == 0
     assert session.scene.GetFirstNodeByClass("vtkMRMLTextNode") is not None
+
+
+def test_a_drawn_lesion_spans_the_slices_on_which_it_is_seen(session):
+    corners = np.array([mrml.ras(session.volume_node, corner) for corner in ((62.0, 30.0, 6), (78.0, 50.0, 6))])
+    drawn = session.add(BodyPart.SOFT_TISSUE, corners)
+    assert drawn.key_slice == 6 and drawn.slices == (4, 8)
+
+
+def test_a_lesion_on_the_place_of_another_is_known(session):
+    bone, soft, _ = [lesion for _, lesion in session.listed]
+    x0, y0, x1, y1 = soft.box
+    corners = np.array([mrml.ras(session.volume_node, corner) for corner in ((x0 + 1, y0, 6), (x1, y1 - 1, 6))])
+    drawn = session.add(BodyPart.LUNG, corners)
+    number, twin = session.twin(drawn.id)
+    assert (number, twin.id) == (2, soft.id) and session.twin(bone.id) is None
+    session.set_status(soft.id, ReviewStatus.REJECTED)
+    assert session.twin(drawn.id) is None
+
+
+def other_images(node) -> dict:
+    """Ways in which a CT in a scene becomes another image."""
+
+    def cropped():
+        slicer.util.updateVolumeFromArray(node, slicer.util.arrayFromVolume(node)[:, 5:].copy())
+
+    return {
+        "cropped": cropped,
+        "resampled": lambda: node.SetSpacing(*(2 * value for value in node.GetSpacing())),
+        "moved": lambda: node.SetOrigin(0, 0, 5000),
+    }
+
+
+@pytest.mark.parametrize("way", ["cropped", "resampled", "moved"])
+def test_a_review_ends_when_its_ct_becomes_another_image_and_is_not_taken_up_on_that(session, way):
+    session.step(1)
+    other_images(session.volume_node)[way]()
+    assert session.closed and session.heard[-1] is session and not session.observers and not markups(session)
+    assert "is not the image any more on which the lesions were found" in session.why_closed
+    said = []
+    assert Session.kept(session.scene, warn=said.append) == [] and "Undo that, or detect lesions anew" in said[0]
+
+
+def test_other_grey_values_and_a_transform_leave_a_review_open(session):
+    slicer.util.arrayFromVolume(session.volume_node)[:] += 1
+    slicer.util.arrayFromVolumeModified(session.volume_node)
+    transform = session.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    session.volume_node.SetAndObserveTransformNodeID(transform.GetID())
+    assert not session.closed and len(session.listed) == 3
+
+
+def test_a_review_that_speaks_of_more_slices_than_its_ct_has_is_not_drawn(session):
+    (text,) = mrml.all_nodes(session.scene, "vtkMRMLTextNode")
+    node, said = session.volume_node, []
+    session.close()
+    slices = node.GetImageData().GetDimensions()[2]
+    huge = text.GetText().replace(f", {slices}]", ", 99999]").replace('"slices": [4, 8]', '"slices": [0, 99998]')
+    assert huge != text.GetText()
+    text.SetText(huge)
+    assert Session.kept(session.scene, warn=said.append) == [] and len(said) == 1
+
+
+def test_the_caption_of_the_selected_lesion_stays_inside_a_small_view(session):
+    from LesionDetectorLib.scene.captions import _bounds, _index_to_screen
+
+    session.zooms = True
+    red = session.scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    red.SetDimensions(300, 300, 1)
+    soft = session.listed[1][1]
+    session.select(soft.id)
+    scale, _ = _index_to_screen(session.volume_node)
+    left, bottom, right, top = _bounds(red, session.volume_node, scale)
+    labels = session.scene.GetFirstNodeByName("Captions pending")
+    (index,) = [i for i in range(labels.GetNumberOfControlPoints()) if labels.GetNthControlPointDescription(i) == soft.id][:1]
+    (ijk,) = markup_nodes.ras_to_ijk(np.array([labels.GetNthControlPointPositionWorld(index)]), session.volume_node)
+    x, y = scale @ ijk[:2]
+    mm_per_px = red.GetFieldOfView()[0] / 300
+    width = 7.1 * mm_per_px * len(labels.GetNthControlPointLabel(index))
+    assert left <= x and x + width <= right and bottom <= y and y + 17 * mm_per_px <= top

@@ -43,7 +43,7 @@ def module_with(tmp_path: Path, *changes: tuple[str, str]):
     """The module with lines replaced by what must not come back."""
     source = MODULE_FILE.read_text()
     for now, before in changes:
-        changed = re.sub(now, before, source, count=1)
+        changed = re.sub(now, before, source)
         assert changed != source, now
         source = changed
     path = tmp_path / "LesionDetector.py"
@@ -142,7 +142,7 @@ def test_the_module_as_it_is_is_refused_nothing(application):
     load(MODULE_FILE).LesionDetector(ModuleParent(MODULE_FILE))
     application.start()
     assert application.raised == []
-    assert [source.sampleName for source in slicer.modules.sampleDataSources["Lesion Detector"]] == ["CTLiver"]
+    assert [source.sampleName for source in slicer.modules.sampleDataSources["LesionDetector"]] == ["CTLiver"]
 
 
 # ------------------------------------------------------------------------------------------------------------------ PythonQt's manner

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report.files import whole, write_text
 
 from train.deeplesion import REPEAT, SPLITS, UNKNOWN, DeepLesionError, read_numbers, read_spacing, read_table
 from train.deeplesion_layout import COLUMNS
@@ -251,9 +253,7 @@ def unused(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def write(rows: pd.DataFrame, out: Path) -> None:
     """Write rows as a `DL_info.csv`, with the column `Repeat` where they have it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    rows.to_csv(partial, index=False, columns=[*COLUMNS, *({REPEAT} & set(rows.columns))])
-    partial.replace(out)
+    write_text(out, rows.to_csv(index=False, columns=[*COLUMNS, *({REPEAT} & set(rows.columns))]))
 
 
 def _steps(steps: dict[str, pd.DataFrame], split: pd.DataFrame, drawn: pd.DataFrame, name: str) -> str:
@@ -337,9 +337,8 @@ def picture(lesions: pd.DataFrame, train: pd.DataFrame, sets: dict[str, pd.DataF
         _bars(panels[panel], {name: sets[name] for name in experiments if name in sets}, {name: groups[name] for name in names}, title)
     for panel in ("a", "c"):
         panels[panel].tick_params(axis="x", rotation=20)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    with whole(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def _bars(axes, sets: dict[str, pd.DataFrame], groups: dict[str, pd.Series], title: str) -> None:
@@ -363,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _balance(options)
-    except (DeepLesionError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import SimpleITK
+from LesionDetectorLib.ct.deeplesion import USUAL_SPACING, usable_spacing
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.slices import NEIGHBOUR_MM
 from tqdm import tqdm
 
@@ -37,8 +39,6 @@ NEEDED = (
 )
 REPEAT = "Repeat"
 """A column that `DL_info.csv` has not and a subset may have: how often a slice counts when training draws from its split."""
-USUAL_SPACING = (0.8, 0.8, 5.0)
-"""mm, where a spacing is not known; DeepLesion's medians."""
 WHOLE_NUMBERS: dict[str, tuple[int, ...]] = {
     "Patient_index": (),
     "Study_index": (),
@@ -60,7 +60,7 @@ exit code: 0 the download is whole, 1 something differs or is missing, 2 it cann
 _log = logging.getLogger(__name__)
 
 
-class DeepLesionError(ValueError):
+class DeepLesionError(Refusal):
     """A data set cannot be used; the message says which file or row and what to do."""
 
 
@@ -208,15 +208,13 @@ def read_numbers(csv: Path, table: pd.DataFrame, column: str, count: int, blank:
 def read_spacing(csv: Path, table: pd.DataFrame) -> np.ndarray:
     """Spacing of each row: (rows, 3) mm along x, y, z.
 
-    Below 0 only the direction is meant, so the sign goes; for one that is 0 or missing `USUAL_SPACING` is taken. Both are logged.
+    The rule is that of `ct.deeplesion.usable_spacing`; what it mends is logged.
     """
-    spacing = read_numbers(csv, table, "Spacing_mm_px_", 3, blank=True)
-    _tell(csv, table[(spacing < 0).any(1)], "have a spacing below 0, which is taken without its sign")
-    spacing = np.abs(spacing)
-    unknown = ~np.isfinite(spacing) | (spacing == 0)
+    spacing, signed, unknown = usable_spacing(read_numbers(csv, table, "Spacing_mm_px_", 3, blank=True))
+    _tell(csv, table[signed.any(1)], "have a spacing below 0, which is taken without its sign")
     usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
     _tell(csv, table[unknown.any(1)], f"have no spacing: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough there")
-    return np.where(unknown, USUAL_SPACING, spacing)
+    return spacing
 
 
 def read_boxes(csv: Path, table: pd.DataFrame) -> np.ndarray:
@@ -444,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--workers must be at least 1")
     try:
         return 0 if verify(options.folder, options.full, options.workers, options.list) else 1
-    except (DeepLesionError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
 from train import boxes_csv
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         print({"slices": _slices, "ct": _ct, "froc": _froc}[options.kind](options))
-    except (DeepLesionError, ct.CTError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -242,10 +243,7 @@ def _froc(options: argparse.Namespace) -> str:
 def _detector(options: argparse.Namespace) -> Detector:
     from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector  # brings torch, which takes seconds and `froc` needs not
 
-    try:
-        return Detector.load(options.weights or DEFAULT_WEIGHTS, options.device)
-    except ValueError as error:  # the weights cannot be used, or a GPU is asked for and absent
-        raise DeepLesionError(str(error)) from error
+    return Detector.load(options.weights or DEFAULT_WEIGHTS, options.device)
 
 
 if __name__ == "__main__":

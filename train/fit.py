@@ -21,6 +21,8 @@ from LesionDetectorLib.detect import Detector, pick_device
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.losses import process_number, processes, sum_over_processes
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report.files import whole
 from LesionDetectorLib.slices import PIXEL_MM
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -214,9 +216,8 @@ class Run:
             "progress": {"step": self.step, "best": self.best, "since_best": self.since_best},
             "log": self.log,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        with whole(self.checkpoint) as file:
+            torch.save(state, file)
 
     @classmethod
     def resumed(cls, folder: Path, device: torch.device) -> Run:
@@ -497,7 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(options, parser).train()
     except KeyboardInterrupt:
         parser.exit(130, f"\nStopped; continue from the last checkpoint with: python -m train.fit --out {options.out} --resume\n")
-    except (DeepLesionError, TrainingError, weights.WeightsError) as error:
+    except (Refusal, TrainingError) as error:
         parser.exit(2, f"{error}\n")
     finally:
         if distributed.is_initialized():

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from LesionDetectorLib.ct import CTError, Volume, read
 from LesionDetectorLib.lesion import BodyPart, Recist
+from LesionDetectorLib.refusal import Refusal
 from scipy import ndimage as ndi
 from tqdm import tqdm
 
@@ -333,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.out} already holds a DL_info.csv: give another folder.")
     try:
         scans = [prepare(read(path)) for path in tqdm(options.ct, desc="Reading CT", unit="CT")]
-    except CTError as error:
+    except Refusal as error:
         print(error, file=sys.stderr)
         return 2
     lesions = write(options.out, scans, options.count, options.seed, options.first_patient, options.context_mm, options.narrow)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from LesionDetectorLib.lesion import Box, Recist
 from LesionDetectorLib.recist import axes, measure, segment
+from LesionDetectorLib.refusal import Refusal
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import morphological_chan_vese, random_walker
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         marks = read_marks(folder)
         geometry = read_geometry(folder)
-    except (DeepLesionError, FileNotFoundError) as error:
+    except (Refusal, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     patients = np.array([mark.patient for mark in marks])

@@ -450,7 +450,7 @@ def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
         for k in shown:
             deeplesion_layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
         return rows
-    rows, _ = _rows(study, number, split, None)
+    rows, _ = _rows(study, number, split, None, from_feet=True)
     hu = np.stack([study.render(k) for k in range(study.slices - 1, -1, -1)])
     if plan.layout == "nrrd":
         image = SimpleITK.GetImageFromArray(hu)
@@ -468,8 +468,11 @@ def natural_lesions(seed: int, number: int) -> int:
     return int(np.clip(np.rint(rng.lognormal(_LOG_LESIONS, _LOG_LESIONS_SPREAD)), 1, _MOST_LESIONS))
 
 
-def _rows(study: Study, number: int, split: int, context_mm: float | None) -> tuple[list[dict], list[int]]:
-    """One row per lesion and key slice on which it is worth annotating, and the slices to render: `context_mm` either side (None: all)."""
+def _rows(study: Study, number: int, split: int, context_mm: float | None, from_feet: bool = False) -> tuple[list[dict], list[int]]:
+    """One row per lesion and key slice on which it is worth annotating, and the slices to render: `context_mm` either side (None: all).
+
+    Rows number slices from 1 at the head, as DeepLesion does, or `from_feet`, as a report on a CT from another file does.
+    """
     rows, shown = [], set()
     reach = study.slices if context_mm is None else int(np.ceil(context_mm / study.scanner.interval))
     for key in sorted({study.key_slice(lesion) for lesion in study.lesions}):
@@ -477,17 +480,20 @@ def _rows(study: Study, number: int, split: int, context_mm: float | None) -> tu
         first, last = max(0, key - reach), min(study.slices - 1, key + reach)
         if measured:
             shown.update(range(first, last + 1))
-        rows += [_row(study, number, split, key, lesion, recist, (first + 1, last + 1)) for lesion, recist in measured]
+        numbers = [study.slices - k if from_feet else k + 1 for k in (key, first, last)]
+        rows += [_row(study, number, split, key, lesion, recist, numbers) for lesion, recist in measured]
     return rows, sorted(shown)
 
 
-def _row(study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, slices: tuple[int, int]) -> dict:
+def _row(study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]) -> dict:
+    """A row; `numbers` are those of its key slice, and of the first and the last slice that is written."""
+    key_number, *slices = numbers
     return deeplesion_layout.row(
         number,
-        key + 1,
+        key_number,
         recist,
         lesion.body_part,
-        slices=slices,
+        slices=tuple(sorted(slices)),
         spacing=(study.frame.pixel, study.frame.pixel, study.scanner.interval),
         size=(study.frame.size, study.frame.size),
         location=study.location(recist, key),

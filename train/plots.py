@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from LesionDetectorLib.figures import SOFT_TISSUE_WINDOW, WINDOWS
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW, window
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -207,7 +207,7 @@ def _froc_axes(axes: Axes) -> None:
 
 def _draw_slice(axes: Axes, example: SliceExample) -> None:
     known = [BodyPart(label) for label in example.truth_labels if label != UNKNOWN]
-    low, high = WINDOWS.get(known[0], SOFT_TISSUE_WINDOW) if known else SOFT_TISSUE_WINDOW
+    low, high = window(known[0]) if known else SOFT_TISSUE_WINDOW
     axes.imshow(example.hu, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
     axes.set_axis_off()
     axes.set_title(example.title, color="white", fontsize=9)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from LesionDetectorLib.report.files import whole, write_text
 from LesionDetectorLib.slices import PIXEL_MM, Frame, NetworkSlices
 
 from train.deeplesion import KeySlice
@@ -33,12 +33,9 @@ class PreparedSlices:
         array, frame_file = self.cache / f"{stem}.npy", self.cache / f"{stem}.json"
         if not frame_file.exists():
             sample, frame = self._prepare(key_slice)
-            partial = self.cache / f"{stem}.{os.getpid()}"
-            with partial.open("wb") as file:
+            with whole(array) as file:
                 np.save(file, sample.astype(np.float16))
-            partial.replace(array)
-            partial.write_text(json.dumps([frame.origin, frame.scale, frame.shape]))
-            partial.replace(frame_file)
+            write_text(frame_file, json.dumps([frame.origin, frame.scale, frame.shape]))
         return np.load(array, mmap_mode="c"), Frame(*map(tuple, json.loads(frame_file.read_text())))
 
     def _prepare(self, key_slice: KeySlice) -> tuple[np.ndarray, Frame]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import SimpleITK
+from LesionDetectorLib.ct.deeplesion import USUAL_SPACING
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
 
-from train.deeplesion import UNKNOWN, USUAL_SPACING
+from train.deeplesion import UNKNOWN
 from train.deeplesion_layout import COLUMNS, MARGIN_PX, write_csv, write_png
 
 DUPLICATE_IOU = 0.4

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
+from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
 from train import balance, fit, paper_table
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failures = [] if options.table else _run(options, runs, training)
         print(paper_table.write(options.out))
-    except (DeepLesionError, OSError) as error:
+    except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

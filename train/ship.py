@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from LesionDetectorLib.models import weights
+from LesionDetectorLib.refusal import Refusal
 
 EXAMPLES = """
 example:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         ship(options.weights, options.out, dict(options.result))
-    except weights.WeightsError as error:
+    except Refusal as error:
         print(error, file=sys.stderr)
         return 2
     return 0

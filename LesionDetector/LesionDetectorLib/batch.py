@@ -11,11 +11,14 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import ct
+from .printable import printable
+from .refusal import ISSUES, Refusal, refusal
 from .report import Model, Reading, write_reports
 from .report.files import write_text
 
@@ -55,12 +58,15 @@ def run(options: argparse.Namespace) -> int:
     detectors = [Detector.load(path, options.device) for path in weights]
     _keep_settings(options.out, models, options.confidence)
     try:
-        failed = _work_off(waiting, options.out, detectors, models, options.confidence)
+        failed, faults = _work_off(waiting, options.out, detectors, models, options.confidence)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
         return 130
-    print(f"{len(waiting) - failed} studies done, {failed} failed" + (f", see {options.out / FAILED}." if failed else "."))
-    return 0
+    print(f"{len(waiting) - failed} studies done, {failed} failed" + (f", see {printable(str(options.out / FAILED))}." if failed else "."))
+    if faults:
+        print(f"{faults} failed by a fault of the program: report it with its file in {FAILED} at {ISSUES}", file=sys.stderr)
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return int(faults > 0 and alone)  # torchrun ends all processes as soon as one of them ends with an error
 
 
 def studies(source: Path) -> dict[str, Path]:
@@ -72,15 +78,18 @@ def studies(source: Path) -> dict[str, Path]:
         try:
             lines = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{source} is no text file: give a folder of studies, or a list with a path a line.") from error
+            raise Refusal(f"{source} is no text file: give a folder of studies, or a list with a path a line.") from error
         paths, folder = [Path(line.strip()) for line in lines if line.strip()], source.parent
     else:
-        raise ValueError(f"{source} does not exist: give a folder of studies, or a list with a path a line.")
+        raise Refusal(f"{source} does not exist: give a folder of studies, or a list with a path a line.")
+    nameless = [str(path) for path in paths if not set(path.parts) - {path.anchor, ".."} or "\0" in str(path)]
+    if nameless:
+        raise Refusal(f"{source} gives '{nameless[0]}', which names no study: give each by the name of its folder or file.")
     found = {"_".join(part for part in path.parts if part not in (path.anchor, "..")): folder / path for path in paths}
     if not found:
-        raise ValueError(f"{source} holds no study: give a folder of studies, or a list with a path a line.")
+        raise Refusal(f"{source} holds no study: give a folder of studies, or a list with a path a line.")
     if len(found) < len(paths) or FAILED in found or SETTINGS in found:
-        raise ValueError(f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it.")
+        raise Refusal(f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it.")
     return found
 
 
@@ -95,21 +104,23 @@ def _share(found: dict[str, Path]) -> dict[str, Path]:
 
 
 def _keep_settings(out: Path, models: Sequence[Model], confidence: float) -> None:
-    """Write down what the results of a folder are made with; ValueError if those that it has are made otherwise."""
+    """Write down what the results of a folder are made with; Refusal if those that it has are made otherwise."""
     settings = json.dumps({"weights": {model.name: model.sha256 for model in models}, "confidence": confidence}, indent=2) + "\n"
     file = out / SETTINGS
     if file.exists() and file.read_text(encoding="utf-8") != settings:
-        raise ValueError(f"{out} holds results of other weights or of another confidence: give a new folder.")
+        raise Refusal(f"{out} holds results of other weights or of another confidence: give a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_text(file, settings)
 
 
-def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float) -> int:
-    """Write the results of each study, or why there are none; returns how many failed."""
+def _work_off(
+    waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float
+) -> tuple[int, int]:
+    """Write the results of each study, or why there are none; returns how many failed, and how many of them by a fault of ours."""
     from .detect import ahead
     from .pipeline import LOWEST_CONFIDENCE, find_lesions
 
-    failed, devices = 0, [detector.device for detector in detectors]
+    failed, faults, devices = 0, 0, [detector.device for detector in detectors]
     for number, (name, volume) in enumerate(ahead(lambda name: ct.read(waiting[name]), waiting), start=1):
         failure = out / FAILED / f"{name}.txt"
         try:
@@ -117,20 +128,22 @@ def _work_off(waiting: dict[str, Path], out: Path, detectors: Sequence[Detector]
                 detector.to(device)  # the last study may have been too large for the GPU
             lesions = find_lesions(volume.result(), detectors, min(confidence, LOWEST_CONFIDENCE), warn=_warn)
             _write(Reading.of(volume.result(), lesions, models, confidence), out / name)
-        except (ValueError, OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with one study, it is written down, and the others are done)
+            sentence = refusal(error)
             failed += 1
+            faults += sentence is None
             failure.parent.mkdir(exist_ok=True)
-            write_text(failure, f"{error or 'It is too large for the memory.'}\n")
-            news = "failed"
+            write_text(failure, f"{printable(sentence)}\n" if sentence else traceback.format_exc())
+            news = "failed" if sentence else "failed, by a fault of the program"
         else:
             failure.unlink(missing_ok=True)
             news = f"{len(lesions)} lesions"
-        print(f"[{number}/{len(waiting)}] {name}: {news}", flush=True)
-    return failed
+        print(f"[{number}/{len(waiting)}] {printable(name)}: {news}", flush=True)
+    return failed, faults
 
 
 def _warn(sentence: str) -> None:
-    print(f"Warning: {sentence}", file=sys.stderr, flush=True)
+    print(f"Warning: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def _write(reading: Reading, folder: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import ct
+from .refusal import Refusal
 from .report import Reading, write_reports
 from .report.files import write_text
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Time the stages on `options.input`, print a table, write JSON; returns the exit code."""
     if options.rounds < 1:
-        raise ValueError(f"The times are medians over rounds: at least 1, not {options.rounds}.")
+        raise Refusal(f"The times are medians over rounds: at least 1, not {options.rounds}.")
     from .detect import DEFAULT_WEIGHTS, Detector
 
     weights = options.weights or DEFAULT_WEIGHTS

@@ -1,6 +1,7 @@
 """The command line: ``lesion-detector detect``, ``batch``, ``bench``, ``measure`` and ``report``.
 
-Exit codes: 0 done; 2 the input or an option cannot be used, one sentence on stderr says why; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a fault of the program, stderr has its traceback; 2 the input or an option cannot be used, one sentence on stderr
+says why; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import __version__, batch, bench, cli_report, ct
 from .lesion import Lesion
+from .printable import printable
+from .refusal import FAULT, Refusal, refusal
 from .report import Model, Reading, exchange, text, write_reports
 
 if TYPE_CHECKING:
@@ -59,6 +64,7 @@ class _Progress:
 
     def warn(self, sentence: str) -> None:
         """Tell the user something that does not stop the work."""
+        sentence = printable(sentence)
         if self._json:
             self._line(event="warning", text=sentence)
         else:
@@ -68,11 +74,11 @@ class _Progress:
     def finish(self, out: Path, reading: Reading) -> None:
         """Tell that all is written."""
         if self._json:
-            self._line(event="done", out=str(out), lesions=len(reading.reported))
+            self._line(event="done", out=printable(str(out)), lesions=len(reading.reported))
         else:
             self.close()
             print(text.compose(reading, diameters=True))
-            print(f"Pictures, scene and tables: {out.resolve()}")
+            print(f"Pictures, scene and tables: {printable(str(out.resolve()))}")
 
     def close(self) -> None:
         """End the bar of a stage."""
@@ -90,14 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except ValueError as error:  # CTError, WeightsError and every other refusal of an input: each is one sentence for the user
-        return _refused(options, str(error))
-    except OSError as error:
-        return _refused(
-            options, f"{error.filename or 'A file'} cannot be used: {error.strerror}; check the path, its permissions and free space."
-        )
-    except ModuleNotFoundError as error:
-        return _refused(options, f"The Python package {error.name} is missing; install it with: pip install {error.name}")
+    except (Refusal, OSError, MemoryError, ModuleNotFoundError) as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        return _refused(options, printable(sentence))
     except KeyboardInterrupt:
         print("Stopped; nothing was written.", file=sys.stderr, flush=True)
         return STOPPED
@@ -105,12 +108,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The program. After Ctrl-C it ends at once: torch would take itself down for another second."""
+    sys.excepthook = _show_fault
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     code = main()
     if code == STOPPED:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _show_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say that what went wrong is a fault of the program, after the traceback that tells where."""
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        print(printable(line), file=sys.stderr)
+    print(FAULT, file=sys.stderr, flush=True)
 
 
 def _refused(options: argparse.Namespace, sentence: str) -> int:
@@ -176,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_arguments(timed)
 
     size = commands.add_parser("measure", parents=[shared], help="print long and short axis of the lesion in a box as JSON")
-    size.add_argument("--slice", type=int, required=True, metavar="K", help="slice, counted from 0 as key_slice in lesions.json")
+    size.add_argument("--slice", type=int, required=True, metavar="NUMBER", help="slice, by the number that the report shows")
     size.add_argument(
         "--box",
         type=float,
@@ -219,7 +230,7 @@ def _share(value: str) -> float:
 def _detect(options: argparse.Namespace) -> int:
     progress = _Progress(options.progress == "json")
     if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"{options.out} is a file; give a folder for the results.")
+        raise Refusal(f"{options.out} is a file; give a folder for the results.")
     detectors = []
     if options.wait:
         progress("load", 0, 1)
@@ -309,13 +320,15 @@ def _measure(options: argparse.Namespace) -> int:
     from .recist import measure
 
     volume = ct.read(options.input, options.series)
-    if not 0 <= options.slice < len(volume.hu):
-        raise ValueError(f"Slice {options.slice} is not in {options.input}, whose slices are 0 to {len(volume.hu) - 1}.")
-    recist = measure(volume.hu[options.slice], volume.spacing[:2], tuple(options.box))
+    k, last = options.slice - volume.first_slice, volume.slice_number(len(volume.hu) - 1)
+    if not 0 <= k < len(volume.hu):
+        raise Refusal(f"Slice {options.slice} is not in {options.input}, whose slices are {volume.first_slice} to {last}.")
+    recist = measure(volume.hu[k], volume.spacing[:2], tuple(options.box))
     print(
         json.dumps(
             {
                 "slice": options.slice,
+                "key_slice": k,
                 "box": options.box,
                 "long_mm": round(recist.long_mm, 2),
                 "short_mm": round(recist.short_mm, 2),

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import ct
+from .printable import printable
+from .refusal import Refusal
 from .report import Reading, exchange, page, table, text
 from .report.files import write_text
 
@@ -33,12 +35,12 @@ The page opens in any browser, without a network; print it from there for a PDF.
 
 
 def report(options: argparse.Namespace) -> int:
-    """Run the command; ValueError and OSError for what cannot be used, before anything is written."""
+    """Run the command; Refusal and OSError for what cannot be used, before anything is written."""
     for name in ("diameters", "baseline", "patient"):
         if getattr(options, name) and name not in FORMATS[options.format]:
-            raise ValueError(f"--format {options.format} cannot show what --{name} asks for; leave that out.")
+            raise Refusal(f"--format {options.format} cannot show what --{name} asks for; leave that out.")
     if options.format in ("sr", "seg") and None in (options.ct, options.out):
-        raise ValueError(f"--format {options.format} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
+        raise Refusal(f"--format {options.format} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
     reading = _read(options.input, options.ct)
     if options.confidence is not None:
         reading = replace(reading, confidence=options.confidence)
@@ -64,7 +66,7 @@ def _read(path: Path, ct_path: Path | None) -> Reading:
     if not is_dicom(path):
         return exchange.read(path)
     if ct_path is None:
-        raise ValueError(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
+        raise Refusal(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
     from .report import dicom_in
 
     return dicom_in.read(path, ct_path)
@@ -92,27 +94,28 @@ def _write_dicom(reading: Reading, options: argparse.Namespace) -> None:
     else:
         notes = dicom_seg.write(options.out, reading, slices, ct_of(reading, options.ct))
     for note in notes:
-        print(f"Note: {note}", file=sys.stderr)
+        print(f"Note: {printable(note)}", file=sys.stderr)
 
 
 def ct_of(reading: Reading, path: Path) -> ct.Volume:
-    """The CT at `path`, which must be the one on which the lesions of `reading` lie. Raises ValueError where it is another."""
+    """The CT at `path`, which must be the one on which the lesions of `reading` lie. Raises Refusal where it is another."""
     wanted = reading.dicom.series_uid if reading.dicom and path.is_dir() else ""
     volume = ct.read(path, wanted or None)
     found = Reading.of(volume, [])
     same_kind = bool(found.dicom) == bool(reading.dicom)
     if same_kind and reading.series_uid not in ("", found.series_uid):
-        raise ValueError(f"{path} is another CT than that of the lesions: series {found.series_uid}, not {reading.series_uid}.")
+        raise Refusal(f"{path} is another CT than that of the lesions: series {found.series_uid}, not {reading.series_uid}.")
     if not found.geometry.matches(reading.geometry):
-        raise ValueError(f"{path} is another CT than that of the lesions, {reading.source}: its voxels lie elsewhere.")
+        raise Refusal(f"{path} is another CT than that of the lesions, {reading.source}: its voxels lie elsewhere.")
     return volume
 
 
 def _patient(volume: ct.Volume | None) -> dict[str, str]:
     if volume is None:
-        raise ValueError("What the page says of the patient is in the CT's DICOM headers: give the CT with --ct.")
+        raise Refusal("What the page says of the patient is in the CT's DICOM headers: give the CT with --ct.")
     if not volume.dicom:
-        raise ValueError(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
+        raise Refusal(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
     from .ct.dicom import read_patient
 
-    return read_patient(volume.source, volume.dicom["series_uid"])
+    patient = read_patient(volume.source, volume.dicom["series_uid"])
+    return {name: printable(value) for name, value in patient.items()}

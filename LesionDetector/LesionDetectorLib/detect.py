@@ -18,6 +18,7 @@ from .ct import Volume
 from .fuse import weighted_boxes_fusion
 from .models import weights
 from .models.detections import pad_to_multiple
+from .refusal import Refusal
 from .slices import NetworkSlices, to_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "vfnet_mobilenet_v2.safetensors"
@@ -58,7 +59,7 @@ class Detector:
     def load(cls, path: Path = DEFAULT_WEIGHTS, device: str = "auto") -> Detector:
         """The detector whose weights are at `path`, on "cpu", "cuda" or, "auto", the GPU where there is one.
 
-        WeightsError names a file that cannot be used; ValueError says that a GPU was asked for and is absent.
+        WeightsError names a file that cannot be used; Refusal says that a GPU was asked for and is absent.
         """
         return cls(weights.load(path)[0], pick_device(device))
 
@@ -120,7 +121,7 @@ def _keep_freed_memory() -> None:
 def pick_device(name: str) -> torch.device:
     """The device called `name`: "cpu", "cuda", or "auto" for the GPU where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("No CUDA GPU is available to PyTorch here; use --device cpu, or install a GPU driver and a CUDA build of torch.")
+        raise Refusal("No CUDA GPU is available to PyTorch here; use --device cpu, or install a GPU driver and a CUDA build of torch.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

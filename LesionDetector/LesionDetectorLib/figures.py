@@ -19,7 +19,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from LesionDetectorLib.captions import place_caption
-from LesionDetectorLib.lesion import BodyPart, Lesion
+from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.looks import window
 from LesionDetectorLib.scene import colour
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from LesionDetectorLib.ct import Volume
 
-SOFT_TISSUE_WINDOW = (-160, 240)
-WINDOWS = {BodyPart.LUNG: (-1350, 150), BodyPart.BONE: (-500, 1300)}
 NOTE = "Research use only. Not a medical device."
 ZOOM_MM = 60.0
 DPI = 100
@@ -93,11 +92,6 @@ def jpeg(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def window(lesion: Lesion) -> tuple[int, int]:
-    """The lowest and the highest HU that a picture of the lesion tells apart."""
-    return WINDOWS.get(lesion.body_part, SOFT_TISSUE_WINDOW)
-
-
 def enlarged_mm(volume: Volume, lesion: Lesion) -> float:
     """How wide the square is that a picture enlarges."""
     box = _box_mm(volume, lesion)
@@ -138,7 +132,7 @@ def _draw_panel(axes: Axes, volume: Volume, lesions: list[Lesion], number: int, 
 def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
     rows, columns = volume.hu.shape[1:]
     si, sj = volume.spacing[:2]
-    low, high = window(lesion)
+    low, high = window(lesion.body_part)
     extent = (-0.5 * si, (columns - 0.5) * si, (rows - 0.5) * sj, -0.5 * sj)
     axes.imshow(volume.hu[lesion.key_slice], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     axes.axis("off")

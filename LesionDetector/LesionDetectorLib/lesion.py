@@ -11,6 +11,8 @@ import uuid
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
+from .printable import printable
+
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
@@ -144,6 +146,7 @@ class Lesion:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id", printable(self.id))
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise ValueError(f"Confidence must lie in 0..1, not {self.confidence}.")
         if not self.slices[0] <= self.key_slice <= self.slices[1]:

@@ -3,6 +3,8 @@
 No trained mask is needed. A DeepLesion box is the extent of the two axes plus 5 pixels on every side, so the ellipse inside that extent
 is a strong prior. Rays leave its centre; grey values near the centre tell what the lesion looks like and those near the box's edge what it
 does not; dynamic programming finds the closed outline that parts the two best. The extent then bounds what the axes can be.
+
+SciPy is imported where it is used: 3D Slicer imports this at its start, and SciPy takes seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from .lesion import Box, Origin, Point, Recist
+from .refusal import Refusal
 
 DETECTOR_MARGIN_MM = 4.0
 """Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""
@@ -85,8 +86,10 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
 
     Raises
     ------
-    ValueError: the point lies outside the image.
+    Refusal: the point lies outside the image.
     """
+    from scipy import ndimage
+
     halves = [size / 2 / np.array(spacing) for size in _SIZES_MM]
     rays = [_Rays(slice_hu, (*(point - half), *(point + half)), 0.0) for half in halves]
     outlines = [each.outline(radius) for each, radius in zip(rays, _outline_radii(rays))]
@@ -98,6 +101,8 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
 
 def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.ndarray) -> float:
     """How much greys differ across an outline (n, 2), in the mean, beside the spread of that difference."""
+    from scipy import ndimage
+
     outward = (outline - outline.mean(axis=0)) * spacing
     outward *= _EDGE_MM / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6) / spacing
     inside, outside = (ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest") for way in (-1, 1))
@@ -120,7 +125,7 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
 
     Raises
     ------
-    ValueError: the box lies outside the image, or has no area.
+    Refusal: the box lies outside the image, or has no area.
     """
     (recist,) = measure_each([(slice_hu, box)], spacing, margin_px)
     return recist
@@ -147,6 +152,40 @@ def segment(slice_hu: np.ndarray, box: Box, margin_px: float = 5.0) -> Segmentat
     return rays.segmentation(radius)
 
 
+def slices_spanned(volume_hu: np.ndarray, spacing: Sequence[float], k: int, box: Box, margin_px: float, long_mm: float) -> tuple[int, int]:
+    """The first and the last slice of a lesion that was marked on slice `k` alone, both included.
+
+    From slice to slice it goes on while the greys inside its outline on `k` are nearer to those of the lesion there than to those of its
+    surroundings, and no farther than half its long axis: lesions are about as high as they are long.
+
+    Parameters
+    ----------
+    volume_hu: (k, j, i), HU.
+    spacing: (si, sj, sk), mm.
+    box, margin_px: as for `measure`.
+    long_mm: the long axis on slice `k`.
+    """
+    found = segment(volume_hu[k], box, margin_px)
+    (i, j), (rows, columns) = found.offset, found.mask.shape
+    region = volume_hu[:, j : j + rows, i : i + columns]
+    inside = found.mask >= 0.5
+    if inside.all() or not inside.any():
+        return k, k
+    half_way = (region[k][inside].mean() + region[k][~inside].mean()) / 2
+    brighter = region[k][inside].mean() > half_way
+    reach = int(long_mm / 2 / spacing[2])
+
+    def end(way: int) -> int:
+        last = k
+        for other in range(k + way, k + way * (reach + 1), way):
+            if not 0 <= other < len(region) or (region[other][inside].mean() > half_way) != brighter:
+                break
+            last = other
+        return last
+
+    return end(-1), end(1)
+
+
 def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0.0)) -> Recist:
     """The long axis of a mask and the longest chord perpendicular to it.
 
@@ -160,23 +199,23 @@ def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0
 
     Raises
     ------
-    ValueError: no pixel of the mask reaches 0.5.
+    Refusal: no pixel of the mask reaches 0.5.
     """
     from skimage.measure import find_contours
 
     contours = find_contours(np.pad(np.asarray(mask, float), 1), 0.5)
     if not contours:
-        raise ValueError("The mask is empty: no pixel exceeds 0.5, so there is nothing to measure.")
+        raise Refusal("The mask is empty: no pixel exceeds 0.5, so there is nothing to measure.")
     return _axes(np.concatenate(contours)[:, ::-1] - 1 + offset, spacing)
 
 
 def _clipped(shape: tuple[int, int], box: Box) -> Box:
-    """The part of a box that lies in the image; ValueError when there is none."""
+    """The part of a box that lies in the image; Refusal when there is none."""
     rows, columns = shape
     x0, y0, x1, y1 = box
     clipped = (max(x0, -0.5), max(y0, -0.5), min(x1, columns - 0.5), min(y1, rows - 0.5))
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-        raise ValueError(f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in pixels.")
+        raise Refusal(f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in pixels.")
     return clipped
 
 
@@ -195,6 +234,8 @@ def _axes_extent(shape: tuple[int, int], box: Box, margin_px: float) -> Box:
 
 def _smoothed_crop(slice_hu: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """The smoothed pixels (rows, columns) that a box touches, and (i, j) of the first one."""
+    from scipy import ndimage
+
     x0, y0, x1, y1 = (int(np.floor(value + 0.5)) for value in _clipped(slice_hu.shape, box))
     halo = int(3 * _SMOOTHING_PX)
     left, top = max(x0 - halo, 0), max(y0 - halo, 0)
@@ -210,6 +251,8 @@ class _Rays:
     """
 
     def __init__(self, slice_hu: np.ndarray, box: Box, margin_px: float) -> None:
+        from scipy import ndimage
+
         extent = np.reshape(_axes_extent(slice_hu.shape, box, margin_px), (2, 2))
         self._centre, self._semi_axes = extent.mean(axis=0), (extent[1] - extent[0]) / 2
         self._bounds = np.reshape(_clipped(slice_hu.shape, box), (2, 2))
@@ -264,6 +307,8 @@ def _at_angle(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _log_histogram(grey: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Logarithm of the smoothed share of each grey level."""
+    from scipy import ndimage
+
     counts = np.bincount(grey, weights, _GREY_LEVELS).astype(float)
     share = ndimage.gaussian_filter1d(counts, _GREY_SPREAD, mode="nearest") / max(counts.sum(), 1e-9)
     return np.log((1 - _UNSEEN_GREY) * share + _UNSEEN_GREY / _GREY_LEVELS)
@@ -296,6 +341,8 @@ def _best_closed_paths(score: np.ndarray) -> np.ndarray:
 
 def _axes(outline: np.ndarray, spacing: tuple[float, float], extent: Box | None = None) -> Recist:
     """The axes of an outline (n, 2) of (i, j): brute force over its convex hull's vertices, within an extent if one is given."""
+    from scipy.spatial import ConvexHull
+
     points = outline[ConvexHull(outline).vertices] * spacing
     lines = points - points[:, None]
     lengths = np.hypot(lines[..., 0], lines[..., 1])

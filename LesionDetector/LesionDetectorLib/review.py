@@ -7,6 +7,7 @@ saved in the middle goes on with its undo.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -39,11 +40,15 @@ _ACTION_OF_STATUS = {ReviewStatus.ACCEPTED: Action.ACCEPT, ReviewStatus.REJECTED
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One thing that the reader did: `before` is None for a lesion that was added, `after` for one that was deleted."""
+    """One thing that the reader did: `before` is None for a lesion that was added, `after` for one that was deleted.
+
+    One that is `joined` is undone and redone together with the edit before it.
+    """
 
     action: Action
     before: Lesion | None
     after: Lesion | None
+    joined: bool = False
 
     @property
     def lesion_id(self) -> str:
@@ -51,7 +56,7 @@ class Edit:
 
     @property
     def inverse(self) -> Edit:
-        return Edit(self.action, self.after, self.before)
+        return replace(self, before=self.after, after=self.before)
 
     def __str__(self) -> str:
         return f"{self.action.value} {(self.before or self.after).body_part.title}"
@@ -104,6 +109,13 @@ class Review:
         """Accept or reject a lesion, or set it back to pending."""
         self._change(_ACTION_OF_STATUS[status], lesion_id, status=status)
 
+    def set_statuses(self, lesion_ids: Iterable[str], status: ReviewStatus) -> None:
+        """Accept or reject several lesions, or set them back to pending, in one step."""
+        first = len(self.done)
+        for lesion_id in lesion_ids:
+            self.set_status(lesion_id, status)
+        self.done[first + 1 :] = [replace(edit, joined=True) for edit in self.done[first + 1 :]]
+
     def relabel(self, lesion_id: str, body_part: BodyPart) -> None:
         """Give a lesion another body part."""
         self._change(Action.RELABEL, lesion_id, body_part=body_part)
@@ -132,11 +144,10 @@ class Review:
         if ends != lesion.recist.ends(axis):
             self._change(Action.DRAW_AXIS, lesion_id, recist=lesion.recist.with_axis(axis, ends, mm))
 
-    def add(self, body_part: BodyPart, key_slice: int, box: Box, measured: Recist | None) -> Lesion:
-        """Add a lesion that the reader drew, accepted by that."""
-        lesion = Lesion(
-            body_part, None, key_slice, (key_slice, key_slice), box, measured, status=ReviewStatus.ACCEPTED, origin=Origin.READER
-        )
+    def add(self, body_part: BodyPart, key_slice: int, box: Box, measured: Recist | None, slices: tuple[int, int] | None = None) -> Lesion:
+        """Add a lesion that the reader drew, accepted by that; it spans `slices`, or its key slice alone."""
+        slices = slices or (key_slice, key_slice)
+        lesion = Lesion(body_part, None, key_slice, slices, box, measured, status=ReviewStatus.ACCEPTED, origin=Origin.READER)
         self._do(Edit(Action.ADD, None, lesion))
         return lesion
 
@@ -144,23 +155,31 @@ class Review:
         """Take a lesion out of the list; that it was found stays on record."""
         self._do(Edit(Action.DELETE, self.lesion(lesion_id), None))
 
+    @property
+    def undoable(self) -> str:
+        """What `undo` takes back, for a button: "accept Liver", "accept 5 lesions"; "" where there is nothing."""
+        return _step_name(_last_step(self.done))
+
+    @property
+    def redoable(self) -> str:
+        """What `redo` does again, as `undoable`."""
+        return _step_name(_next_step(self.undone))
+
     def undo(self) -> Edit | None:
-        """Take back the last edit; None where there is none."""
-        if not self.done:
-            return None
-        edit = self.done.pop()
-        self.undone.append(edit)
-        self._apply(edit.inverse)
-        return edit
+        """Take back the last step, and return its first edit; None where there is none."""
+        step = _last_step(self.done)
+        for edit in reversed(step):
+            self.undone.append(self.done.pop())
+            self._apply(edit.inverse)
+        return step[0] if step else None
 
     def redo(self) -> Edit | None:
-        """Do again what was taken back last; None where nothing was."""
-        if not self.undone:
-            return None
-        edit = self.undone.pop()
-        self.done.append(edit)
-        self._apply(edit)
-        return edit
+        """Do again the step that was taken back last, and return its first edit; None where none was."""
+        step = _next_step(self.undone)
+        for edit in step:
+            self.done.append(self.undone.pop())
+            self._apply(edit)
+        return step[0] if step else None
 
     def _change(self, action: Action, lesion_id: str, **changes) -> None:
         before = self.lesion(lesion_id)
@@ -175,6 +194,30 @@ class Review:
 
     def _apply(self, edit: Edit) -> None:
         self._lesions[edit.lesion_id] = edit.after
+
+
+def _last_step(done: list[Edit]) -> list[Edit]:
+    """The edits of the last step, in their order."""
+    first = len(done) - 1
+    while first > 0 and done[first].joined:
+        first -= 1
+    return done[max(first, 0) :]
+
+
+def _next_step(undone: list[Edit]) -> list[Edit]:
+    """The edits of the step that was undone last, in the order in which they are redone."""
+    step = undone[-1:]
+    for edit in undone[-2::-1]:
+        if not edit.joined:
+            break
+        step.append(edit)
+    return step
+
+
+def _step_name(step: list[Edit]) -> str:
+    if len(step) > 1:
+        return f"{step[0].action.value} {len(step)} lesions"
+    return str(step[0]) if step else ""
 
 
 def dumps(review: Review) -> str:
@@ -192,13 +235,15 @@ def dumps(review: Review) -> str:
 def loads(content: str) -> Review:
     """The review in JSON text that `dumps` wrote, with its undo; ExchangeError for anything else."""
     try:
-        record = json.loads(content)
+        record = exchange.parse(content)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
             raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
         review = Review(exchange.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
+        for lesion in (lesion for edit in (*review.done, *review.undone) for lesion in (edit.before, edit.after) if lesion):
+            replace(review.found, lesions=(lesion,))  # refuses one that lies outside of the CT
     except exchange.ExchangeError:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -210,11 +255,12 @@ def loads(content: str) -> Review:
 
 def _edit_record(edit: Edit) -> dict[str, Any]:
     lesions = {"before": edit.before, "after": edit.after}
-    return {"action": edit.action.value, **{name: lesion and exchange.lesion_record(lesion) for name, lesion in lesions.items()}}
+    records = {name: lesion and exchange.lesion_record(lesion) for name, lesion in lesions.items()}
+    return {"action": edit.action.value, **records, **({"joined": True} if edit.joined else {})}
 
 
 def _edit(record: dict[str, Any]) -> Edit:
     lesions = [record[name] and exchange.lesion(record[name], f"{name}.") for name in ("before", "after")]
     if lesions == [None, None]:
         raise ValueError("an edit without a lesion")
-    return Edit(Action(record["action"]), *lesions)
+    return Edit(Action(record["action"]), *lesions, joined=record.get("joined") is True)

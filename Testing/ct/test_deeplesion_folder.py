@@ -103,10 +103,30 @@ def test_no_row_in_any_table(folder: Path):
     assert refusal(folder) == f"No table gives the spacing of 000001_02_03: put DeepLesion's DL_info.csv into {folder.parents[1]}."
 
 
-@pytest.mark.parametrize("spacing", ["0, 0.75, 5", "0.75, 0.75, -5", "0.75, 0.75, nan", "0.75, 5", ""])
-def test_spacing_zero_or_missing(folder: Path, spacing: str):
+@pytest.mark.parametrize(
+    "spacing, taken, said",
+    [
+        ("0.75, 0.75, -5", (0.75, 0.75, 5), "was taken without its sign"),
+        ("0, 0.75, 5", (0.8, 0.75, 5), "0.8 x 0.8 x 5 mm stand in"),
+        ("0.75, 0.75, nan", (0.75, 0.75, 5), "0.8 x 0.8 x 5 mm stand in"),
+        ("", (0.8, 0.8, 5), "0.8 x 0.8 x 5 mm stand in"),
+    ],
+)
+def test_spacing_that_is_signed_zero_or_missing_follows_the_rule_of_training(folder: Path, spacing: str, taken, said: str):
+    train_deeplesion = pytest.importorskip("train.deeplesion", reason="needs pandas: pip install 'lesion-detector[train]'")
+    import pandas as pd
+
     table(folder.parents[1] / "DL_info.csv", spacing)
-    assert f"DL_info.csv gives the spacing of 000001_02_03 as '{spacing}'" in refusal(folder)
+    volume = ct.read(folder)
+    assert volume.spacing == taken and said in volume.warnings[0]
+    rows = pd.DataFrame({"File_name": ["000001_02_03_010.png"], "Spacing_mm_px_": [spacing]})
+    assert tuple(train_deeplesion.read_spacing(Path("DL_info.csv"), rows)[0]) == taken
+
+
+@pytest.mark.parametrize("spacing", ["0.75, 5", "wide"])
+def test_a_spacing_that_is_no_three_numbers(folder: Path, spacing: str):
+    table(folder.parents[1] / "DL_info.csv", spacing)
+    assert f"DL_info.csv gives the spacing of 000001_02_03 as '{spacing}': it must be three numbers" in refusal(folder)
 
 
 def test_pngs_that_are_not_deeplesion(folder: Path):

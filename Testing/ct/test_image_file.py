@@ -164,7 +164,7 @@ def test_four_dimensions(tmp_path: Path):
 def test_one_slice(tmp_path: Path, made: sitk.Image):
     volume = ct.read(save(made, tmp_path / "scan.nrrd"))
     assert np.array_equal(volume.hu, body(5)[2:3])
-    assert volume.warnings == ("scan.nrrd has one slice only: it stands in for its neighbours.",)
+    assert volume.warnings[-1] == "scan.nrrd has one slice only: it stands in for its neighbours."
 
 
 def test_spacing_zero_or_missing_in_nifti(tmp_path: Path):
@@ -229,3 +229,85 @@ def test_real_nifti(shared_data: Path):
     assert volume.spacing == (3, 3, 3)
     assert np.allclose(volume.direction, np.eye(3))
     assert volume.warnings == ()
+
+
+def nrrd(path: Path, header: str, hu: np.ndarray | None = None) -> Path:
+    path.write_bytes(NRRD.format(geometry=header).encode() + (body(5) if hu is None else hu).tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    "unit, mm",
+    [("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001), ("microns", 0.001), ("\u00b5m", 0.001), ("Micrometers", 0.001), ("inches", 25.4)],
+)
+def test_an_nrrd_in_another_unit_is_read_in_mm(tmp_path: Path, unit: str, mm: float):
+    directions = " ".join(f"({','.join(str(value / mm) for value in row)})" for row in np.diag([0.75, 0.5, 2]))
+    origin = ",".join(str(value / mm) for value in (-10, 20, -300))
+    header = f"space: left-posterior-superior\nspace directions: {directions}\nspace origin: ({origin})\n"
+    volume = ct.read(nrrd(tmp_path / "scan.nrrd", header + f'space units: "{unit}" "{unit}" "{unit}"\n'))
+    assert volume.spacing == pytest.approx((0.75, 0.5, 2)) and volume.origin == pytest.approx((-10, 20, -300))
+    assert volume.warnings == () and np.array_equal(volume.hu, body(5))
+
+
+@pytest.mark.parametrize("units", ['"furlong" "furlong" "furlong"', '"mm" "mm" "cm"', '"mm" "mm" "s"'])
+def test_an_nrrd_in_an_unknown_or_in_several_units_is_refused(tmp_path: Path, units: str):
+    header = "space: left-posterior-superior\nspace directions: (0.75,0,0) (0,0.5,0) (0,0,2)\nspace origin: (0,0,0)\n"
+    assert "export it again with its spacing in mm" in refusal(nrrd(tmp_path / "scan.nrrd", header + f"space units: {units}\n"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "space dimension: 3\nspace directions: (0.75,0,0) (0,0.5,0) (0,0,2)\nspace origin: (0,0,0)\n",
+        "space: scanner-xyz\nspace directions: (0.75,0,0) (0,0.5,0) (0,0,2)\nspace origin: (0,0,0)\n",
+        "spacings: 0.75 0.5 2\n",
+    ],
+)
+def test_an_nrrd_that_does_not_say_how_the_patient_lies_is_read_with_a_warning(tmp_path: Path, header: str):
+    volume = ct.read(nrrd(tmp_path / "scan.nrrd", header))
+    assert volume.spacing == pytest.approx((0.75, 0.5, 2))
+    assert "scan.nrrd does not say how the patient lies" in volume.warnings[0]
+
+
+def test_a_metaimage_that_does_not_say_how_the_patient_lies_is_read_with_a_warning(tmp_path: Path):
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 32 24 5\nElementSpacing = 0.75 0.5 2\nElementType = MET_SHORT\n"
+    path = tmp_path / "scan.mha"
+    path.write_bytes((header + "ElementDataFile = LOCAL\n").encode() + body(5).tobytes())
+    assert "scan.mha does not say how the patient lies" in ct.read(path).warnings[0]
+
+
+def with_sform(path: Path, rows: np.ndarray) -> Path:
+    """The NIfTI file with these rows (3, 4) in the place of its sform."""
+    data = bytearray(path.read_bytes())
+    data[280:328] = rows.astype("<f4").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change", [np.diag([-1, 1, 1]), np.diag([1, -1, 1]), np.diag([1, 1, 1.2])], ids=["left-right", "front-back", "longer"]
+)
+def test_a_nifti_whose_two_forms_disagree_is_read_with_a_warning_that_names_the_one_taken(tmp_path: Path, change: np.ndarray):
+    path = save(image(), tmp_path / "scan.nii")
+    form = np.frombuffer(path.read_bytes()[280:328], "<f4").reshape(3, 4)
+    expected = ct.read(path)
+    assert expected.warnings == ()
+    volume = ct.read(with_sform(path, np.column_stack([change @ form[:, :3], form[:, 3]])))
+    (warning,) = volume.warnings
+    assert "scan.nii says in two ways where its voxels lie (qform and sform)" in warning and "left and right may be swapped" in warning
+    same = np.allclose(volume.index_to_lps, expected.index_to_lps)
+    assert ("The qform was taken" in warning) if same else ("The sform was taken" in warning)
+
+
+def test_a_nifti_whose_forms_agree_within_rounding_is_read_without_a_word(tmp_path: Path):
+    direction = Rotation.from_euler("xyz", (9, -7, 12), degrees=True).as_matrix()
+    path = save(image(direction=direction), tmp_path / "scan.nii")
+    assert ct.read(path).warnings == ()
+
+
+def test_a_name_that_is_wrong_about_compression_is_said(tmp_path: Path):
+    plain = save(image(), tmp_path / "scan.nii").read_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(plain)
+    assert "is not compressed, unlike its name: give it a name that ends in .nii." in refusal(tmp_path / "plain.nii.gz")
+    (tmp_path / "zipped.nii").write_bytes(gzip.compress(plain))
+    assert "is compressed, unlike its name: give it a name that ends in .nii.gz." in refusal(tmp_path / "zipped.nii")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, Rev
 from LesionDetectorLib.report import Model, Reading, dicom_in, dicom_sr, exchange, ordered
 from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
 from pydicom.sr.coding import Code
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,7 @@ def test_unknown_body_part_is_told(study, tmp_path):
     group = bidirectional(slices[4], finding=Code("52988006", "SCT", "Lesion"), site=Code("78961009", "SCT", "Spleen"))
     read = dicom_in.read(report(tmp_path / "sr.dcm", [slices[4]], [group]), folder)
     assert read.lesions[0].body_part is BodyPart.SOFT_TISSUE
-    assert read.warnings == ("sr.dcm names no body part of ours for lesions on slice 5: Soft tissue was put in.",)
+    assert read.warnings == ("The SR names no body part of ours for lesions on slice 5: Soft tissue was put in.",)
 
 
 def test_axes_in_space_are_taken_where_they_lie_in_a_slice(study, tmp_path):
@@ -204,12 +209,59 @@ def test_what_is_no_lesion_is_passed_over_and_told(study, tmp_path):
     read = dicom_in.read(report(tmp_path / "sr.dcm", slices, [bidirectional(slices[1]), *strange()], renamed), folder)
     assert [lesion.id for lesion in read.lesions] == ["1.2.826.0.1.99"]
     assert read.warnings == (
-        "sr.dcm: 1 measurements with one axis alone, or with several places for one tracking UID were passed over.",
-        "sr.dcm: 1 measurements on images that are not among the CT's slices were passed over.",
+        "The SR: 1 measurements with one axis alone, or with several places for one tracking UID were passed over.",
+        "The SR: 1 measurements on images that are not among the CT's slices were passed over.",
     )
     report(tmp_path / "sr.dcm", slices, strange(), renamed)
     with pytest.raises(DicomReportError, match=r"holds no lesion on .*, but 1 measurements with one axis.*, 1 measurements on images"):
         dicom_in.read(tmp_path / "sr.dcm", folder)
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        (None, "that do not say on which one frame of a file with many they lie"),
+        ([3, 4], "that do not say on which one frame of a file with many they lie"),
+        (99, "on images that are not among the CT's slices"),
+        (0, "on images that are not among the CT's slices"),
+        (-1, "on images that are not among the CT's slices"),
+        ([6, 6], None),
+        (6, None),
+    ],
+)
+def test_on_a_file_with_many_frames_one_must_be_named(tmp_path, frames, reason):
+    dicom_readings.multi_frame(tmp_path / "ct")
+    reading = Reading.of(ct.read(tmp_path / "ct"), [])
+    found = [
+        Lesion(BodyPart.LIVER, 0.9, k, (k, k), box, axes_in(box, reading.geometry.spacing), id=f"1.2.{k}")
+        for k, box in ((2, (9.0, 9.0, 20.0, 20.0)), (6, (9.0, 9.0, 30.0, 20.0)))
+    ]
+    path = tmp_path / "sr.dcm"
+    dicom_sr.write(path, replace(reading, lesions=tuple(found)), source_slices(tmp_path / "ct", reading))
+    document = pydicom.dcmread(path)
+    for item in dicom_in._below(document.ContentSequence):
+        for image in item.get("ReferencedSOPSequence") or []:
+            if image.get("ReferencedFrameNumber") == 6:  # frames run from head to feet: slice k = 2
+                image.ReferencedFrameNumber = frames
+                if frames is None:
+                    del image.ReferencedFrameNumber
+    document.save_as(path)
+    read = dicom_in.read(path, tmp_path / "ct")
+    if reason is None:
+        assert ([lesion.key_slice for lesion in read.lesions], read.warnings) == ([2, 6], ())
+    else:
+        assert [lesion.key_slice for lesion in read.lesions] == [6]
+        assert read.warnings == (f"The SR: 1 measurements {reason} were passed over.",)
+
+
+def test_a_line_on_two_slices_is_passed_over(study, tmp_path):
+    folder, _, slices = study
+    group = bidirectional(slices[1])
+    for item in (item for item in group[0].ContentSequence if item.ValueType == "NUM"):
+        second = hd.sr.SourceImageForRegion(slices[5].header.SOPClassUID, slices[5].uid)
+        item.ContentSequence[0].ContentSequence.append(second)
+    with pytest.raises(DicomReportError, match="1 measurements with lines on several slices"):
+        dicom_in.read(report(tmp_path / "sr.dcm", slices, [group]), folder)
 
 
 def test_file_without_lesions_gets_one_sentence(study, tmp_path):
@@ -232,6 +284,90 @@ def test_file_without_lesions_gets_one_sentence(study, tmp_path):
 
     path = report(tmp_path / "empty.dcm", [slices[3]], [bidirectional(slices[3])], without_groups)
     with pytest.raises(DicomReportError, match="without measurement groups"):
+        dicom_in.read(path, folder)
+
+
+def nested(depth: int, undefined: bool, implicit: bool = False, deflated: bool = False) -> bytes:
+    """A DICOM SR whose content is `depth` sequences in one another, each with one item."""
+    tag, item = b"\x40\x00\x30\xa7", b"\xfe\xff\x00\xe0"
+    start = tag if implicit else tag + b"SQ\0\0"
+    if undefined:
+        ends = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+        content = (start + b"\xff" * 4 + item + b"\xff" * 4) * depth + ends * depth
+    else:
+        lengths = [(len(start) + 12) * level for level in range(depth)]
+        content = b"".join(start + struct.pack("<L", n + 8) + item + struct.pack("<L", n) for n in lengths[::-1])
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.3"
+    file = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(file, meta, enforce_standard=True)
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return bytes(128) + b"DICM" + file.getvalue() + (squeeze.compress(content) + squeeze.flush() if deflated else content)
+
+
+@pytest.mark.parametrize("kind", [{}, {"implicit": True}, {"deflated": True}])
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("depth", [51, 340, 100_000])
+def test_deep_nesting_is_refused_at_once(tmp_path, depth, undefined, kind):
+    path = tmp_path / "deep.dcm"
+    path.write_bytes(nested(depth, undefined, **kind))
+    started = time.monotonic()
+    with pytest.raises(DicomReportError, match=r"deep.dcm nests its content more than 50 deep, which no report does: give a DICOM SR\."):
+        dicom_in.read(path, tmp_path)
+    assert time.monotonic() - started < 1
+    path.write_bytes(nested(50, undefined, **kind))
+    with pytest.raises(DicomReportError, match="without measurement groups"):
+        dicom_in.read(path, tmp_path)
+
+
+@pytest.mark.parametrize("deflated", [True, False])
+def test_a_report_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, deflated):
+    monkeypatch.setattr(dicom_in, "LARGEST", 2**20)
+    path = tmp_path / "large.dcm"
+    path.write_bytes(nested(10**5, undefined=True, deflated=deflated))
+    assert not deflated or path.stat().st_size < 2**14
+    with pytest.raises(DicomReportError, match="holds more than 1 MB, as no report does"):
+        dicom_in.read(path, tmp_path)
+
+
+def test_numbers_that_are_none_are_refused_or_passed_over(study, tmp_path):
+    folder, _, slices = study
+
+    def spoilt(points: list) -> list:
+        groups = [bidirectional(slices[1]), bidirectional(slices[2])]
+        groups[1][0].ContentSequence[1].UID = "1.2.7"
+        measured = next(item for item in groups[1][0].ContentSequence if item.ValueType == "NUM")
+        measured.ContentSequence[0].GraphicData = points
+        return groups
+
+    for points in ([1.0, 2.0, 3.0], [1.0, float("nan"), 3.0, 4.0], [1.0, float("inf"), 3.0, 4.0]):
+        read = dicom_in.read(report(tmp_path / "sr.dcm", slices, spoilt(points)), folder)
+        assert [lesion.key_slice for lesion in read.lesions] == [1]
+        assert read.warnings == ("The SR: 1 measurements with values that no lesion has were passed over.",)
+
+    def as_text(document: pydicom.Dataset) -> None:
+        for element in document.iterall():
+            if element.keyword == "GraphicData":
+                element.VR, element.value = "LO", "far away"
+
+    with pytest.raises(DicomReportError, match="is no DICOM file, or a damaged one"):
+        dicom_in.read(report(tmp_path / "sr.dcm", slices, [bidirectional(slices[1])], as_text), folder)
+
+
+@pytest.mark.parametrize("threshold", ["7.5", "5abc", "1e999"])
+def test_a_threshold_that_is_none_is_refused(study, tmp_path, threshold):
+    folder, empty, slices = study
+    box = (9.0, 9.0, 20.0, 20.0)
+    path = tmp_path / "sr.dcm"
+    dicom_sr.write(path, replace(empty, lesions=(Lesion(BodyPart.LIVER, 0.9, 1, (1, 1), box, axes_in(box, (0.7, 0.8, 2.5))),)), slices)
+    document = pydicom.dcmread(path)
+    texts = [item for item in dicom_in._below(document.ContentSequence) if str(item.get("TextValue", "")).endswith("0.5")]
+    for item in texts:
+        item.TextValue = item.TextValue.replace("0.5", threshold)
+    document.save_as(path)
+    assert texts
+    with pytest.raises(DicomReportError, match=r"sr.dcm holds what no reading has: "):
         dicom_in.read(path, folder)
 
 

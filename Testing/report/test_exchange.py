@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from LesionDetectorLib.lesion import BodyPart, Mark
-from LesionDetectorLib.report import Model, exchange
+from LesionDetectorLib.report import Model, exchange, files
 from LesionDetectorLib.report.exchange import ExchangeError
 from readings import AXES, GEOMETRY, lesion, reading, readings
 
@@ -19,6 +22,9 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(exchange.SCHEMA.read_text
 def record(**changes) -> dict:
     """The JSON of a small reading with some of its fields changed."""
     return json.loads(exchange.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
+
+
+LONG_NUMBER = json.dumps(record()).replace("{", "{{").replace("}", "}}").replace('"first_slice": 1', '"first_slice": 1{}')
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -83,12 +89,40 @@ def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_unfinished_file_has_a_name_that_nobody_foresees_and_follows_no_link(tmp_path, monkeypatch):
+    names, secret, victim = [], tmp_path / "secret", tmp_path / "victim"
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (names.append(path), replace(path, target))[1])
+    old = os.umask(0o027)
+    try:
+        for _ in range(2):
+            exchange.write(tmp_path / "lesions.json", reading())
+    finally:
+        os.umask(old)
+    assert len(set(names)) == 2 and {path.parent for path in names} == {tmp_path}
+    assert (tmp_path / "lesions.json").stat().st_mode & 0o777 == 0o640, "as the umask gives it"
+    victim.write_text("kept")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "foreseen")
+    (tmp_path / ".foreseen.part").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        exchange.write(secret, reading())
+    assert victim.read_text() == "kept" and not secret.exists()
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, files.whole(tmp_path / "new.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "new.json") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ("", "not valid JSON"),
         ("Lesions:\n\nStudy: 01", "not valid JSON"),
         pytest.param("[" * 100_000, "not valid JSON", id="deep"),
+        pytest.param(LONG_NUMBER.format("0" * 400), "of at most 32 bits", id="huge number"),
+        pytest.param(LONG_NUMBER.format("0" * 5000), "not valid JSON", id="6000 digits"),
         ('{"format": NaN}', "NaN is not a number"),
         ("[]", "no list of lesions: its 'format' should be 'lesion-detector/lesions'"),
         (json.dumps({"type": "FeatureCollection"}), "no list of lesions"),
@@ -168,6 +202,14 @@ def test_binary_file_and_missing_file(tmp_path):
         exchange.read(path)
     with pytest.raises(FileNotFoundError):
         exchange.read(tmp_path / "absent.json")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "lesions.json").open("wb") as file:
+        file.truncate(10 * 2**30)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it is read"))
+    with pytest.raises(ExchangeError, match=r"lesions.json: this has more than 200 MB, as no list of lesions does\."):
+        exchange.read(tmp_path / "lesions.json")
 
 
 def test_flat_geometry_in_a_file_is_refused():

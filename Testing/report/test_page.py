@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import shutil
+import unicodedata
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -179,9 +180,9 @@ def test_without_lesions_the_page_says_that_none_was_found(reading, volume):
     assert not outline.of("table") and not outline.of("article")
 
 
-def test_a_ct_that_is_no_dicom_is_known_by_its_file_and_a_resampled_slice_has_no_instance(reading):
-    says = Outline(page.compose(replace(reading, dicom=None, source="ct.nrrd", slice_thickness=None))).says
-    assert "File ct.nrrd" in says and "Identifier 1.2.3.4" in says and "UID" not in says and "2.50 mm apart Pixels" in says
+def test_a_ct_that_is_no_dicom_is_known_by_its_content_and_a_resampled_slice_has_no_instance(reading):
+    says = Outline(page.compose(replace(reading, dicom=None, source="DOE_JANE.nrrd", slice_thickness=None))).says
+    assert "DOE" not in says and "Identifier 1.2.3.4" in says and "UID" not in says and "2.50 mm apart Pixels" in says
     resampled = replace(reading.dicom, sop_instance_uids=(None,) * SLICES)
     assert (
         "SOP Instance UID none, for its voxels are not the pixels of a file"
@@ -272,7 +273,7 @@ def test_the_page_prints_on_a4_without_a_break_through_a_lesion(browser, page_fi
     titles = []
     for number, sheet in enumerate(sheets, start=1):
         assert [round(float(side) / 72 * 25.4) for side in sheet.mediabox[2:]] == [210, 297]
-        content = " ".join(sheet.extract_text().split())
+        content = unicodedata.normalize("NFKC", " ".join(sheet.extract_text().split()))  # a font may have fi as one sign
         assert text.NOT_A_MEDICAL_DEVICE in content and f"{number} / {len(sheets)}" in content
         here = re.findall(r"Lesion (\d+): [A-Z][a-z ]+ (?:accepted|pending)", content)
         assert len(sheet.images) == 2 * len(here) == 2 * content.count("Found by")

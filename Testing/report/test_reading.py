@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
-from LesionDetectorLib.report import DicomSeries, Geometry, Reading, ordered, reported
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report import DicomSeries, Geometry, Model, Reading, exchange, ordered, page, reported, table, text
 from readings import GEOMETRY, lesion, reading
 
 TURN = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
@@ -56,14 +59,76 @@ def test_file_name_of_any_bytes_can_be_written():
 
 
 def test_warnings_do_not_tell_the_path():
-    warnings = ("1 damaged file, such as /home/jane.doe/ct/IM1.", "/home/jane.doe/ct has one slice.")
+    warnings = ("1 damaged file was left out, such as /home/jane.doe/ct/IM1.", "/home/jane.doe/ct has one slice.")
     assert Reading.of(volume(source=Path("/home/jane.doe/ct"), warnings=warnings), []).warnings == (
-        "1 damaged file, such as ct/IM1.",
-        "ct has one slice.",
+        "1 damaged file was left out.",
+        "The CT has one slice.",
     )
     here = Reading.of(volume(source=Path()), [])
     assert here.source == Path.cwd().name
     assert here.warnings == ("Slice 3 is missing.",)
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "kept"),
+    [
+        ("/x/DOE_JANE", "DOE_JANE has one slice only.", "The CT has one slice only."),
+        ("DOE_JANE", "3 slices of DOE_JANE are missing.", "3 slices of the CT are missing."),
+        ("/x/DOE_JANE.nrrd", "No value of DOE_JANE.nrrd lies below 0 HU (2 to 9).", "No value of the CT lies below 0 HU (2 to 9)."),
+        ("/x/DOE (2).nrrd", "Slice 3 of /x/DOE (2).nrrd: DOE (2).nrrd is short.", "Slice 3 of the CT: the CT is short."),
+        ("/x/DOE_JANE", "The file /x/DOE_JANE/a/DOE1.dcm lies apart.", "The file the CT lies apart."),
+        ("/x/DOE_JANE", "2 files are damaged, such as DOE_JANE 1.dcm.", "2 files are damaged."),
+        ("/x/3", "3 slices of 3 are missing.", "3 slices of the CT are missing."),
+        ("/x/3", "3 has one slice only.", "The CT has one slice only."),
+        ("/x/CT", "There are other axial CT series; CT has one slice.", "There are other axial CT series; CT has one slice."),
+    ],
+)
+def test_warnings_do_not_tell_a_name(source, said, kept):
+    assert Reading.of(volume(source=Path(source), warnings=(said,)), []).warnings == (kept,)
+
+
+HOSTILE = "a\x1b[31mb\r\nc\u202ed\u2028e\x9bf\x07g\u2066h\udcffi\tj\x00k\x85l"
+HARMLESS = "a?[31mb c?d e?f?g?h?i j?k l"
+
+
+def test_no_text_from_outside_breaks_a_line_or_commands_a_terminal():
+    uids = {"study_uid": HOSTILE, "series_uid": HOSTILE, "frame_of_reference_uid": HOSTILE, "sop_instance_uids": [HOSTILE, "4"]}
+    facts = volume(
+        source=Path(HOSTILE.replace("\x00", "")), study=HOSTILE, series=HOSTILE, series_uid=HOSTILE, warnings=(HOSTILE,), dicom=uids
+    )
+    made = Reading.of(facts, [lesion(BodyPart.LUNG, 0.9, k=1, id=HOSTILE)], [Model(HOSTILE, HOSTILE)])
+    made = replace(made, software_version=HOSTILE)
+    assert (made.study, made.series, made.series_uid, made.software_version) == (HARMLESS,) * 4
+    assert made.lesions[0].id == made.models[0].name == HARMLESS
+    assert made.dicom == DicomSeries(HARMLESS, HARMLESS, HARMLESS, (None, "4"))
+    assert exchange.loads(exchange.dumps(made)) == made
+    written = json.loads(exchange.dumps(made))
+    written["ct"].update(study=HOSTILE, series=HOSTILE, warnings=[HOSTILE])
+    read = exchange.loads(json.dumps(written))
+    for report in (text.compose(read), table.compose(read), page.compose(read), exchange.dumps(read)):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", report)
+        assert HARMLESS in report
+
+
+def test_text_that_is_harmless_stays():
+    said = "肝 Größe ☃ می‌خواهم שלום 'a' \"b\" <c> – …"
+    assert reading(study=said).study == said
+
+
+@pytest.mark.parametrize("size", [(512, 512, 10**9), (10**6, 512, 80), (512, 100_001, 80)])
+def test_a_size_that_no_ct_has_is_refused(size):
+    with pytest.raises(Refusal, match="voxels is none: at most 100000 a side"):
+        replace(GEOMETRY, size=size)
+    record = json.loads(exchange.dumps(reading()))
+    record["ct"]["size"] = size
+    with pytest.raises(exchange.ExchangeError, match="voxels is none: at most 100000 a side"):
+        exchange.loads(json.dumps(record))
+
+
+def test_more_lesions_than_any_ct_has_are_refused():
+    made = reading(*(lesion(BodyPart.LUNG, 0.9, id=str(number)) for number in range(10_000)))
+    with pytest.raises(Refusal, match="10001 lesions are more than any CT has: at most 10000 are read"):
+        replace(made, lesions=(*made.lesions, lesion(BodyPart.LUNG, 0.9)))
 
 
 def test_lps():

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
-from LesionDetectorLib.report import table
+from LesionDetectorLib.report import table, text
 from readings import AXES, lesion, reading
 
 
@@ -18,14 +18,14 @@ def rows(path, *lesions, **changes) -> list[dict[str, str]]:
 
 def test_row_of_a_measured_lesion(tmp_path):
     marked = lesion(BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES, marks=(Mark.LYMPH_NODE, Mark.TARGET))
-    (row,) = rows(tmp_path, marked, study='a,"b"\nü')
+    (row,) = rows(tmp_path, marked, study='a,"b" ü')
     assert row == {
         "number": "1",
         "body_part": "Soft tissue",
         "confidence": "0.876",
         "long_axis_mm": "18.0",
         "short_axis_mm": "12.0",
-        "study": 'a,"b"\nü',
+        "study": 'a,"b" ü',
         "series": "01",
         "slice": "51",
         "status": "pending",
@@ -61,7 +61,7 @@ def test_what_is_unknown_is_empty(tmp_path):
     }
 
 
-def test_numbers_are_those_of_the_report_and_hidden_lesions_come_last(tmp_path):
+def test_the_lesions_are_those_of_the_report(tmp_path):
     lesions = (
         lesion(BodyPart.LUNG, 0.9, k=30),
         lesion(BodyPart.BONE, 0.95, k=10, status=ReviewStatus.REJECTED),
@@ -69,7 +69,32 @@ def test_numbers_are_those_of_the_report_and_hidden_lesions_come_last(tmp_path):
         lesion(BodyPart.KIDNEY, 0.2, k=5),
     )
     found = [(row["number"], row["body_part"]) for row in rows(tmp_path, *lesions)]
-    assert found == [("1", "Liver"), ("2", "Lung"), ("", "Kidney"), ("", "Bone")]
+    assert found == [("1", "Liver"), ("2", "Lung")]
+    assert len(text.compose(reading(*lesions)).split("Lesion ")) == 1 + len(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ('=HYPERLINK("http://x","y")', '\'=HYPERLINK("http://x","y")'),
+        ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(1)", "'@SUM(1)"),
+        (" =1", "' =1"),
+        ("\t=1", "' =1"),
+        ("\r=1", "' =1"),
+        ("＝1+1", "'＝1+1"),
+        ("1;=1+1", "1;'=1+1"),
+        ("7", "7"),
+        ("-7", "-7"),
+        ("CT-abdomen=1", "CT-abdomen=1"),
+    ],
+)
+def test_text_from_outside_is_no_formula(tmp_path, said, cell):
+    (row,) = rows(tmp_path, lesion(BodyPart.LUNG, 0.9, recist=AXES, id=said), study=said, series=said)
+    assert (row["study"], row["series"], row["id"]) == (cell, cell, cell)
+    assert (row["centre_l_mm"], row["confidence"], row["slice"]) == ("-112.000", "0.900", "51"), "numbers stay numbers"
 
 
 @pytest.mark.parametrize("columns", [table.COLUMNS])

@@ -22,3 +22,7 @@ def pip_ensure(
     show_progress=True,
 ):
     return []
+
+
+def pip_check(req, _seen=None):
+    return True

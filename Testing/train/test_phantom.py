@@ -168,6 +168,15 @@ def test_volumes_are_read_back_the_right_way_up(layout: str, tmp_path: Path) -> 
     np.testing.assert_array_equal(read.hu[-1], study.render(0))
     np.testing.assert_allclose(read.origin, (study.frame.x, study.frame.y, study.z(study.slices - 1)), atol=1e-3)
     np.testing.assert_allclose(read.spacing, (study.frame.pixel, study.frame.pixel, study.scanner.interval), atol=1e-3)
+    keys = {study.key_slice(lesion) for lesion in study.lesions}
+    with (out / "DL_info.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    numbers = {int(row["Key_slice_index"]) for row in rows}
+    assert numbers and numbers <= {study.slices - key for key in keys}, "as the report on this CT numbers slices"
+    for number in numbers:
+        np.testing.assert_array_equal(read.hu[number - read.first_slice], study.render(study.slices - number))
+    assert {row["Slice_range"] for row in rows} == {f"1, {study.slices}"}
+    assert all(row["File_name"].endswith(f"_{int(row['Key_slice_index']):03d}.png") for row in rows)
     if layout == "dicom":
         first = pydicom.dcmread(path / "0001.dcm")
         assert first.SOPClassUID.name == "CT Image Storage"

@@ -14,6 +14,8 @@ from .volume import CTError, Volume, check_hu, to_hu
 
 FOLDER = re.compile(r"\d+_(?P<study>\d+)_(?P<series>\d+)")
 HU_OFFSET = 32768
+USUAL_SPACING = (0.8, 0.8, 5.0)
+"""mm, where a spacing is not known; DeepLesion's medians."""
 HEAD_TO_FEET = np.diag([1.0, 1.0, -1.0])
 FOLDERS_ABOVE = 3
 
@@ -33,7 +35,7 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
     files = {int(file.stem): file for file in sorted(folder.glob("*.[pP][nN][gG]")) if file.stem.isdecimal()}
     if not name or not files:
         raise CTError(f"{folder} holds PNG files but is not named like DeepLesion's (000001_01_01/109.png): give DICOM, NRRD or NIfTI.")
-    spacing = _spacing(folder)
+    spacing, warnings = _spacing(folder)
     numbers = sorted(files)
     slices = []
     for number in numbers:
@@ -43,7 +45,7 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
     if len({slice_hu.shape for slice_hu in slices}) > 1:
         raise CTError(f"The PNG slices of {folder} differ in size: unpack this sub-volume from DeepLesion again.")
     hu = np.stack(slices)
-    warnings = check_hu(hu, folder)
+    warnings += check_hu(hu, folder)
     positions = np.array(numbers)
     wanted = np.arange(numbers[0], numbers[-1] + 1)
     missing = sorted(set(wanted.tolist()) - set(numbers))
@@ -81,8 +83,18 @@ def _slice(file: Path) -> np.ndarray:
     return to_hu(sitk.GetArrayViewFromImage(image).astype(np.int32) - HU_OFFSET)
 
 
-def _spacing(folder: Path) -> tuple[float, float, float]:
-    """Spacing (i, j, k) in mm, from the row of this sub-volume in the nearest table."""
+def usable_spacing(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The spacing in mm to take for what rows of `DL_info.csv` give (..., 3), NaN where that is nothing.
+
+    Below 0 only the direction is meant, so the sign goes; for one that is 0 or missing `USUAL_SPACING` stands in. Also returns where the
+    one and where the other was done: (..., 3) each. Reading a sub-volume and training follow this one rule.
+    """
+    unknown = ~np.isfinite(stored) | (stored == 0)
+    return np.where(unknown, USUAL_SPACING, np.abs(stored)), stored < 0, unknown
+
+
+def _spacing(folder: Path) -> tuple[tuple[float, float, float], list[str]]:
+    """Spacing (i, j, k) in mm, from the row of this sub-volume in the nearest table, and what was mended about it."""
     places = [folder, *folder.parents[:FOLDERS_ABOVE]]
     for table in (table for place in places for table in sorted(place.glob("*.csv"))):
         with table.open(newline="", encoding="utf-8-sig") as lines:
@@ -95,14 +107,21 @@ def _spacing(folder: Path) -> tuple[float, float, float]:
     raise CTError(f"No table gives the spacing of {folder.name}: put DeepLesion's DL_info.csv into {places[-2]}.")
 
 
-def _parse_spacing(text: str, table: Path, folder: Path) -> tuple[float, float, float]:
+def _parse_spacing(text: str, table: Path, folder: Path) -> tuple[tuple[float, float, float], list[str]]:
     try:
-        i, j, k = (float(value) for value in text.split(","))
-    except ValueError as error:
-        raise CTError(f"{table} gives the spacing of {folder.name} as '{text}': it must be three numbers, such as 0.8, 0.8, 5.") from error
-    if not all(np.isfinite((i, j, k))) or min(i, j, k) <= 0:
-        raise CTError(f"{table} gives the spacing of {folder.name} as '{text}': each must be above 0 mm.")
-    return i, j, k
+        stored = np.array([float(value) for value in text.split(",")] if text.strip() else [np.nan] * 3)
+    except ValueError:
+        stored = np.array([])
+    if stored.shape != (3,):
+        raise CTError(f"{table} gives the spacing of {folder.name} as '{text}': it must be three numbers, such as 0.8, 0.8, 5.")
+    spacing, signed, unknown = usable_spacing(stored)
+    warnings = []
+    if signed.any():
+        warnings.append(f"{table.name} gives the spacing of {folder.name} as '{text}': it was taken without its sign.")
+    if unknown.any():
+        usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
+        warnings.append(f"{table.name} has no spacing of {folder.name}: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough.")
+    return tuple(spacing.tolist()), warnings
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
+from .dicom_slices import MALFORMED, TAGS, TELLING, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
 from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
 
@@ -24,6 +24,8 @@ PATIENT = {
     "PatientSex": "Sex",
     "StudyDate": "Study date",
 }
+MOST_NAMED = 4
+MOST_AT_A_PLACE = 4  # images that their numbers alone tell apart, as of phases without any other header
 KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
 
 
@@ -48,8 +50,8 @@ def read_slices(
         series = next(image.series for image in images if image.path == path)
     slices, more = _choose_series(path, images, series)
     warnings += more
-    for select in (_one_stack, _one_acquisition, _one_per_place):
-        slices, more = select(slices)
+    for select in (_one_stack, _one_acquisition, _one_kind, _one_per_place):
+        slices, more = select(slices, path)
         warnings += more
     return slices, warnings
 
@@ -130,7 +132,8 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
         else:
             found[image.series] += image.slices
     if series is None and found:
-        series = max(found, key=lambda uid: len(found[uid]))
+        _refuse_scattered(path, found)
+        series = min(found, key=lambda uid: (_is_of_a_kind(found[uid]), -len(found[uid]), uid))
     elif series is None:
         raise CTError(f"{path} holds no axial CT ({_count(sum(unfit.values(), Counter()))}): give {KNOWN_KINDS}.")
     elif series not in found and series in unfit:
@@ -140,10 +143,34 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
     warnings = []
     if unfit[series]:
         warnings.append(f"Some images of the series were left out: {_count(unfit[series])}.")
+    kinds = Counter(item.kind for item in found[series])
+    ((kind, _),) = kinds.most_common(1)
+    if kind:
+        warnings.append(f"This series is {kind}, by its headers: what is measured on it need not be so in the patient.")
+    elif len(kinds) > 1:
+        found[series] = [item for item in found[series] if not item.kind]
+        names = ", ".join(f"{count} of {name}" for name, count in kinds.items() if name)
+        warnings.append(f"Some images of the series were left out: {names}.")
     others = {uid: slices for uid, slices in found.items() if uid != series}
     if others:
         warnings.append(f"Series {series} with {len(found[series])} slices was read; there are other axial CT series: {_sizes(others)}.")
     return found[series], warnings
+
+
+def _is_of_a_kind(slices: list[Slice]) -> bool:
+    """Whether most images of a series are no plain axial CT."""
+    return sum(bool(item.kind) for item in slices) * 2 > len(slices)
+
+
+def _refuse_scattered(path: Path, found: dict[str, list[Slice]]) -> None:
+    """CTError where each slice has a series of its own, of which only one could be read."""
+    places = {tuple(np.round(slices[0].origin, 1)) for slices in found.values()}
+    planes = {slices[0].plane for slices in found.values()}
+    if len(found) > 2 and max(map(len, found.values())) == 1 and len(places) == len(found) and len(planes) == 1:
+        raise CTError(
+            f"{path} holds {len(found)} axial CT series of one slice each, side by side: they seem to be one series whose slices were "
+            "given a SeriesInstanceUID each. Export the series again, or choose one slice with --series."
+        )
 
 
 def _count(reasons: Counter[str]) -> str:
@@ -151,10 +178,12 @@ def _count(reasons: Counter[str]) -> str:
 
 
 def _sizes(found: dict[str, list[Slice]]) -> str:
-    return ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in found.items()) or "none"
+    shown = [f"{uid} ({len(slices)} slice{'s' * (len(slices) != 1)})" for uid, slices in list(found.items())[:MOST_NAMED]]
+    more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    return ", ".join(shown + more) or "none"
 
 
-def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+def _one_stack(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
     """The most slices that share orientation, matrix and pixel spacing, in order from feet to head."""
     stacks: dict[tuple[float, ...], list[Slice]] = defaultdict(list)
     for item in slices:
@@ -167,7 +196,7 @@ def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     return stack, [text] if left else []
 
 
-def _one_acquisition(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+def _one_acquisition(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
     """Without acquisitions that go over the same part of the body again (phases); the one with most slices, else the first, stays."""
     normal = slices[0].normal
     acquisitions: dict[int, list[Slice]] = defaultdict(list)
@@ -189,10 +218,66 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return min(one[1], other[1]) - max(one[0], other[0]) >= (one[1] - one[0]) / 2
 
 
-def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
-    """The first slice at each position along the normal."""
+def _one_kind(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
+    """Of images that share places, those that one header has in common: one phase, one energy, one reconstruction.
+
+    A header parts them where images at one place differ in it and one of its values is there at half of the places or more; taken is the
+    value at most places, of several the lowest.
+    """
+    warnings = []
+    for keyword, name in TELLING.items():
+        shared = [group for group in _places(slices) if len({item.traits.get(keyword) for item in group}) > 1]
+        if not shared:
+            continue
+        at: dict[str, set[int]] = defaultdict(set)
+        groups = _places(slices)
+        for place, group in enumerate(groups):
+            for item in group:
+                at[item.traits.get(keyword, "")].add(place)
+        chosen = min(at, key=lambda value: (-len(at[value]), _in_order(value)))
+        if 2 * len(at[chosen]) < len(groups):
+            continue
+        left = ", ".join(value or "none" for value in sorted(set(at) - {chosen}, key=_in_order)[:MOST_NAMED])
+        warnings.append(f"The series holds several images at each place, of unlike {name}: {chosen or 'none'} was read, {left} left out.")
+        slices = [item for item in slices if item.traits.get(keyword, "") == chosen]
+    return slices, warnings
+
+
+def _in_order(value: str) -> tuple[float, str]:
+    """Sorts numbers by their size, and before other texts."""
+    try:
+        return float(value), value
+    except ValueError:
+        return np.inf, value
+
+
+def _places(slices: list[Slice]) -> list[list[Slice]]:
+    """The slices, which are in order, by their positions along the normal."""
     positions = [item.origin @ slices[0].normal for item in slices]
-    kept = [item for item, step in zip(slices, np.diff(positions, prepend=-np.inf)) if step > SAME_PLACE]
+    groups: list[list[Slice]] = []
+    for item, step in zip(slices, np.diff(positions, prepend=-np.inf)):
+        if step > SAME_PLACE:
+            groups.append([])
+        groups[-1].append(item)
+    return groups
+
+
+def _one_per_place(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
+    """The first slice at each place, by acquisition and number; CTError where nothing in the headers tells which that is."""
+    groups = _places(slices)
+    for group in groups:
+        unlike = {(item.uid, item.frame): item for item in group}.values()
+        numbers = {(item.acquisition, item.instance) for item in unlike}
+        if len(numbers) < len(unlike):
+            raise CTError(
+                f"{path} holds several images at one place that nothing in their headers tells apart, such as {group[0].path.name} and "
+                f"{group[1].path.name}: they may be phases, energies or reconstructions. Export one of them alone."
+            )
+        if len(unlike) > MOST_AT_A_PLACE:
+            raise CTError(
+                f"{path} has {len(unlike)} images at one place, which is no CT of a volume, or its positions are wrong: export it again."
+            )
+    kept = [min(group, key=lambda item: (item.acquisition, item.order)) for group in groups]
     left = len(slices) - len(kept)
     return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
 
@@ -276,7 +361,7 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
         if frames.shape[1:] != hu.shape[1:] or max(frame for _, frame in places[path]) >= len(frames):
             raise CTError(f"{path} holds fewer pixels than its header says: copy or export it again.")
         for k, frame in places[path]:
-            hu[k] = to_hu(frames[frame])
+            hu[k] = to_hu(_without_padding(frames[frame], slices[k].padding))
 
     progress = progress or (lambda done, total: None)
     first, *others = places
@@ -289,6 +374,14 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
     finally:
         pool.shutdown(cancel_futures=True)  # so that an error or Ctrl-C does not wait for the rest
     return hu
+
+
+def _without_padding(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray:
+    """`values` in HU with air in the place of padding."""
+    if padding is None:
+        return values
+    low, high = padding
+    return np.where((values >= low - 0.5) & (values <= high + 0.5), AIR, values)
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 
 SUFFIXES = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 BROKEN = "is truncated or damaged, or its data file is missing: copy or export it again."
+NRRD_UNITS = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 0.001),
+    **dict.fromkeys(("in", "inch", "inches"), 25.4),
+}
+"""The length in mm of the units that an NRRD may have."""
+PATIENT_SPACES = (
+    *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"),
+    *("right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time", "rast", "last", "lpst"),
+)
+"""The spaces of an NRRD that say how the patient lies."""
+META_ORIENTATION = (b"transformmatrix", b"orientation", b"rotation")
 NRRD_SPACING = (b"space directions:", b"spacings:")
 META_SPACING = (b"elementspacing", b"elementsize")
 
@@ -42,7 +57,9 @@ def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volu
     if invalid:
         warnings.append(f"{invalid} voxels of {path.name} hold no number (NaN or infinite) and were read as air.")
     warnings += check_hu(hu, path)
-    placed = Placed(hu, np.array(image.GetOrigin()), np.array(image.GetSpacing()), np.reshape(image.GetDirection(), (3, 3)))
+    unit = _unit(path)
+    origin, spacing = unit * np.array(image.GetOrigin()), unit * np.array(image.GetSpacing())
+    placed = Placed(hu, origin, spacing, np.reshape(image.GetDirection(), (3, 3)))
     placed, tilted = _upright(placed, path)
     if tilted:
         warnings.append(f"{path.name} has {tilted}: its slices were shifted upright.")
@@ -70,6 +87,9 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
 
     with path.open("rb"):  # so that a file without permission says so
         pass
+    if nifti.is_nifti(path) and nifti.is_misnamed(path):
+        state, ending = ("not compressed", ".nii") if path.suffix.lower() == ".gz" else ("compressed", ".nii.gz")
+        raise CTError(f"{path} is {state}, unlike its name: give it a name that ends in {ending}.")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -85,17 +105,63 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
         raise CTError(f"{path} holds complex numbers: give a CT in Hounsfield units.")
     if not _has_spacing(path, reader):
         raise CTError(f"{path} gives no voxel spacing, or a spacing of 0: export it again with its spacing in mm.")
-    codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
-    text = f"{path.name} does not say how the patient lies: NIfTI's default was taken, and left and right may be swapped."
-    return reader, [text] if codes and not any(map(int, codes)) else []
+    return reader, _doubts(path, reader)
+
+
+def _doubts(path: Path, reader: sitk.ImageFileReader) -> list[str]:
+    """What the file leaves open of how the patient lies, as a warning."""
+    if nifti.is_nifti(path):
+        known = any(int(reader.GetMetaData(key)) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key))
+        apart = nifti.forms_apart(path)
+        if apart > 0:
+            return [
+                f"{path.name} says in two ways where its voxels lie (qform and sform), which are up to {apart:.0f} mm apart: "
+                f"left and right may be swapped. The {_form_taken(path, reader)} was taken."
+            ]
+    elif path.suffix.lower() in (".mha", ".mhd"):
+        known = any(key in _start(path).lower() for key in META_ORIENTATION)
+    else:
+        known = _nrrd_field(path, "space").lower() in PATIENT_SPACES
+    text = f"{path.name} does not say how the patient lies: the default of its format was taken, and left and right may be swapped."
+    return [] if known else [text]
+
+
+def _form_taken(path: Path, reader: sitk.ImageFileReader) -> str:
+    """Which of its two forms a NIfTI file was read by."""
+    directions = np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1))[:3, :3]
+    to_lps = np.diag((-1, -1, 1)) @ np.stack(nifti.directions(path))
+    return ("qform", "sform")[int(np.abs(to_lps - directions).max(axis=(1, 2)).argmin())]
+
+
+def _unit(path: Path) -> float:
+    """The length in mm of the unit in which a file says where its voxels lie; CTError for one that is unknown."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return 1.0
+    text = _nrrd_field(path, "space units") or _nrrd_field(path, "units")
+    names = {name.strip().lower() for name in re.findall(r'"([^"]*)"', text)} - {"", "???"} or {"mm"}
+    units = {NRRD_UNITS.get(name) for name in names}
+    if None in units or len(units) > 1:
+        raise CTError(f"{path} gives its places in {', '.join(sorted(names))}: export it again with its spacing in mm.")
+    return units.pop()
+
+
+def _nrrd_field(path: Path, name: str) -> str:
+    """The value of a field in the header of an NRRD, "" where there is none."""
+    header = _start(path).partition(b"\n\n")[0].decode("utf-8", "replace").replace("\r", "")
+    fields = (line.partition(":") for line in header.splitlines() if not line.startswith("#"))
+    return next((value.strip() for key, _, value in fields if key.strip().lower() == name), "")
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(65536)
 
 
 def _has_spacing(path: Path, reader: sitk.ImageFileReader) -> bool:
     """Whether the file itself states a spacing above 0; ITK would silently put 1 mm in its place."""
     if nifti.is_nifti(path):
         return bool((nifti.spacing(path)[: len(reader.GetSize())] > 0).all())
-    with path.open("rb") as file:
-        header = file.read(65536).lower()
+    header = _start(path).lower()
     keys = META_SPACING if path.suffix.lower() in (".mha", ".mhd") else NRRD_SPACING
     return min(reader.GetSpacing()) > 0 and any(key in header for key in keys)
 

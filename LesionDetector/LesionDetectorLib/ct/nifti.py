@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,12 +16,85 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii", ".nii.gz")
 FLOATING_POINT = ("16", "64")  # codes of NIfTI's datatype
+TOLERANCE = 0.1  # voxels
 VERSION_1, VERSION_2 = 348, 540  # bytes of the header, with which a file begins
 
 
 def is_nifti(path: Path) -> bool:
     """Whether the name of `path` is that of a NIfTI file."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def is_misnamed(path: Path) -> bool:
+    """Whether a file is compressed though its name says that it is not, or the reverse."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix.lower() == ".gz":
+        return any(int.from_bytes(start, order) in (VERSION_1, VERSION_2) for order in ("little", "big"))
+    return start.startswith(b"\x1f\x8b")
+
+
+def forms_apart(path: Path) -> float:
+    """How far the corners of the image lie apart, in mm, by its qform and by its sform.
+
+    0 where the file has one of them alone, or where both agree to a tenth of a voxel.
+    """
+    header = _Header.of(path)
+    if not (header.qform_code > 0 and header.sform_code > 0):
+        return 0.0
+    corners = np.array([(0, 0, 0, 1), *(np.append(row, 1) for row in np.diag(header.size - 1))]).T
+    apart = float(np.abs((header.qform - header.sform) @ corners).max())
+    return apart if apart > TOLERANCE * header.spacing.min() else 0.0
+
+
+def directions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The unit vectors in RAS of the voxel axes by the qform and by the sform, as columns: (3, 3) each."""
+    header = _Header.of(path)
+    return tuple(form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (header.qform, header.sform))
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a header says of where the voxels lie: the two codes, and the matrices (3, 4) from voxel indices to RAS as stored."""
+
+    size: np.ndarray
+    spacing: np.ndarray
+    qform_code: int
+    sform_code: int
+    qform: np.ndarray
+    sform: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> _Header:
+        with _open(path) as file:
+            header = file.read(VERSION_2)
+        order = _byte_order(header)
+        real, whole, codes, places = ("f8", "i8", 344, 16) if _is_version_2(header) else ("f4", "i2", 252, 40)
+
+        def numbers(kind: str, count: int, offset: int) -> np.ndarray:
+            return np.frombuffer(header, f"{order}{kind}", count, offset).astype(float)
+
+        version_2 = _is_version_2(header)
+        size = np.maximum(numbers(whole, 3, places + (8 if version_2 else 2)), 1)
+        pixdim = numbers(real, 4, 104 if version_2 else 76)
+        code = numbers("i4" if version_2 else "i2", 2, codes)
+        quaternion, offset = np.split(numbers(real, 6, 352 if version_2 else 256), 2)
+        sform = numbers(real, 12, 400 if version_2 else 280).reshape(3, 4)
+        qform = np.column_stack([_rotation(quaternion) * (1, 1, -1 if pixdim[0] < 0 else 1) * pixdim[1:], offset])
+        return cls(size, np.abs(pixdim[1:]), int(code[0]), int(code[1]), qform, sform)
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) of the b, c, d of a NIfTI header."""
+    b, c, d = quaternion
+    a = math.sqrt(max(1 - b * b - c * c - d * d, 0.0))
+    return np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+        ]
+    )
 
 
 def is_cut_off(path: Path, reader: sitk.ImageFileReader) -> bool:
@@ -44,8 +118,7 @@ def spacing(path: Path) -> np.ndarray:
     with _open(path) as file:
         header = file.read(VERSION_2)
     order = _byte_order(header)
-    is_version_2 = np.frombuffer(header, f"{order}i4", 1)[0] == VERSION_2
-    return np.frombuffer(header, f"{order}f8", 3, 112) if is_version_2 else np.frombuffer(header, f"{order}f4", 3, 80)
+    return np.frombuffer(header, f"{order}f8", 3, 112) if _is_version_2(header) else np.frombuffer(header, f"{order}f4", 3, 80)
 
 
 def not_numbers(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
@@ -69,6 +142,10 @@ def _open(path: Path) -> BinaryIO:
 
 def _byte_order(start: bytes) -> str:
     return "<" if int.from_bytes(start[:4], "little") in (VERSION_1, VERSION_2) else ">"
+
+
+def _is_version_2(header: bytes) -> bool:
+    return VERSION_2 in (int.from_bytes(header[:4], order) for order in ("little", "big"))
 
 
 def _offset(reader: sitk.ImageFileReader) -> int:

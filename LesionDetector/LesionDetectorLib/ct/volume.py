@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..refusal import Refusal
+
 AIR = -1024
 HIGHEST = np.iinfo(np.int16).max
 
 
-class CTError(ValueError):
+class CTError(Refusal):
     """A CT that cannot be read; the message is one sentence that names the file or value and says what to do next."""
 
 

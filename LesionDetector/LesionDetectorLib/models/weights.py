@@ -11,6 +11,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..lesion import BodyPart
+from ..refusal import Refusal
+from ..report.files import write_bytes
 from ..slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
 from .faster_rcnn import FasterRCNN
 from .foveabox import FoveaBox
@@ -27,7 +29,7 @@ RawOutputs = tuple[tuple[Tensor, ...], ...]
 PREPROCESSING = {"window": list(WINDOW), "neighbour_mm": NEIGHBOUR_MM, "max_size": MAX_SIZE}
 
 
-class WeightsError(ValueError):
+class WeightsError(Refusal):
     """A weights file that cannot be used; the message is one sentence for the user."""
 
 
@@ -59,8 +61,8 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None
         "labels": LABELS,
         "preprocessing": {**PREPROCESSING, **{name: model.architecture[name] for name in ("slices", "pixel_mm")}},
     }
-    _write(path, to_bytes(tensors))
-    _write(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, to_bytes(tensors))
+    write_bytes(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def load(path: Path | str) -> tuple[Model, dict]:
@@ -119,12 +121,3 @@ def _check_fit(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None
         raise WeightsError(
             f"The card {path.with_suffix('.json')} does not fit its weights: {len(unlike)} tensors differ, first {unlike[0]}."
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -6,18 +6,23 @@ are one lesion. A reader drew and accepted it unless the groups say otherwise (s
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.sr.coding import Code
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from LesionDetectorLib.ct.dicom import read_slices, without_pixels
 from LesionDetectorLib.ct.dicom_slices import MALFORMED, Slice
@@ -38,6 +43,17 @@ PARAMETER = Code("111002", "DCM", "Algorithm Parameters")
 OLDER = {codes.LONG_AXIS: ("SRT", "G-A185"), codes.SHORT_AXIS: ("SRT", "G-A186"), codes.FINDING_SITE: ("SRT", "G-C0E3")}
 STAND_IN = BodyPart.SOFT_TISSUE
 UNDEFINED_LENGTH = 0xFFFFFFFF
+META_START = 144
+"""Where the file meta information begins that its group length counts: after preamble, DICM and that length."""
+OF_ONE_KIND = {
+    *("ContentSequence", "ConceptNameCodeSequence", "ConceptCodeSequence", "ReferencedSOPSequence", "ReferencedFrameNumber", "GraphicData"),
+    *("MeasuredValueSequence", "MeasurementUnitsCodeSequence", "FloatingPointValue", "NumericValue", "ReferencedSeriesSequence"),
+    *("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"),
+}
+"""Elements that are read here and must be what DICOM says: sequences, or numbers."""
+LARGEST = 50 * 2**20
+DEEPEST = 50
+NO_VALUES = "with values that no lesion has"
 FLAT = 0.6  # largest distance from its slice, in slices, of a point in space
 
 Items = list[Dataset]  # content items
@@ -73,24 +89,62 @@ def read(path: Path | str, ct_path: Path | str) -> Reading:
     reasons = [f"{count} measurements {reason}" for reason, count in passed_over.items()]
     if not lesions:
         raise DicomReportError(f"{path} holds no lesion on {ct_path}, but {', '.join(reasons)}.")
-    warnings = [f"{path.name}: {reason} were passed over." for reason in reasons]
+    warnings = [f"The SR: {reason} were passed over." for reason in reasons]
     if unnamed:
-        warnings.append(f"{path.name} names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
-    return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
+        warnings.append(f"The SR names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
+    try:
+        return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
+    except ValueError as error:  # a threshold that is none, too many lesions
+        raise DicomReportError(f"{path} holds what no reading has: {error}") from error
 
 
 def _document(path: Path) -> Dataset:
     with path.open("rb") as file:
         try:
+            if _size(path, file) > LARGEST:
+                raise DicomReportError(f"{path} holds more than {LARGEST >> 20} MB, as no report does: give a DICOM SR.")
             document = pydicom.dcmread(file)
             if not all(_is_whole(document.get_item(tag)) for tag in list(document.keys())):
                 raise EOFError("the file breaks off")
-            document.decode()  # parses every value, so that a damaged one is found here
-        except (OSError, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
+            depth = _parsed(document)
+        except DicomReportError:
+            raise
+        except RecursionError:
+            depth = DEEPEST + 1
+        except (OSError, zlib.error, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
             raise DicomReportError(f"{path} is no DICOM file, or a damaged one: give a DICOM SR.") from error
+    if depth > DEEPEST:
+        raise DicomReportError(f"{path} nests its content more than {DEEPEST} deep, which no report does: give a DICOM SR.")
     if "ContentSequence" not in document:
         raise DicomReportError(f"{path} is DICOM, but no structured report: give a measurement report (TID 1500).")
     return document
+
+
+def _size(path: Path, file: BinaryIO) -> int:
+    """How many bytes a DICOM file has, unpacked where it is deflated, or just more than LARGEST; leaves `file` at its start."""
+    size = os.fstat(file.fileno()).st_size
+    if size <= LARGEST:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            file.seek(META_START + meta.FileMetaInformationGroupLength)
+            size = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), LARGEST + 1))
+            file.seek(0)
+    return size
+
+
+def _parsed(document: Dataset) -> int:
+    """Parses every value, so that a damaged one is found here; returns how deep the sequences are nested, up to one more than DEEPEST.
+
+    Dataset.decode would go down by recursion, and pydicom's way to tell of an error takes twice as long at each level.
+    """
+    level, depth = [document], -1
+    while level and depth <= DEEPEST:
+        elements = [element for dataset in level for element in dataset]
+        if any(dictionary_VR(element.tag) != element.VR for element in elements if element.keyword in OF_ONE_KIND):
+            raise ValueError("an element of another kind than its name says")
+        level = [item for element in elements if element.VR == "SQ" for item in element.value]
+        depth += 1
+    return depth
 
 
 def _is_whole(element: RawDataElement | DataElement) -> bool:
@@ -116,7 +170,7 @@ def _series(document: Dataset, groups: list[Items]) -> str | None:
         for image in series.get("ReferencedSOPSequence") or []
     }
     images = [_image(child) for items in groups for child in _below(items) if child.get("RelationshipType") == "SELECTED FROM"]
-    counts = Counter(series_of[uid] for uid, _ in filter(None, images) if series_of.get(uid))
+    counts = Counter(series_of[uid] for uid, _ in images if series_of.get(uid))
     return counts.most_common(1)[0][0] if counts else None
 
 
@@ -131,28 +185,46 @@ def _by_tracking_uid(document: Dataset, groups: list[Items]) -> dict[str, Items]
 
 @dataclass(frozen=True, eq=False)
 class _Ct:
-    """The CT that was measured: its reading without lesions, and its DICOM slices, also by SOPInstanceUID and frame."""
+    """The CT that was measured: its reading without lesions, and its DICOM slices, also by SOPInstanceUID."""
 
     reading: Reading
     source: Source
-    images: dict[tuple[str, int], Slice]
+    images: dict[str | None, list[Slice]]
 
     @classmethod
     def at(cls, path: Path, series: str | None) -> _Ct:
         slices, warnings = read_slices(path, series)
         reading = Reading.of(without_pixels(path, slices, warnings), [])
         source = Source.of(reading.geometry, reading.dicom, slices)
-        return cls(reading, source, {(item.uid, item.frame): item for item in slices})
+        images = defaultdict(list)
+        for item in slices:
+            images[item.uid].append(item)
+        return cls(reading, source, images)
 
     def place(self, region: Dataset) -> tuple[int, np.ndarray]:
         """Slice k, and the points (n, 2) of a region in continuous voxel indices on it."""
-        data = np.array(region.get("GraphicData") or [], dtype=float)
-        if region.get("ValueType") == "SCOORD3D":
+        in_space = region.get("ValueType") == "SCOORD3D"
+        data = np.array(region.get("GraphicData") or [], dtype=float).ravel()
+        if not len(data) or len(data) % (3 if in_space else 2) or not np.isfinite(data).all():
+            raise _PassedOverError(NO_VALUES)
+        if in_space:
             return self._place_in_space(region, data.reshape(-1, 3))
-        images = [self.images.get(_image(child)) for child in _children(region)]
-        if not any(images):
+        images = [image for image in map(self._image, _children(region)) if image is not None]
+        if not images:
             raise _PassedOverError("on images that are not among the CT's slices")
-        return self.source.voxels(next(filter(None, images)), data.reshape(-1, 2) - 0.5)
+        if any(image is not images[0] for image in images):
+            raise _PassedOverError("with lines on several slices")
+        return self.source.voxels(images[0], data.reshape(-1, 2) - 0.5)
+
+    def _image(self, item: Dataset) -> Slice | None:
+        """The slice that an item refers to, None for another CT's; of many frames it must name one."""
+        uid, frames = _image(item)
+        slices = self.images.get(uid, [])
+        if not slices or (not frames and int(slices[0].header.get("NumberOfFrames") or 1) == 1):
+            return next(iter(slices), None)
+        if len(frames) != 1:
+            raise _PassedOverError("that do not say on which one frame of a file with many they lie")
+        return next((image for image in slices if image.frame in frames), None)
 
     def _place_in_space(self, region: Dataset, points: np.ndarray) -> tuple[int, np.ndarray]:
         if region.get("ReferencedFrameOfReferenceUID") != self.reading.dicom.frame_of_reference_uid:
@@ -165,7 +237,7 @@ class _Ct:
 
     def slice_of(self, item: Dataset) -> int | None:
         """Slice k of the image that an item refers to, None for another CT's."""
-        image = self.images.get(_image(item))
+        image = self._image(item)
         return None if image is None else self.source.voxels(image, np.zeros((1, 2)))[0]
 
 
@@ -200,7 +272,7 @@ def _lesion(uid: str, items: Items, body_part: BodyPart, ct: _Ct) -> Lesion:
             id=codes.lesion_id(uid),
         )
     except ValueError as error:
-        raise _PassedOverError("with values that no lesion has") from error
+        raise _PassedOverError(NO_VALUES) from error
 
 
 class _Line(NamedTuple):
@@ -301,12 +373,13 @@ def _is(code: Dataset, concept: Code) -> bool:
     return (code.get("CodingSchemeDesignator"), code.get("CodeValue")) in ((concept.scheme_designator, concept.value), OLDER.get(concept))
 
 
-def _image(item: Dataset) -> tuple[str, int] | None:
-    """SOPInstanceUID and frame, from 0, of the image that an item refers to."""
+def _image(item: Dataset) -> tuple[str, set[int]]:
+    """SOPInstanceUID, "" for none, and frames, from 0, of the image that an item refers to; without frames it refers to all of them."""
     for image in item.get("ReferencedSOPSequence") or []:
-        frames = image.get("ReferencedFrameNumber") or 1
-        return str(image.get("ReferencedSOPInstanceUID")), int(frames if isinstance(frames, int) else frames[0]) - 1
-    return None
+        frames = image.get("ReferencedFrameNumber")
+        frames = [frames] if isinstance(frames, int) else frames or []
+        return str(image.get("ReferencedSOPInstanceUID") or ""), {int(frame) - 1 for frame in frames}
+    return "", set()
 
 
 def _number(item: Dataset, unit: Code) -> float | None:

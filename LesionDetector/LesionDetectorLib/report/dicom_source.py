@@ -17,6 +17,7 @@ from LesionDetectorLib.ct.dicom import read_slices
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.ct.grid import EVEN, ROUNDED
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.refusal import Refusal
 
 from .dicom_codes import CHARACTER_SET, uid_of
 from .reading import DicomSeries, Geometry, Reading, ordered
@@ -25,7 +26,7 @@ from .text import CONFIDENCE
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
-class DicomReportError(ValueError):
+class DicomReportError(Refusal):
     """A DICOM report that cannot be written or read; the message is one sentence for the user."""
 
 

@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
 FORMAT = "lesion-detector/lesions"
 VERSION = 1
+LARGEST = 200 * 2**20
+"""Bytes of a file, characters of a text: a reading of 10,000 lesions has a tenth of that."""
+WHOLE = 2**31
 SCHEMA = Path(__file__).with_name("lesions.schema.json")
 
 
-class ExchangeError(ValueError):
+TOO_LARGE = f"this has more than {LARGEST >> 20} MB, as no list of lesions does."
+
+
+class ExchangeError(Refusal):
     """The file is no lesions.json that this program can read; the message is one sentence that says why."""
 
 
@@ -28,6 +35,8 @@ def write(path: Path | str, reading: Reading) -> None:
 def read(path: Path | str) -> Reading:
     """The reading that `write` put into `path`. Raises ExchangeError for anything else in it, and OSError."""
     path = Path(path)
+    if path.stat().st_size > LARGEST:
+        raise ExchangeError(f"{path}: {TOO_LARGE}")
     content = path.read_bytes()
     try:
         return loads(content.decode("utf-8"))
@@ -44,11 +53,17 @@ def dumps(reading: Reading) -> str:
 
 def loads(content: str) -> Reading:
     """The reading in JSON text that `dumps` wrote; fields it does not know are passed over. Raises ExchangeError."""
+    return reading_of(parse(content))
+
+
+def parse(content: str) -> Any:
+    """What a JSON text from outside holds; ExchangeError for one that is too large or nested too deep, or is no JSON, which has no NaN."""
+    if len(content) > LARGEST:
+        raise ExchangeError(TOO_LARGE)
     try:
-        record = json.loads(content, parse_constant=_refuse_constant)
+        return json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ExchangeError(f"this is not valid JSON ({error}).") from error
-    return reading_of(record)
 
 
 def reading_record(reading: Reading) -> dict[str, Any]:
@@ -245,6 +260,8 @@ def _checked(value: Any, name: str, kind: type, optional: bool = False) -> Any:
         raise ExchangeError(f"'{name}' must be {_KINDS[kind]}.")
     if kind is float and not abs(value) <= sys.float_info.max:
         raise ExchangeError(f"'{name}' must be a finite number.")
+    if kind is int and not -WHOLE <= value < WHOLE:
+        raise ExchangeError(f"'{name}' must be a whole number of at most 32 bits.")
     return float(value) if kind is float else value
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
@@ -18,11 +20,26 @@ def write_text(path: Path | str, content: str) -> None:
 
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write `content`; on any failure or Ctrl-C `path` is as it was before. Raises OSError."""
+    with whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` once all is written, and vanishes on any failure or Ctrl-C. Raises OSError.
+
+    Nobody can foretell its name, and it is opened only where there is none: in a shared folder no link leads it astray.
+    """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        unfinished.write_bytes(content)
+        with unfinished.open("xb") as file:
+            yield file
         unfinished.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(path)  # the name that was asked for; a full disk gives none
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

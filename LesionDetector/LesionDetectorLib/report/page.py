@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.looks import window
 from LesionDetectorLib.report import text
 from LesionDetectorLib.report.baseline import HEADING, assess
 from LesionDetectorLib.report.reading import Reading
@@ -61,10 +62,10 @@ def compose(
 
 
 def _facts(reading: Reading) -> dict[str, str]:
-    """What the page says of the CT and of how it was read. Not the name of its folder, which may be the patient's."""
+    """What the page says of the CT and of how it was read. Not the name of its file or folder, which may be the patient's."""
     dicom, geometry = reading.dicom, reading.geometry
     if dicom is None:
-        source = {"File": reading.source, "Identifier": reading.series_uid}
+        source = {"Identifier": reading.series_uid}
     else:
         source = {"Study Instance UID": dicom.study_uid, "Series Instance UID": dicom.series_uid}
         source["Frame of Reference UID"] = dicom.frame_of_reference_uid
@@ -122,7 +123,7 @@ def _pictures(volume: Volume, lesions: list[Lesion], progress: Callable[[int, in
             {
                 "whole": data_uri(number, enlarged=False),
                 "enlarged": data_uri(number, enlarged=True),
-                "window": "{} to {} HU".format(*figures.window(lesion)),
+                "window": "{} to {} HU".format(*window(lesion.body_part)),
                 "width_mm": figures.enlarged_mm(volume, lesion),
             }
         )

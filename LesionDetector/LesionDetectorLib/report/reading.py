@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,15 @@ import numpy as np
 
 from LesionDetectorLib import __version__
 from LesionDetectorLib.lesion import Lesion, ReviewStatus
+from LesionDetectorLib.printable import printable
+from LesionDetectorLib.refusal import Refusal
 
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume
 
 Vector = tuple[float, float, float]
+MOST_VOXELS_A_SIDE = 100_000
+MOST_LESIONS = 10_000
 
 
 def ordered(lesions: Iterable[Lesion]) -> list[Lesion]:
@@ -61,6 +66,8 @@ class Geometry:
         numbers = [*self.spacing, *self.origin, *(value for row in self.direction for value in row)]
         if not all(map(math.isfinite, numbers)) or min(self.spacing) <= 0 or min(self.size) < 1:
             raise ValueError(f"A CT needs a size of at least 1, a spacing above 0 mm and finite positions, not {self}.")
+        if max(self.size) > MOST_VOXELS_A_SIDE:
+            raise Refusal(f"A CT of {' x '.join(map(str, self.size))} voxels is none: at most {MOST_VOXELS_A_SIDE} a side are read.")
 
     @property
     def index_to_lps(self) -> np.ndarray:
@@ -99,6 +106,12 @@ class DicomSeries:
     frame_of_reference_uid: str
     sop_instance_uids: tuple[str | None, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("study_uid", "series_uid", "frame_of_reference_uid"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+        uids = (uid if uid is None or uid == printable(uid) else None for uid in self.sop_instance_uids)
+        object.__setattr__(self, "sop_instance_uids", tuple(uids))
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -106,6 +119,10 @@ class Model:
 
     name: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "sha256", printable(self.sha256))
 
     @classmethod
     def of(cls, weights: Path) -> Model:
@@ -117,9 +134,11 @@ class Model:
 class Reading:
     """The lesions on one CT series and what a report must say about where they come from; an immutable value without pixels.
 
+    All text in it is `printable`, wherever it comes from.
+
     Attributes
     ----------
-    source: name of the file or folder that was read, without its path.
+    source: name of the file or folder that was read, without its path. It may be the patient's: no report shows it.
     study, series: as the report prints them.
     series_uid: identifies the series; "" if nothing does.
     first_slice: the number by which a report calls the slice k = 0.
@@ -135,6 +154,7 @@ class Reading:
     Raises
     ------
     ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1, a slice thickness not above 0.
+    Refusal: more lesions than any CT has.
     """
 
     source: str
@@ -152,6 +172,11 @@ class Reading:
     software_version: str = __version__
 
     def __post_init__(self) -> None:
+        for name in ("source", "study", "series", "series_uid", "software_version"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+        object.__setattr__(self, "warnings", tuple(map(printable, self.warnings)))
+        if len(self.lesions) > MOST_LESIONS:
+            raise Refusal(f"{len(self.lesions)} lesions are more than any CT has: at most {MOST_LESIONS} are read.")
         if not 0 <= self.confidence <= 1:
             raise ValueError(f"The confidence threshold must lie in 0..1, not {self.confidence}.")
         if self.slice_thickness is not None and not 0 < self.slice_thickness < math.inf:
@@ -167,13 +192,11 @@ class Reading:
     def of(cls, volume: Volume, lesions: Iterable[Lesion], models: Iterable[Model] = (), confidence: float = 0.5) -> Reading:
         """The reading of `lesions` on `volume`, found by `models` and reported from `confidence` on.
 
-        Of paths only the last name is kept, also in warnings: folders are often named after patients.
+        Files and folders are often named after patients: of the path only the last name is kept, as the source, and in warnings none.
         """
-        path, name = str(volume.source), volume.source.name
-        warnings = (warning.replace(path, name) if name else warning for warning in volume.warnings)
         depth, height, width = volume.hu.shape
         return cls(
-            source=_printable(volume.source.absolute().name),
+            source=volume.source.absolute().name,
             study=volume.study,
             series=volume.series,
             series_uid=volume.series_uid,
@@ -186,7 +209,7 @@ class Reading:
             ),
             slice_thickness=volume.slice_thickness,
             dicom=_dicom_series(volume.dicom) if volume.dicom else None,
-            warnings=tuple(map(_printable, warnings)),
+            warnings=tuple(_without_names(warning, volume.source) for warning in volume.warnings),
             models=tuple(models),
             confidence=float(confidence),
             lesions=tuple(ordered(lesions)),
@@ -206,9 +229,23 @@ class Reading:
         return k + self.first_slice
 
 
-def _printable(text: str) -> str:
-    """`text` with a question mark for each byte of a file name that is no character, which UTF-8 could not write."""
-    return text.encode("utf-8", "replace").decode()
+def _without_names(warning: str, source: Path) -> str:
+    """`warning` with "the CT" in the place of the name or path of its file or folder, and without an example of its files at the end."""
+    warning = _EXAMPLE.sub("", warning)
+    names = {str(source), source.name, str(source.absolute()), source.absolute().name} - {"", "."}
+    patterns = [_NAME.format(re.escape(name)) if _tells(name) else _SUBJECT.format(re.escape(name)) for name in names]
+    warning = re.sub("|".join(sorted(patterns, key=len, reverse=True)), "the CT", warning)
+    return warning[:1].upper() + warning[1:]
+
+
+def _tells(name: str) -> bool:
+    """Whether a name is more than a number or a short word, such as CT, that sentences have anyway."""
+    return len(name) > 3 and not name.isdecimal()
+
+
+_EXAMPLE = re.compile(r", such as [^;]*(?=\.$)", re.DOTALL)
+_NAME = r"(?<!\w){}(?:[/\\][^\s,;:]*[^\s,;:.])?(?!\w)"
+_SUBJECT = r"(?:^|(?<= of )){}(?= (?:has|have|is|are|holds?|lies?)\b)"
 
 
 def _dicom_series(identifiers: dict) -> DicomSeries:

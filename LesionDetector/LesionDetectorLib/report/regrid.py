@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from LesionDetectorLib.lesion import Lesion, Point
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Reading
 
 APART = 0.1
@@ -16,7 +17,7 @@ APART = 0.1
 def regrid(reading: Reading, geometry: Geometry) -> Reading:
     """`reading` with all its lesions in the voxel indices of `geometry`, whose slices are those of the reading, in any order.
 
-    The numbers by which a report calls slices stay, unless they would count down: then they count from 1. Raises ValueError where
+    The numbers by which a report calls slices stay, unless they would count down: then they count from 1. Raises Refusal where
     `geometry` is that of another CT.
     """
     order = _order(reading.geometry, geometry)
@@ -31,7 +32,7 @@ def regrid(reading: Reading, geometry: Geometry) -> Reading:
 
 
 def _order(old: Geometry, new: Geometry) -> np.ndarray:
-    """The whole-numbered matrix (4, 4) from voxel indices of one geometry to those of another; ValueError where there is none."""
+    """The whole-numbered matrix (4, 4) from voxel indices of one geometry to those of another; Refusal where there is none."""
     to_new = np.linalg.inv(new.index_to_lps) @ old.index_to_lps
     order = np.rint(to_new)
     last = np.array(old.size) - 1
@@ -43,7 +44,7 @@ def _order(old: Geometry, new: Geometry) -> np.ndarray:
         and abs(order[2, 2]) == 1
     )
     if not same:
-        raise ValueError("The voxels of this CT are not those on which the lesions lie.")
+        raise Refusal("The voxels of this CT are not those on which the lesions lie.")
     return order
 
 

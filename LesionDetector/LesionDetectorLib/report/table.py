@@ -1,15 +1,16 @@
-"""The table of lesions for spreadsheets: one row a lesion, what a reader asks for first, what programs need last."""
+"""The table of lesions for spreadsheets: one row for each lesion of the report, what a reader asks for first, what programs need last."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.report.baseline import Entry, assess
 from LesionDetectorLib.report.files import write_text
-from LesionDetectorLib.report.reading import Reading, ordered
+from LesionDetectorLib.report.reading import Reading
 
 COLUMNS = (
     *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin", "marks"),
@@ -21,22 +22,24 @@ COLUMNS = (
 BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
 
 
+FORMULA = re.compile(r"(^|[,;\t\r\n])(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""What a spreadsheet may take for the start of a formula: at the start of a cell, or where it splits one at another separator."""
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+
+
 def compose(reading: Reading, baseline: bool = False) -> str:
-    """All lesions as CSV: the reported ones by their number, then the others, whose number is empty.
+    """The lesions that the report shows as CSV, by their numbers.
 
     Diameters are in mm, the centre of the box is in LPS mm, `slice` is the number that the report prints; k, box and end points
     are continuous voxel indices of the CT. What is not known is empty. With `baseline`, more columns have the RECIST 1.1 baseline; those
-    of recist_target_mm add up to its sum of diameters.
+    of recist_target_mm add up to its sum of diameters. Text that a spreadsheet would calculate gets an apostrophe before it.
     """
     shown = reading.reported
-    numbered = {lesion.id for lesion in shown}
-    hidden = [lesion for lesion in ordered(reading.lesions) if lesion.id not in numbered]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     more = [_recist(entry) for entry in assess(reading).entries] if baseline else [[]] * len(shown)
     writer.writerow(COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS)
     writer.writerows(_row(reading, lesion, number) + cells for number, (lesion, cells) in enumerate(zip(shown, more), start=1))
-    writer.writerows(_row(reading, lesion, None) + [""] * (baseline * len(BASELINE_COLUMNS)) for lesion in hidden)
     return file.getvalue()
 
 
@@ -45,7 +48,7 @@ def write(path: Path | str, reading: Reading) -> None:
     write_text(path, compose(reading))
 
 
-def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
+def _row(reading: Reading, lesion: Lesion, number: int) -> list:
     x0, y0, x1, y1 = lesion.box
     centre = reading.geometry.to_lps(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice))
     recist = lesion.recist
@@ -56,8 +59,8 @@ def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
         _rounded(lesion.confidence, 3),
         _rounded(recist and recist.long_mm, 1),
         _rounded(recist and recist.short_mm, 1),
-        reading.study,
-        reading.series,
+        _text(reading.study),
+        _text(reading.series),
         reading.slice_number(lesion.key_slice),
         lesion.status.value,
         lesion.origin.value,
@@ -65,12 +68,16 @@ def _row(reading: Reading, lesion: Lesion, number: int | None) -> list:
         lesion.key_slice,
         *lesion.slices,
         *(_rounded(value, 3) for value in (*lesion.box, *ends, *centre.tolist())),
-        lesion.id,
+        _text(lesion.id),
     ]
 
 
 def _recist(entry: Entry) -> list[str]:
     return [entry.category.value, _rounded(entry.diameter_mm if entry.is_target else None, 1), entry.reason]
+
+
+def _text(value: str) -> str:
+    return value if NUMBER.fullmatch(value) else FORMULA.sub(r"\1'\2", value)
 
 
 def _rounded(value: float | None, digits: int) -> str:

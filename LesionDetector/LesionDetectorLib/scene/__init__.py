@@ -8,13 +8,15 @@ from .files import load_scene, new_scene, render_scene, save_scene, write_scene
 from .markups import COLOURS, colour, read_lesion, read_lesions
 from .mrml import SceneError
 from .placing import Placing, Shape
-from .reports import ENDINGS, read_lesions_file, save_report, slice_thickness
-from .session import Session
+from .reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
+from .session import Session, is_reviewed
 from .shown import (
     COLUMNS,
     add_volume,
+    range_of,
     reading_on,
     remove_lesions,
+    set_window,
     show_in_slice_views,
     show_lesions,
     why_not_a_ct,
@@ -31,16 +33,20 @@ __all__ = [
     "Shape",
     "add_volume",
     "colour",
+    "is_reviewed",
     "load_scene",
     "new_scene",
+    "range_of",
     "read_lesion",
     "read_lesions",
     "read_lesions_file",
     "reading_on",
     "remove_lesions",
     "render_scene",
+    "report_path",
     "save_report",
     "save_scene",
+    "set_window",
     "show_in_slice_views",
     "show_lesions",
     "slice_thickness",

@@ -10,10 +10,10 @@ import numpy as np
 from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.lesion import Box, Lesion, Point
 
-from .mrml import ijk_to_ras
+from .mrml import ijk_to_ras, ijk_to_world, matrix_of, slice_views
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSliceNode
 
 TEXT_SCALE = 3.0
 """Size of the captions as a markup has it: a font of 15 px, in a view of any size."""
@@ -40,6 +40,40 @@ def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, L
         taken = np.concatenate([boxes[rivals], texts[:number][rivals[:number]]])
         texts[number] = place_caption((letter * len(text), line), boxes[number], taken, view, _GAP * line, _REACH)
     return [(float(i), float(j)) for i, j in texts[:, :2] @ np.linalg.inv(scale).T]
+
+
+def anchor_in_view(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]], lesion: Lesion) -> Point | None:
+    """Where the text of one of the lesions begins so that it stays inside the axial view that shows the CT now, as `anchors`.
+
+    None where no such view shows the lesion.
+    """
+    view = next((view for view in slice_views(volume_node.GetScene(), volume_node) if _is_axial(view, volume_node)), None)
+    if view is None:
+        return None
+    scale, _ = _index_to_screen(volume_node)
+    own, bounds = _on_screen(lesion.box, scale), _bounds(view, volume_node, scale)
+    if not (np.all(own[:2] < bounds[2:]) and np.all(own[2:] > bounds[:2])):
+        return None
+    letter, line = np.array((_LETTER_PX, _LINE_PX)) * view.GetFieldOfView()[0] / view.GetDimensions()[0]
+    rivals = [other for _, other in entries if other.slices[0] <= lesion.slices[1] and lesion.slices[0] <= other.slices[1]]
+    text = next(text for text, other in entries if other is lesion)
+    taken = np.array([_on_screen(other.box, scale) for other in rivals])
+    place = place_caption((letter * len(text), line), own, taken, bounds, _GAP * line, _REACH)
+    i, j = place[:2] @ np.linalg.inv(scale).T
+    return float(i), float(j)
+
+
+def _is_axial(view: vtkMRMLSliceNode, volume_node: vtkMRMLScalarVolumeNode) -> bool:
+    """Whether a slice view shows the slices of the CT, and not cuts across them."""
+    across = ijk_to_world(volume_node)[:3, 2] / volume_node.GetSpacing()[2]
+    return abs(across @ matrix_of(view.GetSliceToRAS())[:3, 2]) > 0.9
+
+
+def _bounds(view: vtkMRMLSliceNode, volume_node: vtkMRMLScalarVolumeNode, scale: np.ndarray) -> np.ndarray:
+    """What an axial view shows as left, bottom, right, top in mm on the screen: (4,)."""
+    centre = np.linalg.inv(ijk_to_world(volume_node)) @ matrix_of(view.GetSliceToRAS())[:, 3]
+    half = np.array(view.GetFieldOfView()[:2]) / 2
+    return np.concatenate([scale @ centre[:2] - half, scale @ centre[:2] + half])
 
 
 def _index_to_screen(volume_node: vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray]:

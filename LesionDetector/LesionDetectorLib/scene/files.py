@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume
     from LesionDetectorLib.report.reading import Reading
 
+LARGEST = 8 * 2**30
+"""Bytes that a scene may unpack to."""
+MOST_FILES = 10_000
+ENCRYPTED = 1
 OPENGL_PACKAGES = "libegl1 libgl1-mesa-dri"
 
 
@@ -73,16 +78,30 @@ def load_scene(path: Path, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
     scene = scene or new_scene()
     try:
         with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(path) as file:
-            file.extractall(temporary)
+            _unpack(file, path, Path(temporary))
             description = next(Path(temporary).rglob("*.mrml"), None)
             if description is None:
                 raise SceneError(f"{path}: this archive holds no scene; open a .mrb file.")
             scene.SetURL(str(description))
             if not scene.Import(None):
                 raise SceneError(f"{path}: this scene cannot be read.")
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SceneError(f"{path}: this is no scene file; open a .mrb file.") from error
     return scene
+
+
+def _unpack(file: zipfile.ZipFile, path: Path, folder: Path) -> None:
+    """Unpack a scene; SceneError where that would fill the disk, before anything is written. No entry yields more than it says."""
+    entries = file.infolist()
+    size = sum(entry.file_size for entry in entries)
+    if size > LARGEST or len(entries) > MOST_FILES:
+        raise SceneError(
+            f"{path} unpacks to {len(entries)} files of {size >> 20} MB, and at most {MOST_FILES} of {LARGEST >> 20} MB are read: "
+            "open it in 3D Slicer and save it without what is not needed."
+        )
+    if any(entry.flag_bits & ENCRYPTED for entry in entries):
+        raise SceneError(f"{path} is encrypted: unpack it with its password first.")
+    file.extractall(folder)
 
 
 def render_scene(path: Path, picture: Path, size: int = 900) -> None:

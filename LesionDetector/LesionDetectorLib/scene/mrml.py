@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from LesionDetectorLib.refusal import Refusal
+
 if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
     from vtkmodules.vtkCommonMath import vtkMatrix4x4
@@ -19,7 +21,7 @@ VOLUME, LONG_AXIS, SHORT_AXIS = "LesionDetector.volume", "LesionDetector.longAxi
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
-class SceneError(RuntimeError):
+class SceneError(Refusal, RuntimeError):
     """A scene cannot be made, read or rendered here; the message says why and what to install or do."""
 
 

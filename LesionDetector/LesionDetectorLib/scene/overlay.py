@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
 
 from . import markups
-from .captions import anchors
+from .captions import anchor_in_view, anchors
 from .frames import add_frames, set_frames
 from .mrml import remove_with_display
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
 
 FRAME_PX, SELECTED_PX = 2, 4
+HANDLE_SCALE = 1.2
+"""Of the box's handles, in percent of the view; Slicer's own 3 would cover a small lesion and the ends of its axes."""
 
 Entry = tuple[int | None, Lesion]
 """A lesion with its number in the report, None for one that is not in it."""
@@ -91,7 +93,7 @@ class Overlay:
             self._make_layers()
         chosen = next((entry for entry in entries if entry[1].id == selected), None)
         self._edited = chosen if editable else None
-        captions = self._captions(entries)
+        captions = self._captions(entries, chosen[1] if chosen is not None else None)
         for kind, layer in self._layers.items():
             of_kind = [caption for caption in captions if markups.kind(caption[1]) == kind]
             framed = [lesion for _, lesion, _ in of_kind if not (editable and lesion.id == selected)]
@@ -163,13 +165,17 @@ class Overlay:
         for node in self._nodes():
             self._show_node(node, True)
 
-    def _captions(self, entries: Sequence[Entry]) -> list[markups.Caption]:
-        """The captions with their places, which take a while to find and are found anew only where something moved."""
+    def _captions(self, entries: Sequence[Entry], selected: Lesion | None) -> list[markups.Caption]:
+        """The captions with their places, which take a while to find and are found anew only where something moved.
+
+        That of the selected lesion stays inside the view that shows it, however small.
+        """
         texts = [(lesion.caption(number), lesion) for number, lesion in entries]
         around = [(len(text), lesion.box, lesion.slices) for text, lesion in texts]
         if around != self._around:
             self._around, self._places = around, anchors(self._volume_node, texts)
-        return [(*text, place) for text, place in zip(texts, self._places)]
+        seen = anchor_in_view(self._volume_node, texts, selected) if selected is not None else None
+        return [(*text, seen if seen is not None and text[1] is selected else place) for text, place in zip(texts, self._places)]
 
     def _draw(self, layer: _Layer, framed: list[Lesion], captions: list[markups.Caption]) -> None:
         if framed != layer.framed:
@@ -215,6 +221,7 @@ class Overlay:
         markups.style_box(box)
         box.GetDisplayNode().SetHandlesInteractive(True)
         box.GetDisplayNode().SetRotationHandleVisibility(False)
+        box.GetDisplayNode().SetInteractionHandleScale(HANDLE_SCALE)
         for line in axes.values():
             markups.style_line(line)
         for node in handles.all():

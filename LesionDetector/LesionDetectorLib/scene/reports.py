@@ -10,6 +10,7 @@ import numpy as np
 
 from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report import exchange, table, text
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading
@@ -37,20 +38,21 @@ ENDINGS = {
 def save_report(
     session: Session,
     path: Path,
+    kind: str = "",
     accepted_only: bool = False,
     diameters: bool = False,
     baseline: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Save the report of a review, in the form that the end of the name asks for, all of it or nothing.
+    """Save the report of a review as one of the kinds in `ENDINGS`, by default the one that its name asks for, all of it or nothing.
 
     With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
     hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
 
-    Raises ValueError, or SceneError, which says in one sentence why it cannot be saved, and OSError.
+    Raises Refusal, such as SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
     reading, volume_node = session.report(accepted_only), session.volume_node
-    match ending(path):
+    match kind or ending(path):
         case ".txt":
             write_text(path, text.compose(reading, diameters, baseline))
         case ".csv":
@@ -78,7 +80,7 @@ def save_report(
 def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Reading:
     """The reading in a lesions.json, or in a DICOM SR on the CT's own files, ours or another program's.
 
-    Raises ValueError, or SceneError, which says in one sentence why it cannot be read, and OSError.
+    Raises Refusal, such as SceneError, which says in one sentence why it cannot be read, and OSError.
     """
     if path.suffix.lower() == ".json":
         return exchange.read(path)
@@ -87,11 +89,20 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
     return dicom_in.read(path, dicom_files(volume_node)[0])
 
 
+def report_path(path: Path, kind: str) -> Path:
+    """The file to save a report of one of the `ENDINGS` to: a name without an ending gets that; Refusal where it has another."""
+    if not path.suffix:
+        return path.with_name(path.name + kind)
+    if not path.name.lower().endswith("." + kind.rpartition(".")[2]):
+        raise Refusal(f"{path.name}: choose a name that ends in {kind}, or another kind of file.")
+    return path
+
+
 def ending(path: Path) -> str:
-    """Which of the `ENDINGS` a name has, the longest that fits; ValueError names them all."""
+    """Which of the `ENDINGS` a name has, the longest that fits; Refusal names them all."""
     fitting = [known for known in ENDINGS if path.name.lower().endswith(known)]
     if not fitting:
-        raise ValueError(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
+        raise Refusal(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
     return max(fitting, key=len)
 
 

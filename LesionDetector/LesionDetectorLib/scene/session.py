@@ -6,27 +6,37 @@ drawn from it, once a change, not once a slice. Nothing here knows Qt: a script 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from LesionDetectorLib import recist, review
+from LesionDetectorLib.fuse import pairwise_iou
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.looks import window
 from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.report.reading import Reading, ordered
 
 from .markups import lesion_slices, ras_to_ijk
 from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
 from .overlay import Entry, Overlay
-from .shown import add_table, fill_table, remove_lesions
+from .shown import add_table, fill_table, geometry_of, remove_lesions, set_window
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLMarkupsNode, vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
+    from slicer import vtkMRMLMarkupsNode, vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSliceNode
 
 REVIEW = ATTRIBUTE + "review"
 SELECTED = ATTRIBUTE + "selected"
+FIELD_MM = 120.0
+"""Width of the field that a step to a lesion shows, at least; of a large lesion, three times its box."""
+SAME_PLACE = 0.5
+"""Share of their common area from which two boxes on common slices are of one lesion."""
+OTHER_IMAGE = (
+    "this CT is not the image any more on which the lesions were found (it was cropped, resampled or moved). "
+    "Undo that, or detect lesions anew."
+)
 
 
 class Session:
@@ -40,7 +50,10 @@ class Session:
     review: what was found, and every edit.
     selected: the id of the lesion that is looked at, None if none is.
     listed: the lesions of the list in the order of a report, with their numbers in it; a rejected one has none.
-    closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene.
+    closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene, or its CT has become
+        another image.
+    why_closed: a sentence on what ended it, if that was not asked for.
+    zooms, windows: whether selecting a lesion shows a small field round it, and in the window of its body part.
     """
 
     def __init__(
@@ -50,6 +63,9 @@ class Session:
         self.scene: vtkMRMLScene = volume_node.GetScene()
         self._changed = changed
         self.closed = False
+        self.why_closed = ""
+        self.zooms = self.windows = False
+        self._fields: dict[str, tuple[float, ...]] = {}
         self._editing = False
         self._drawing = False
         self._observed: list[tuple[Any, int]] = []
@@ -80,8 +96,8 @@ class Session:
     ) -> list[Session]:
         """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`.
 
-        Lesions that `show_lesions` drew there for a Slicer without this module give way. `warn` is told of a damaged review, which stays as
-        it is.
+        Lesions that `show_lesions` drew there for a Slicer without this module give way. `warn` is told of a review that is damaged or of
+        another image than the CT is now; it stays as it is.
         """
         sessions = []
         for node in _kept_reviews(scene):
@@ -91,6 +107,9 @@ class Session:
                     continued = review.loads(node.GetText())
                 except ExchangeError as error:
                     warn(f"The review of {volume_node.GetName()} cannot be continued: {error}")
+                    continue
+                if not _is_on(continued, volume_node):
+                    warn(f"The review of {volume_node.GetName()} cannot be continued: {OTHER_IMAGE}")
                     continue
                 session = cls(volume_node, continued, changed)
                 session._text, session.selected = node, node.GetAttribute(SELECTED) or None
@@ -132,9 +151,12 @@ class Session:
             self._jump(self.review.lesion(lesion_id))
         self._show()
 
-    def step(self, by: int) -> None:
-        """Select the lesion `by` places further down the list (1: the next, -1: the one before), round its ends."""
-        ids = [lesion.id for _, lesion in self.listed]
+    def step(self, by: int, ids: Sequence[str] = ()) -> None:
+        """Select the lesion `by` places further down the list (1: the next, -1: the one before), round its ends.
+
+        `ids` is the list in another order, as a reader may have sorted it.
+        """
+        ids = ids or [lesion.id for _, lesion in self.listed]
         if ids:
             place = ids.index(self.selected) + by if self.selected in ids else (0 if by > 0 else -1)
             self.select(ids[place % len(ids)])
@@ -154,6 +176,11 @@ class Session:
     def set_status(self, lesion_id: str, status: ReviewStatus) -> None:
         """Accept or reject a lesion, or set it back to pending."""
         self._edit(self.review.set_status, lesion_id, status)
+
+    def set_statuses(self, status: ReviewStatus) -> None:
+        """Accept or reject all lesions of the list that are pending, in one step."""
+        pending = [lesion.id for _, lesion in self.listed if lesion.status is ReviewStatus.PENDING]
+        self._edit(self.review.set_statuses, pending, status)
 
     def toggle_status(self, lesion_id: str, status: ReviewStatus) -> None:
         """Give a lesion a status, or take it away: what is accepted twice is pending again."""
@@ -190,10 +217,24 @@ class Session:
             raise SceneError("The lesion lies outside of the CT; draw it on one of its slices.")
         box = self._around(k, ijk[0, :2]) if len(points) == 1 else _between(ijk[:, :2])
         measured = self._measure(k, box, recist.READER_MARGIN_MM)
-        lesion = self.review.add(body_part, k, box, measured)
+        lesion = self.review.add(body_part, k, box, measured, self._spanned(k, box, measured))
         self.selected = lesion.id
         self._update()
         return lesion
+
+    def twin(self, lesion_id: str) -> Entry | None:
+        """The listed lesion that lies where this one lies, with its number; None if none does. Rejected ones do not count."""
+        lesion = self.review.lesion(lesion_id)
+        others = [entry for entry in self.listed if entry[1].id != lesion_id and entry[1].status is not ReviewStatus.REJECTED]
+        return next((entry for entry in others if _same_place(entry[1], lesion)), None)
+
+    def show_whole(self) -> None:
+        """Show the fields again that the views had before a step to a lesion made them small."""
+        for name, field in self._fields.items():
+            view = self.scene.GetNodeByID(name)
+            if view is not None:
+                view.SetFieldOfView(*field)
+        self._fields = {}
 
     def to_largest_slice(self, lesion_id: str) -> None:
         """Outline a lesion on every slice that it spans, and make the one where it is largest its key slice; it is selected."""
@@ -234,6 +275,12 @@ class Session:
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
         return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, recist.pixels(margin_mm, self.volume_node.GetSpacing()))
 
+    def _spanned(self, k: int, box: Box, measured: Recist) -> tuple[int, int]:
+        """The slices of a lesion that was drawn on slice k."""
+        hu = slicer_module().util.arrayFromVolume(self.volume_node)
+        margin_px = recist.pixels(recist.READER_MARGIN_MM, self.volume_node.GetSpacing())
+        return recist.slices_spanned(hu, self.volume_node.GetSpacing(), k, box, margin_px, measured.long_mm)
+
     def _area(self, k: int, lesion: Lesion) -> float:
         margin_px = recist.pixels(recist.margin_mm(lesion.origin), self.volume_node.GetSpacing())
         return float(recist.segment(self._hu(k), lesion.box, margin_px).mask.sum())
@@ -243,13 +290,27 @@ class Session:
 
     def _jump(self, lesion: Lesion) -> None:
         x0, y0, x1, y1 = lesion.box
+        spacing = self.volume_node.GetSpacing()
         point = (ijk_to_world(self.volume_node) @ ((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice, 1))[:3]
+        if self.windows:
+            set_window(self.volume_node, *window(lesion.body_part))
         for view in slice_views(self.scene, self.volume_node):
-            in_view = is_in_view(view, point)
+            if self.zooms:
+                self._zoom(view, max(FIELD_MM, 3 * max((x1 - x0) * spacing[0], (y1 - y0) * spacing[1])))
+            in_view = not self.zooms and is_in_view(view, point)
             (view.JumpSliceByOffsetting if in_view else view.JumpSliceByCentering)(*point)
+
+    def _zoom(self, view: vtkMRMLSliceNode, width_mm: float) -> None:
+        """Show a field of this width; the one before is kept for `show_whole`."""
+        width, height, depth = view.GetFieldOfView()
+        self._fields.setdefault(view.GetID(), (width, height, depth))
+        view.SetFieldOfView(width_mm, width_mm * height / width, depth)
 
     def _update(self) -> None:
         """Keep the review in the scene, and list and draw what it shows."""
+        if not _is_on(self.review, self.volume_node):
+            self._end(f"The review of {self.volume_node.GetName()} has ended, but stays in the scene: {OTHER_IMAGE}")
+            return
         with self._drawn():
             self._text = keep_review(self.volume_node, self.review, self._text)
             self.listed = self._numbered()
@@ -295,6 +356,8 @@ class Session:
         self._observe(self.scene, scene_class.NodeAddedEvent, lambda *_: self._observe_views())
         self._observe(self.scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
         self._observe(self.volume_node, self.volume_node.TransformModifiedEvent, lambda *_: self._overlay.follow())
+        for event in (self.volume_node.ImageDataModifiedEvent, "ModifiedEvent"):  # the second: its origin, spacing or directions
+            self._observe(self.volume_node, event, lambda *_: self._on_image_changed())
         self._observe_views()
 
     def _observe_views(self) -> None:
@@ -309,13 +372,21 @@ class Session:
         with self._drawn():
             self._overlay.show_in([view.GetID() for view in slice_views(self.scene, self.volume_node)])
 
+    def _on_image_changed(self) -> None:
+        if not self._drawing and not self.closed and not _is_on(self.review, self.volume_node):
+            self._end(f"The review of {self.volume_node.GetName()} has ended, but stays in the scene: {OTHER_IMAGE}")
+
+    def _end(self, why: str = "") -> None:
+        self.why_closed = why
+        self.close()
+        self._changed(self)
+
     def _on_node_removed(self) -> None:
         """Without its CT or its review the session has nothing to show; a lost table or overlay is made anew."""
         if self._drawing or self.closed:
             return
         if not all(self.scene.IsNodePresent(node) for node in (self.volume_node, self._text)):
-            self.close()
-            self._changed(self)
+            self._end()
         elif self._kept_table() is None or not self._overlay.complete:
             self._remove_overlay()
             self._update()
@@ -360,6 +431,16 @@ class Session:
             self._edit(self.review.draw_axis, self._dragged[1].id, axis, *self._overlay.axis(axis))
 
 
+def _is_on(state: review.Review, volume_node: vtkMRMLScalarVolumeNode) -> bool:
+    """Whether the CT still is the image on which the lesions of a review lie."""
+    return volume_node.GetImageData() is not None and state.found.geometry.matches(geometry_of(volume_node))
+
+
+def _same_place(one: Lesion, other: Lesion) -> bool:
+    on_common_slices = one.slices[0] <= other.slices[1] and other.slices[0] <= one.slices[1]
+    return on_common_slices and bool(pairwise_iou(np.array([one.box]), np.array([other.box]))[0, 0] >= SAME_PLACE)
+
+
 def _between(corners: np.ndarray) -> Box:
     """The box between two corners (2, 2); SceneError where it is too small."""
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -377,6 +458,11 @@ def keep_review(volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node
         node.SetForceCreateStorageNode(True)
     node.SetText(review.dumps(state))
     return node
+
+
+def is_reviewed(volume_node: vtkMRMLScalarVolumeNode) -> bool:
+    """Whether the scene keeps a review of the CT that a reader has begun, open or not."""
+    return any('"done": []' not in node.GetText() for node in _kept_reviews(volume_node.GetScene(), volume_node))
 
 
 def _kept_reviews(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | None = None) -> list[vtkMRMLNode]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.report.regrid import regrid
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 Numbered = Iterable[tuple[int | None, Lesion]]
 FOLDER = "Lesions"
 COLUMNS = ("Number", "Body part", "Confidence", "Long axis (mm)", "Short axis (mm)", "Slice", "Status", "Id")
-SOFT_TISSUE = {"window": 400, "level": 40}
 
 
 def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
@@ -36,14 +37,26 @@ def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(LPS_TO_RAS @ volume.index_to_lps))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.AutoWindowLevelOff()
-    display.SetWindowLevel(SOFT_TISSUE["window"], SOFT_TISSUE["level"])
+    set_window(node, *SOFT_TISSUE_WINDOW)
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
     storage = scene.AddNewNodeByClass("vtkMRMLNRRDStorageNode")
     storage.SetDefaultWriteFileExtension("nrrd")
     storage.SetCompressionParameter("gzip_fastest")
     node.SetAndObserveStorageNodeID(storage.GetID())
     return node
+
+
+def set_window(volume_node: vtkMRMLScalarVolumeNode, low: float, high: float) -> None:
+    """Show the CT from black at `low` to white at `high` HU."""
+    display = volume_node.GetDisplayNode()
+    if display is not None:
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(high - low, (high + low) / 2)
+
+
+def range_of(volume_node: vtkMRMLScalarVolumeNode) -> tuple[float, float]:
+    """The lowest and the highest value of the CT."""
+    return volume_node.GetImageData().GetScalarRange()
 
 
 def show_lesions(
@@ -125,7 +138,7 @@ def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Readin
     """
     try:
         moved = regrid(reading, geometry_of(volume_node))
-    except ValueError as error:
+    except Refusal as error:
         name = volume_node.GetName()
         raise SceneError(f"The lesions were found on another CT than '{name}': choose the CT {reading.source}.") from error
     return replace(moved, source=volume_node.GetName())
