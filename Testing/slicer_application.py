@@ -86,7 +86,7 @@ class Application:
 
     def _python(self, slicer_source: Path | None) -> None:
         """Where `import slicer.packaging`, `import SampleData` and their like find what they import; only `slicer.util` is imported yet."""
-        ours = STANDINS / "slicer", STANDINS
+        ours = STANDINS, STANDINS / "modules"
         if slicer_source is not None:
             ours = slicer_source / "Base/Python/slicer", slicer_source / "Modules/Scripted/SampleData"
         for paths, path in zip((slicer.__path__, sys.path), map(str, ours)):

@@ -129,7 +129,7 @@ def test_what_a_widget_has_not_is_refused(application, tmp_path, now, before, er
 
 def test_a_module_finds_slicers_own_python_where_its_source_is_given():
     source = slicer_source()
-    for given, expected in ((source, source / "Base/Python/slicer"), (None, STANDINS / "slicer")):
+    for given, expected in ((source, source / "Base/Python/slicer"), (None, STANDINS)):
         running = Application(given)
         for name in ("packaging", "i18n", "ScriptedLoadableModule", "parameterNodeWrapper"):
             assert Path(importlib.import_module(f"slicer.{name}").__file__).is_relative_to(expected)
