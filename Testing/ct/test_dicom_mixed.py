@@ -64,6 +64,20 @@ def test_copies_of_the_same_images_are_passed_over(tmp_path: Path):
     assert np.array_equal(ct.read(tmp_path).hu, FIRST)
 
 
+def test_one_image_under_two_identifiers_is_read_once(tmp_path: Path):
+    for name in "ab":
+        for k, position in enumerate(axial(6)):
+            save(image(FIRST[k], position, "1.2.3.4", k + 1), tmp_path / f"{name}{k}.dcm")
+    assert np.array_equal(ct.read(tmp_path).hu, FIRST)
+
+
+def test_a_damaged_header_that_is_not_needed_counts_as_missing(tmp_path: Path):
+    for file in write(tmp_path, FIRST, axial(6), KVP="120.0000"):
+        file.write_bytes(file.read_bytes().replace(b"120.0000", b"high kVp"))
+    volume = ct.read(tmp_path)
+    assert np.array_equal(volume.hu, FIRST) and volume.warnings == ()
+
+
 def test_slices_that_all_lie_at_one_place_are_refused(tmp_path: Path):
     write(tmp_path, FIRST, [(-10.0, -20.0, 5.0)] * 6)
     assert "has 6 images at one place" in refusal(tmp_path)
@@ -160,10 +174,13 @@ def test_padding_round_the_field_of_view_is_air(tmp_path: Path, stored, tags):
         dataset = image(FIRST[k], position, "1.2.3.4", k + 1, **tags)
         pixels = np.frombuffer(dataset.PixelData, np.uint16).reshape(FIRST[k].shape).copy()
         pixels[:3] = stored
+        pixels[12, 15] = stored  # metal
         dataset.PixelData = pixels.tobytes()
         save(dataset, tmp_path / f"{k}.dcm")
     hu = ct.read(tmp_path).hu
-    assert (hu[:, :3] == -1024).all() and np.array_equal(hu[:, 3:], FIRST[:, 3:])
+    assert (hu[:, :3] == -1024).all() and (hu[:, 12, 15] > 3000).all()
+    hu[:, 12, 15] = FIRST[:, 12, 15]
+    assert np.array_equal(hu[:, 3:], FIRST[:, 3:])
 
 
 def test_padding_that_may_be_tissue_is_left_as_it_is(tmp_path: Path):

@@ -268,7 +268,7 @@ def _one_per_place(slices: list[Slice], path: Path) -> tuple[list[Slice], list[s
     for group in groups:
         unlike = {(item.uid, item.frame): item for item in group}.values()
         numbers = {(item.acquisition, item.instance) for item in unlike}
-        if len(numbers) < len(unlike):
+        if len(numbers) < len(unlike) and not _are_alike(list(unlike)):
             raise CTError(
                 f"{path} holds several images at one place that nothing in their headers tells apart, such as {group[0].path.name} and "
                 f"{group[1].path.name}: they may be phases, energies or reconstructions. Export one of them alone."
@@ -280,6 +280,12 @@ def _one_per_place(slices: list[Slice], path: Path) -> tuple[list[Slice], list[s
     kept = [min(group, key=lambda item: (item.acquisition, item.order)) for group in groups]
     left = len(slices) - len(kept)
     return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
+
+
+def _are_alike(slices: list[Slice]) -> bool:
+    """Whether images have the same pixels: one image under several identifiers."""
+    first, *others = [_decode(item.path)[item.frame] for item in slices]
+    return all(np.array_equal(first, other) for other in others)
 
 
 def _assemble(
@@ -377,11 +383,21 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
 
 
 def _without_padding(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray:
-    """`values` in HU with air in the place of padding."""
+    """`values` (rows, columns) in HU with air in the place of padding.
+
+    That is what hangs together with the border: inside the field of view a pixel of that value is metal at the end of the scale.
+    """
     if padding is None:
         return values
     low, high = padding
-    return np.where((values >= low - 0.5) & (values <= high + 0.5), AIR, values)
+    is_padding = (values >= low - 0.5) & (values <= high + 0.5)
+    if not is_padding.any():
+        return values
+    from scipy import ndimage
+
+    areas, _ = ndimage.label(is_padding)
+    outside = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
+    return np.where(np.isin(areas, outside[outside > 0]), AIR, values)
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -11,13 +11,14 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from .volume import AIR
 
-TAGS = [
+NEEDED = [
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
@@ -38,6 +39,10 @@ TAGS = [
     "SamplesPerPixel",
     "BitsStored",
     "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+OPTIONAL = [
     "SeriesDescription",
     "RescaleType",
     "RescaleSlope",
@@ -52,9 +57,10 @@ TAGS = [
     "KVP",
     "ConvolutionKernel",
     "ContrastBolusAgent",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
 ]
+"""Headers that help to choose among images, and without which a slice can be read: a damaged one counts as missing."""
+TAGS = [*NEEDED, *OPTIONAL]
+MAY_BE_DAMAGED = {tag_for_keyword(keyword) for keyword in OPTIONAL}
 HOUNSFIELD = ("", "HU", "HU_MOD", "US")  # RescaleType of Hounsfield units, or of units that are not specified
 SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # begins the SOP classes of secondary captures
 TELLING = {
@@ -189,12 +195,22 @@ def _parse(path: Path, file: BinaryIO, tags: list[str] | None) -> Image | None:
         return None
     if "SOPClassUID" not in header or (not has_pixels and header.get("Modality", "CT") == "CT"):
         raise InvalidDicomError(f"{path} has no pixel data")
-    list(header)  # parses every value, so that a damaged one is found here
+    for tag in header.keys() - MAY_BE_DAMAGED:  # parses every value, so that a damaged one is found here
+        header[tag]
+    for tag in header.keys() & MAY_BE_DAMAGED:
+        _drop_if_damaged(header, tag)
     series = str(header.get("SeriesInstanceUID") or "")
     try:
         return Image(path, series, _slices(path, header))
     except UnfitError as error:
         return Image(path, series, [], str(error))
+
+
+def _drop_if_damaged(header: FileDataset, tag: int) -> None:
+    try:
+        header[tag]
+    except MALFORMED:
+        del header[tag]
 
 
 def _slices(path: Path, header: FileDataset) -> list[Slice]:
