@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,6 +59,13 @@ def printed(capsys, *arguments: object) -> str:
 def test_the_command_prints_the_report(lesions_json, reading):
     done = run(lesions_json)
     assert (done.returncode, done.stdout, done.stderr) == (0, text.compose(reading), "")
+
+
+def test_a_terminal_without_a_letter_of_a_name_gets_its_number(lesions_json, reading):
+    exchange.write(lesions_json, replace(reading, study="Größe"))
+    command = [sys.executable, "-m", "LesionDetectorLib.cli", "report", str(lesions_json)]
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"") and b"Study: Gr\\xf6\\xdfe" in done.stdout
 
 
 def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_json, study, tmp_path):

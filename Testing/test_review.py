@@ -18,6 +18,9 @@ from Testing.report.readings import AXES, lesion, reading
 LIVER, LUNG = lesion(BodyPart.LIVER, 0.87, recist=AXES), lesion(BodyPart.LUNG, 0.3, k=20, recist=AXES)
 
 
+LESION = exchange.lesion_record(LIVER)
+
+
 def fresh() -> Review:
     return Review(reading(LIVER, LUNG))
 
@@ -156,6 +159,9 @@ def test_a_review_goes_through_its_json_with_its_undo(steps):
         (lambda record: record.pop("done"), "damaged"),
         (lambda record: record["done"].append({"action": "accept", "before": None, "after": None}), "without a lesion"),
         (lambda record: record["done"].append({"action": "fly", "before": None, "after": None}), "damaged"),
+        (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": []}), "'after.body_part' is missing"),
+        (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": 0}), "damaged"),
+        (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": LESION | {"id": "b"}}), "of two lesions"),
         (lambda record: record["found"].pop("ct"), "'ct' is missing"),
     ],
 )

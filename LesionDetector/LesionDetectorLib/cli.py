@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run() -> None:
     """The program. After Ctrl-C it ends at once: torch would take itself down for another second."""
     sys.excepthook = _show_fault
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a name
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     code = main()
     if code == STOPPED:

@@ -260,7 +260,8 @@ def _edit_record(edit: Edit) -> dict[str, Any]:
 
 
 def _edit(record: dict[str, Any]) -> Edit:
-    lesions = [record[name] and exchange.lesion(record[name], f"{name}.") for name in ("before", "after")]
-    if lesions == [None, None]:
-        raise ValueError("an edit without a lesion")
+    lesions = [None if record[name] is None else exchange.lesion(record[name], f"{name}.") for name in ("before", "after")]
+    ids = {lesion.id for lesion in lesions if lesion is not None}
+    if len(ids) != 1:
+        raise ValueError("an edit of two lesions" if ids else "an edit without a lesion")
     return Edit(Action(record["action"]), *lesions, joined=record.get("joined") is True)
