@@ -1,6 +1,5 @@
 """The Slicer module: click Detect lesions, review what is found, report it. The only file that knows Qt."""
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -710,7 +709,13 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
     def _detection(self, weights, device):
         """A detector in a child process; the self-test puts a recorded one in its place."""
-        return Detection([shutil.which("PythonSlicer") or sys.executable], weights, device)
+        return Detection([self.python()], weights, device)
+
+    @staticmethod
+    def python() -> str:
+        """The interpreter that has PyTorch: Slicer's own, by its full path, lest one of that name in the working folder is run."""
+        places = [Path(slicer.app.slicerHome) / "bin" / name for name in ("PythonSlicer", "PythonSlicer.exe")]
+        return next((str(place) for place in places if place.is_absolute() and place.is_file()), sys.executable)
 
     def release(self) -> None:
         """End the child that waits, if there is one."""

@@ -51,7 +51,7 @@ def qt_modules() -> dict[str, types.ModuleType]:
 class Application:
     """A running application, with the stand-ins' Python or with that of a checkout of Slicer.
 
-    `scene`; the `errors` that it showed to the user; `agrees`: what the user answers when asked; `chosen_path` and `chosen_filter`: what he
+    `scene`; its `home`, where it is installed; the `errors` that it showed to the user; `agrees`: what the user answers when asked; `chosen_path` and `chosen_filter`: what he
     chooses in a file dialog, "" to leave it; `raised`: the exceptions that slots raised, which Qt prints without more ado.
     """
 
@@ -61,6 +61,7 @@ class Application:
         self.raised = slicer_qt.raised
         self.raised.clear()
         self.agrees = True
+        self.home = Path("/nowhere")
         self.chosen_path = self.chosen_filter = ""
         self.slicer = SlicerApp()
         self.scene = self.slicer.scene
@@ -189,6 +190,7 @@ class Application:
         class qSlicerApplication(QtCore.QObject):
             startupCompleted = QtCore.Signal()
             applicationName = QtCore.Property(str, lambda self: "Slicer")
+            slicerHome = QtCore.Property(str, lambda self: str(application.home))
 
             def testingEnabled(self):
                 return False

@@ -140,6 +140,7 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     for ending, name in ((".txt", "report.txt"), (".csv", "table"), (".json", "lesions.json"), (".html", "page.html")):
         save(reviewing, ending, tmp_path / name)
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
+    assert (tmp_path / "table.csv").read_text().count("\n") == 3, "the lesions of the report and their titles"
     assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), "a name without an ending gets that of its kind"
     assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
@@ -647,6 +648,46 @@ def test_a_user_who_declines_to_install_is_told_and_gets_no_error(reviewing, mon
     save(reviewing, ".html", tmp_path / "page.html")
     assert "Nothing was installed" in reviewing.ui.progressLabel.text and not list(tmp_path.iterdir())
     assert not reviewing.application.errors
+
+
+def test_an_older_pytorch_and_a_missing_extension_are_told_apart(panel, monkeypatch):
+    _, node = with_ct(panel)
+    panel._parameterNode.inputVolume = node
+    import slicer.packaging
+
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: False)
+    panel.ui.detectButton.click()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    panel.ui.detectButton.click()
+    older, missing = panel.application.errors
+    assert "The detector needs PyTorch >=2.4: uninstall it in the module PyTorch Utils" in older
+    assert "The detector needs PyTorch: install the extension PyTorch" in missing and not panel.logic.running
+
+
+def test_nothing_else_can_be_clicked_while_a_report_is_saved(reviewing, monkeypatch, tmp_path):
+    dialogs, create = [], reviewing.module.slicer.util.createProgressDialog
+    monkeypatch.setattr(
+        reviewing.module.slicer.util, "createProgressDialog", lambda **options: dialogs.append(options) or create(**options)
+    )
+    save(reviewing, ".html", tmp_path / "page.html")
+    assert dialogs[0]["windowModality"] == reviewing.module.qt.Qt.WindowModal
+
+
+def test_the_panel_fits_a_screen_of_900_pixels_with_every_section_open(panel):
+    hint = panel.parent.minimumSizeHint
+    assert hint.height() <= 900
+
+
+def test_the_child_runs_slicers_own_python_by_its_full_path(panel, monkeypatch, tmp_path):
+    """A name alone would be looked for in the working folder first on Windows."""
+    (tmp_path / "PythonSlicer").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ".")
+    assert panel.logic.python() == sys.executable
+    monkeypatch.setattr(panel.application, "home", tmp_path / "Slicer")
+    (tmp_path / "Slicer/bin").mkdir(parents=True)
+    (tmp_path / "Slicer/bin/PythonSlicer").touch()
+    assert panel.logic.python() == str(tmp_path / "Slicer/bin/PythonSlicer")
 
 
 def test_reload_takes_the_library_anew(panel, monkeypatch):
