@@ -51,8 +51,9 @@ def qt_modules() -> dict[str, types.ModuleType]:
 class Application:
     """A running application, with the stand-ins' Python or with that of a checkout of Slicer.
 
-    `scene`; its `home`, where it is installed; the `errors` that it showed to the user; `agrees`: what the user answers when asked; `chosen_path` and `chosen_filter`: what he
-    chooses in a file dialog, "" to leave it; `raised`: the exceptions that slots raised, which Qt prints without more ado.
+    `scene`; its `home`, where it is installed; the `errors` that it showed to the user; `agrees`: what the user answers when asked;
+    `chosen_path` and `chosen_filter`: what he chooses in a file dialog, "" to leave it; `raised`: the exceptions that slots raised, which
+    Qt prints without more ado.
     """
 
     def __init__(self, slicer_source: Path | None = None) -> None:
