@@ -67,7 +67,7 @@ def test_missing_slices_are_interpolated(folder: Path):
     hu = body(4).astype(float)
     assert np.array_equal(volume.hu[[0, 1, 3]], body(4)[[0, 1, 3]])
     assert np.abs(volume.hu[2] - (hu[1] + hu[3]) / 2).max() <= 0.5
-    assert volume.warnings == ("1 slices of 000001_02_03 are missing and were interpolated: 11.",)
+    assert volume.warnings == ("1 slice of 000001_02_03 is missing and was interpolated: 11.",)
 
 
 def test_one_slice(folder: Path):

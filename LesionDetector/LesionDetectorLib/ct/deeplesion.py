@@ -51,7 +51,8 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
     missing = sorted(set(wanted.tolist()) - set(numbers))
     if missing:
         hu, _ = interpolate_slices(hu, positions, wanted)
-        warnings.append(f"{len(missing)} slices of {folder.name} are missing and were interpolated: {_ranges(missing)}.")
+        told = "1 slice of {} is missing and was" if len(missing) == 1 else f"{len(missing)} slices of {{}} are missing and were"
+        warnings.append(f"{told.format(folder.name)} interpolated: {_ranges(missing)}.")
     if len(numbers) == 1:
         warnings.append(f"{folder.name} has one slice only: it stands in for its neighbours.")
     return Volume(

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from .dicom_slices import MALFORMED, TAGS, TELLING, Image, Slice, read_image
+from .dicom_phases import crowded, few, one_of_each, places, without_copies
+from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
-from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
+from .volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
 
-SAME_PLACE = 0.01  # mm
 PATIENT = {
     "PatientName": "Patient",
     "PatientID": "Patient ID",
@@ -24,13 +24,12 @@ PATIENT = {
     "PatientSex": "Sex",
     "StudyDate": "Study date",
 }
-MOST_NAMED = 4
-MOST_AT_A_PLACE = 4  # images that their numbers alone tell apart, as of phases without any other header
+ABOVE_TISSUE = 3000  # HU
 KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepLesion folder"
 
 
 def read(path: Path, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:
-    """The axial CT series with most slices under a folder, or `series`; for one file the series of that file in its folder.
+    """The axial CT series that `_choose_series` chooses under a folder, or `series`; for one file the series of that file in its folder.
 
     Raises CTError where there is no such series or its slices cannot be put together.
     """
@@ -43,15 +42,15 @@ def read_slices(
     """The slices that `read` makes its volume of, from feet to head, without their pixels, and what was left out.
 
     Their headers hold `tags` alone, or for None all that there is before the pixels. Only `files` are looked at where they are given.
-    Raises CTError where there is no such series.
+    Raises CTError where there is no such series, or where its slices lie at the places of others and no header tells which belong together.
     """
     images, warnings = _images(path, tags, files)
     if path.is_file() and series is None:
         series = next(image.series for image in images if image.path == path)
     slices, more = _choose_series(path, images, series)
     warnings += more
-    for select in (_one_stack, _one_acquisition, _one_kind, _one_per_place):
-        slices, more = select(slices, path)
+    for select in (without_copies, _one_stack, one_of_each, _one_per_place):
+        slices, more = select(slices)
         warnings += more
     return slices, warnings
 
@@ -106,8 +105,11 @@ def _images(path: Path, tags: list[str] | None = TAGS, files: Iterable[Path] | N
         raise CTError(f"The DICOM files in {path} are damaged or hold no pixel data, such as {damaged[0]}: copy or export them again.")
     if not images:
         raise CTError(f"None of the {len(files)} files in {path} is DICOM, such as {files[0].name}: give {KNOWN_KINDS}.")
-    text = f"{len(damaged)} DICOM files that are damaged or hold no pixel data were left out, such as {', '.join(damaged[:1])}."
-    return images, [text] if damaged else []
+    if not damaged:
+        return images, []
+    if len(damaged) == 1:
+        return images, [f"The DICOM file {damaged[0]} is damaged or holds no pixel data and was left out."]
+    return images, [f"{len(damaged)} DICOM files that are damaged or hold no pixel data were left out, such as {damaged[0]}."]
 
 
 def _check_file(path: Path) -> None:
@@ -123,7 +125,7 @@ def _check_file(path: Path) -> None:
 
 
 def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple[list[Slice], list[str]]:
-    """The slices of `series`, or of the series with most axial CT slices, and what was left out."""
+    """The slices of `series`, or of the most suitable series: as taken rather than derived, with most places; and what was left out."""
     found: dict[str, list[Slice]] = defaultdict(list)
     unfit: dict[str, Counter[str]] = defaultdict(Counter)
     for image in images:
@@ -132,45 +134,50 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
         else:
             found[image.series] += image.slices
     if series is None and found:
-        _refuse_scattered(path, found)
-        series = min(found, key=lambda uid: (_is_of_a_kind(found[uid]), -len(found[uid]), uid))
+        series = min(found, key=lambda uid: _suitability(found[uid]))
     elif series is None:
         raise CTError(f"{path} holds no axial CT ({_count(sum(unfit.values(), Counter()))}): give {KNOWN_KINDS}.")
     elif series not in found and series in unfit:
         raise CTError(f"Series {series} of {path} is no axial CT ({_count(unfit[series])}): choose another, or give none.")
     elif series not in found:
         raise CTError(f"{path} has no series {series}: its axial CT series are {_sizes(found)}.")
-    warnings = []
+    slices, warnings = _without_projections(found.pop(series))
     if unfit[series]:
         warnings.append(f"Some images of the series were left out: {_count(unfit[series])}.")
-    kinds = Counter(item.kind for item in found[series])
-    ((kind, _),) = kinds.most_common(1)
-    if kind:
-        warnings.append(f"This series is {kind}, by its headers: what is measured on it need not be so in the patient.")
-    elif len(kinds) > 1:
-        found[series] = [item for item in found[series] if not item.kind]
-        names = ", ".join(f"{count} of {name}" for name, count in kinds.items() if name)
-        warnings.append(f"Some images of the series were left out: {names}.")
-    others = {uid: slices for uid, slices in found.items() if uid != series}
-    if others:
-        warnings.append(f"Series {series} with {len(found[series])} slices was read; there are other axial CT series: {_sizes(others)}.")
-    return found[series], warnings
-
-
-def _is_of_a_kind(slices: list[Slice]) -> bool:
-    """Whether most images of a series are no plain axial CT."""
-    return sum(bool(item.kind) for item in slices) * 2 > len(slices)
-
-
-def _refuse_scattered(path: Path, found: dict[str, list[Slice]]) -> None:
-    """CTError where each slice has a series of its own, of which only one could be read."""
-    places = {tuple(np.round(slices[0].origin, 1)) for slices in found.values()}
-    planes = {slices[0].plane for slices in found.values()}
-    if len(found) > 2 and max(map(len, found.values())) == 1 and len(places) == len(found) and len(planes) == 1:
-        raise CTError(
-            f"{path} holds {len(found)} axial CT series of one slice each, side by side: they seem to be one series whose slices were "
-            "given a SeriesInstanceUID each. Export the series again, or choose one slice with --series."
+    if _is_scattered(slices, found):
+        warnings.append(
+            f"{len(found) + 1} series of one slice each lie beside one another, as if every slice of one series had got a series "
+            "of its own: export the CT again as one series."
         )
+    elif found:
+        text = f"Series {series} with {_slices(slices)} was read; there are other axial CT series: {_sizes(found)}."
+        warnings.append(text)
+    return slices, warnings
+
+
+def _suitability(slices: list[Slice]) -> tuple:
+    """Sorts series so that the one to be read comes first: of several places, of slices as they were taken, then with most places."""
+    count = len({tuple(np.round(item.origin, 1)) for item in slices})
+    first = slices[0]
+    return count == 1, min(item.rank for item in slices), -count, int(first.header.get("SeriesNumber") or 0), first.series
+
+
+def _without_projections(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """The plain slices of a series and what was left out; a series that has none stays, with a word about what its images are."""
+    plain = [item for item in slices if item.rank < 2]
+    if not plain:
+        name, caution = slices[0].kind
+        return slices, [f"The series is {name} (image type {slices[0].image_type}): {caution}."]
+    left = Counter(f"of {item.kind[0]}" for item in slices if item.rank == 2)
+    return plain, [f"Some images of the series were left out: {_count(left)}."] if left else []
+
+
+def _is_scattered(slices: list[Slice], others: dict[str, list[Slice]]) -> bool:
+    """Whether `slices` and all `others` are series of one slice each of one scan, at different places."""
+    every = [slices, *others.values()]
+    scans = {tuple(str(items[0].header.get(tag)) for tag in ("StudyInstanceUID", "FrameOfReferenceUID")) for items in every}
+    heights = {round(float(items[0].origin @ slices[0].normal), 2) for items in every}
+    return len(every) > 2 and all(len(items) == 1 for items in every) and len(scans) == 1 and len(heights) == len(every)
 
 
 def _count(reasons: Counter[str]) -> str:
@@ -178,17 +185,19 @@ def _count(reasons: Counter[str]) -> str:
 
 
 def _sizes(found: dict[str, list[Slice]]) -> str:
-    shown = [f"{uid} ({len(slices)} slice{'s' * (len(slices) != 1)})" for uid, slices in list(found.items())[:MOST_NAMED]]
-    more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
-    return ", ".join(shown + more) or "none"
+    return few([f"{uid} ({_slices(slices)})" for uid, slices in found.items()]) or "none"
 
 
-def _one_stack(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
+def _slices(slices: list[Slice]) -> str:
+    return f"{len(slices)} slice{'s' * (len(slices) != 1)}"
+
+
+def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     """The most slices that share orientation, matrix and pixel spacing, in order from feet to head."""
     stacks: dict[tuple[float, ...], list[Slice]] = defaultdict(list)
     for item in slices:
         stacks[item.plane].append(item)
-    stack = max(stacks.values(), key=len)
+    stack = min(stacks.values(), key=lambda stack: (-len(stack), stack[0].plane))
     normal = stack[0].normal
     stack.sort(key=lambda item: (item.origin @ normal, item.order))
     left = len(slices) - len(stack)
@@ -196,96 +205,29 @@ def _one_stack(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]
     return stack, [text] if left else []
 
 
-def _one_acquisition(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
-    """Without acquisitions that go over the same part of the body again (phases); the one with most slices, else the first, stays."""
-    normal = slices[0].normal
-    acquisitions: dict[int, list[Slice]] = defaultdict(list)
-    for item in slices:
-        acquisitions[item.acquisition].append(item)
-    extents = {number: (items[0].origin @ normal, items[-1].origin @ normal) for number, items in acquisitions.items()}
-    kept: list[int] = []
-    for number in sorted(acquisitions, key=lambda number: (-len(acquisitions[number]), number)):
-        if not any(_overlap(extents[number], extents[other]) for other in kept):
-            kept.append(number)
-    dropped = sorted(set(acquisitions) - set(kept))
-    names = ", ".join(map(str, sorted(kept))), ", ".join(map(str, dropped))
-    text = f"Several acquisitions show the same region: acquisition {names[0]} was read, acquisition {names[1]} left out."
-    return [item for item in slices if item.acquisition in kept], [text] if dropped else []
+def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """The first slice at each position along the normal.
 
-
-def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether at least half of the extent `one`, in mm along the body, lies in `other`."""
-    return min(one[1], other[1]) - max(one[0], other[0]) >= (one[1] - one[0]) / 2
-
-
-def _one_kind(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
-    """Of images that share places, those that one header has in common: one phase, one energy, one reconstruction.
-
-    A header parts them where images at one place differ in it and one of its values is there at half of the places or more; taken is the
-    value at most places, of several the lowest.
+    Raises CTError where most places have several that are not alike: nothing tells which of them belong together.
     """
-    warnings = []
-    for keyword, name in TELLING.items():
-        shared = [group for group in _places(slices) if len({item.traits.get(keyword) for item in group}) > 1]
-        if not shared:
-            continue
-        at: dict[str, set[int]] = defaultdict(set)
-        groups = _places(slices)
-        for place, group in enumerate(groups):
-            for item in group:
-                at[item.traits.get(keyword, "")].add(place)
-        chosen = min(at, key=lambda value: (-len(at[value]), _in_order(value)))
-        if 2 * len(at[chosen]) < len(groups):
-            continue
-        left = ", ".join(value or "none" for value in sorted(set(at) - {chosen}, key=_in_order)[:MOST_NAMED])
-        warnings.append(f"The series holds several images at each place, of unlike {name}: {chosen or 'none'} was read, {left} left out.")
-        slices = [item for item in slices if item.traits.get(keyword, "") == chosen]
-    return slices, warnings
-
-
-def _in_order(value: str) -> tuple[float, str]:
-    """Sorts numbers by their size, and before other texts."""
-    try:
-        return float(value), value
-    except ValueError:
-        return np.inf, value
-
-
-def _places(slices: list[Slice]) -> list[list[Slice]]:
-    """The slices, which are in order, by their positions along the normal."""
-    positions = [item.origin @ slices[0].normal for item in slices]
-    groups: list[list[Slice]] = []
-    for item, step in zip(slices, np.diff(positions, prepend=-np.inf)):
-        if step > SAME_PLACE:
-            groups.append([])
-        groups[-1].append(item)
-    return groups
-
-
-def _one_per_place(slices: list[Slice], path: Path) -> tuple[list[Slice], list[str]]:
-    """The first slice at each place, by acquisition and number; CTError where nothing in the headers tells which that is."""
-    groups = _places(slices)
-    for group in groups:
-        unlike = {(item.uid, item.frame): item for item in group}.values()
-        numbers = {(item.acquisition, item.instance) for item in unlike}
-        if len(numbers) < len(unlike) and not _are_alike(list(unlike)):
-            raise CTError(
-                f"{path} holds several images at one place that nothing in their headers tells apart, such as {group[0].path.name} and "
-                f"{group[1].path.name}: they may be phases, energies or reconstructions. Export one of them alone."
-            )
-        if len(unlike) > MOST_AT_A_PLACE:
-            raise CTError(
-                f"{path} has {len(unlike)} images at one place, which is no CT of a volume, or its positions are wrong: export it again."
-            )
-    kept = [min(group, key=lambda item: (item.acquisition, item.order)) for group in groups]
-    left = len(slices) - len(kept)
+    found = places(slices)
+    left = len(slices) - len(found)
+    if len(found) == 1 < left:
+        raise CTError(f"All {len(slices)} slices of series {slices[0].series} lie at one place: export it again with its slice positions.")
+    if crowded(slices) and not all(map(_are_alike, found)):
+        raise CTError(
+            f"{left} of {len(slices)} slices of series {slices[0].series} lie at the place of another, and no header tells which of them "
+            "belong together: export one energy, phase or reconstruction alone, or the series again with its slice positions."
+        )
+    kept = [min(items, key=lambda item: item.order) for items in found]
     return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
 
 
 def _are_alike(slices: list[Slice]) -> bool:
-    """Whether images have the same pixels: one image under several identifiers."""
-    first, *others = [_decode(item.path)[item.frame] for item in slices]
-    return all(np.array_equal(first, other) for other in others)
+    """Whether all `slices` have the same pixels."""
+    first, *others = slices
+    pixels = _decode(first.path)[first.frame] if others else None
+    return all(np.array_equal(pixels, _decode(other.path)[other.frame]) for other in others)
 
 
 def _assemble(
@@ -358,46 +300,48 @@ def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | No
 def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) -> np.ndarray:
     """(n, rows, columns) int16 HU of the slices; each file is decoded once, several at a time."""
     hu = np.empty((len(slices), *slices[0].shape), np.int16)
-    places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    sources: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for k, item in enumerate(slices):
-        places[item.path].append((k, item.frame))
+        sources[item.path].append((k, item.frame))
 
     def load(path: Path) -> None:
         frames = _decode(path)
-        if frames.shape[1:] != hu.shape[1:] or max(frame for _, frame in places[path]) >= len(frames):
+        if frames.shape[1:] != hu.shape[1:] or max(frame for _, frame in sources[path]) >= len(frames):
             raise CTError(f"{path} holds fewer pixels than its header says: copy or export it again.")
-        for k, frame in places[path]:
-            hu[k] = to_hu(_without_padding(frames[frame], slices[k].padding))
+        for k, frame in sources[path]:
+            hu[k] = to_hu(frames[frame])
+            _pad(hu[k], slices[k].padding)
 
     progress = progress or (lambda done, total: None)
-    first, *others = places
+    first, *others = sources
     load(first)  # before any thread: ITK makes its global objects during the first reading, and threads at once would corrupt them
-    progress(1, len(places))
+    progress(1, len(sources))
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
         for done, _ in enumerate(pool.map(load, others), start=2):
-            progress(done, len(places))
+            progress(done, len(sources))
     finally:
         pool.shutdown(cancel_futures=True)  # so that an error or Ctrl-C does not wait for the rest
     return hu
 
 
-def _without_padding(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray:
-    """`values` (rows, columns) in HU with air in the place of padding.
+def _pad(hu: np.ndarray, padding: tuple[float, float] | None) -> None:
+    """Makes air of the pixels of a slice (rows, columns) that are `padding`, from the lowest to the highest HU, at its border.
 
-    That is what hangs together with the border: inside the field of view a pixel of that value is metal at the end of the scale.
+    Only what hangs together with the border lies outside the field of view: inside it a pixel of that value is tissue, or metal at the
+    end of the scale. A range of values among those of tissue is no padding, whatever the header says.
     """
-    if padding is None:
-        return values
-    low, high = padding
-    is_padding = (values >= low - 0.5) & (values <= high + 0.5)
-    if not is_padding.any():
-        return values
+    if padding is None or padding[1] <= AIR or padding[0] < min(padding[1], ABOVE_TISSUE):
+        return
+    low, high = np.clip(np.rint(padding), AIR, HIGHEST)
+    is_padding = (hu >= low) & (hu <= high)
+    if not any(edge.any() for edge in (is_padding[0], is_padding[-1], is_padding[:, 0], is_padding[:, -1])):
+        return
     from scipy import ndimage
 
     areas, _ = ndimage.label(is_padding)
     outside = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
-    return np.where(np.isin(areas, outside[outside > 0]), AIR, values)
+    hu[np.isin(areas, outside[outside > 0])] = AIR
 
 
 def _decode(path: Path) -> np.ndarray:

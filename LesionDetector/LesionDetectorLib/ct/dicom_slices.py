@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
-from .volume import AIR
+from .dicom_marks import COUNTS, HU_TYPES, MARKS, Mark, is_spectral_map, kind, number
 
 NEEDED = [
     "SOPClassUID",
@@ -43,59 +44,18 @@ NEEDED = [
     "PerFrameFunctionalGroupsSequence",
 ]
 OPTIONAL = [
-    "SeriesDescription",
-    "RescaleType",
+    *dict.fromkeys(mark.keyword for mark in (*MARKS, *COUNTS) if not mark.macro and mark.keyword not in NEEDED),
+    "VolumeBasedCalculationTechnique",
     "RescaleSlope",
     "RescaleIntercept",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "NominalPercentageOfCardiacPhase",
-    "TriggerTime",
-    "KVP",
-    "ConvolutionKernel",
-    "ContrastBolusAgent",
 ]
-"""Headers that help to choose among images, and without which a slice can be read: a damaged one counts as missing."""
 TAGS = [*NEEDED, *OPTIONAL]
-MAY_BE_DAMAGED = {tag_for_keyword(keyword) for keyword in OPTIONAL}
-HOUNSFIELD = ("", "HU", "HU_MOD", "US")  # RescaleType of Hounsfield units, or of units that are not specified
-SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # begins the SOP classes of secondary captures
-TELLING = {
-    "TemporalPositionIndex": "temporal position",
-    "TemporalPositionIdentifier": "temporal position",
-    "TemporalPositionTimeOffset": "time offset in s",
-    "NominalPercentageOfCardiacPhase": "cardiac phase in %",
-    "TriggerTime": "trigger time in ms",
-    "KVP": "tube voltage in kV",
-    "ConvolutionKernel": "kernel",
-    "ImageType": "image type",
-    "FrameType": "image type",
-    "ContrastBolusAgent": "contrast agent",
-    "StackID": "stack",
-    "FrameAcquisitionNumber": "acquisition",
-    "SeriesDescription": "description",
-}
-"""Headers that may tell images at one place from each other, the most telling first, and what they are called."""
-FRAME_GROUPS = (
-    *("FrameContentSequence", "TemporalPositionSequence", "CardiacSynchronizationSequence", "CTXRayDetailsSequence"),
-    *("CTReconstructionSequence", "CTImageFrameTypeSequence"),
-)
-KINDS = {
-    "a maximum intensity projection": r"\b(MIP|MAX[ _]?IP|MAXIMUM INTENSITY)\b",
-    "a minimum intensity projection": r"\b(MIN[ _]?IP|MINIMUM INTENSITY)\b",
-    "a projection or average of slices": r"\b(PROJECTION|AVERAGE|AVG|AVERAGED)\b",
-    "a reformat of other slices": r"\b(MPR|REFORMATTED|REFORMAT|CURVED|CPR)\b",
-    "a volume rendering": r"\b(VRT|VOLREND|VOLUME RENDERING|3D RENDERING)\b",
-    "a spectral map": r"\b(EFF(ECTIVE)?[ _]?Z|Z[ _]?EFF(ECTIVE)?|IODINE|ELECTRON[ _]?DENSITY|URIC[ _]?ACID|VNC|MATERIAL)\b",
-    "a picture of a screen": r"\b(SCREEN[ _]?SAVE|SCREENSHOT|SCREEN[ _]?CAPTURE)\b",
-}
-"""What is no plain axial CT, by words of ImageType and SeriesDescription: such a series gives way to any other."""
+MAY_BE_DAMAGED = {Tag(keyword) for keyword in OPTIONAL}
 PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag in little and big endian
 WITHOUT_PREAMBLE = (b"\x08\x00", b"\x02\x00")  # the group that a file begins with that lacks the 128 bytes before DICM
-DENSEST = 3000  # HU that tissue and bone do not exceed
 AXIAL = np.cos(np.radians(45))  # of the largest angle between an axial slice's normal and the body's axis
 # What pydicom raises on a file that breaks off or is filled in wrongly.
 MALFORMED = (
@@ -122,6 +82,7 @@ class Slice:
     path: Path
     header: FileDataset
     frame: int
+    groups: tuple[Dataset, ...]  # functional groups of a frame, its own before those that all frames share
     shape: tuple[int, int]  # rows, columns
     origin: np.ndarray  # LPS mm of pixel (0, 0)
     row: np.ndarray  # LPS unit vector along a row, i
@@ -130,15 +91,6 @@ class Slice:
     thickness: float  # mm, 0 where unknown
     acquisition: int
     instance: int
-    traits: dict[str, str]  # what `TELLING` says of it
-    padding: tuple[float, float] | None  # HU from and to which pixels are padding, None where there is none that could be mistaken
-
-    @property
-    def kind(self) -> str:
-        """One of `KINDS`, "" for a plain axial CT."""
-        image_type = self.traits.get("ImageType", "") + " " + self.traits.get("FrameType", "")
-        words = f"{image_type} {self.header.get('SeriesDescription') or ''}".upper().replace("\\", " ")
-        return next((kind for kind, pattern in KINDS.items() if re.search(pattern, words)), "")
 
     @property
     def normal(self) -> np.ndarray:
@@ -152,9 +104,58 @@ class Slice:
         return str(self.header.get("SOPInstanceUID") or "") or None
 
     @property
-    def order(self) -> tuple[int, str, int]:
-        """Sorts slices of one place by which came first."""
-        return self.instance, self.path.name, self.frame
+    def series(self) -> str:
+        """SeriesInstanceUID, "" where there is none."""
+        return str(self.header.get("SeriesInstanceUID") or "")
+
+    @property
+    def order(self) -> tuple[int, int, str, int]:
+        """Sorts slices of one place by which came first; the file's name has no say."""
+        return self.acquisition, self.instance, self.uid or "", self.frame
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The value of each of MARKS, "" where there is none."""
+        return tuple(map(self.says, MARKS))
+
+    def says(self, mark: Mark) -> str:
+        """The value of `mark`, "" where there is none."""
+        if not mark.macro:
+            return said(self.header, mark.keyword)
+        keyword, _, axis = mark.keyword.partition(".")
+        macro = _macro(mark.macro, *self.groups) if self.groups else Dataset()
+        values = said(macro, keyword).split("\\") if axis else [said(macro, keyword)]
+        return values[int(axis or 0)] if int(axis or 0) < len(values) else ""
+
+    @cached_property
+    def image_type(self) -> str:
+        """What the file and the frame say of how the image came about, as in the file: "ORIGINAL\\PRIMARY\\AXIAL"."""
+        return _image_type(self.header, self.groups)
+
+    @cached_property
+    def kind(self) -> tuple[str, str]:
+        """What the image is other than a plain slice, and what follows from that, as `dicom_marks.kind` says it."""
+        if str(self.header.get("SOPClassUID") or "").startswith(SecondaryCaptureImageStorage):
+            return kind("SCREEN SAVE")
+        if is_spectral_map(self.image_type):
+            return "a spectral map", "its values may be no Hounsfield units of a CT"
+        return kind(self.image_type)
+
+    @property
+    def rank(self) -> int:
+        """0 for a slice as it was taken, 1 for one that was derived from others, 2 for what is no slice."""
+        return 2 if self.kind[0] else int(any(word in self.image_type.split("\\") for word in ("DERIVED", "SECONDARY")))
+
+    @property
+    def padding(self) -> tuple[float, float] | None:
+        """The lowest and the highest HU of pixels outside the field of view; None where the header names none."""
+        value, limit = (_stored(self.header, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+        if value is None:
+            return None
+        transformation = _macro("PixelValueTransformationSequence", *self.groups) if self.groups else self.header
+        slope, intercept = (number(said(transformation, name)) for name in ("RescaleSlope", "RescaleIntercept"))
+        ends = sorted((slope or 1) * end + (intercept or 0) for end in (value, value if limit is None else limit))
+        return ends[0], ends[1]
 
     @property
     def plane(self) -> tuple[float, ...]:
@@ -197,20 +198,11 @@ def _parse(path: Path, file: BinaryIO, tags: list[str] | None) -> Image | None:
         raise InvalidDicomError(f"{path} has no pixel data")
     for tag in header.keys() - MAY_BE_DAMAGED:  # parses every value, so that a damaged one is found here
         header[tag]
-    for tag in header.keys() & MAY_BE_DAMAGED:
-        _drop_if_damaged(header, tag)
     series = str(header.get("SeriesInstanceUID") or "")
     try:
         return Image(path, series, _slices(path, header))
     except UnfitError as error:
         return Image(path, series, [], str(error))
-
-
-def _drop_if_damaged(header: FileDataset, tag: int) -> None:
-    try:
-        header[tag]
-    except MALFORMED:
-        del header[tag]
 
 
 def _slices(path: Path, header: FileDataset) -> list[Slice]:
@@ -220,8 +212,6 @@ def _slices(path: Path, header: FileDataset) -> list[Slice]:
         raise UnfitError(f"of modality {modality}, not CT")
     if header.get("SamplesPerPixel", 1) != 1:
         raise UnfitError("in colour")
-    if str(header.get("SOPClassUID")).startswith(SCREEN):
-        raise UnfitError("of a screen, not of the scanner")
     if "LOCALIZER" in (header.get("ImageType") or ()):
         raise UnfitError("of the localizer")
     if header.get("BitsStored", 16) <= 8:
@@ -230,17 +220,54 @@ def _slices(path: Path, header: FileDataset) -> list[Slice]:
     if not frames:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise UnfitError("of many frames that have no position")
-        return [_slice(path, header, 0, header, header, header, header, [header])]
+        _check_units(said(header, "RescaleType"), _image_type(header, ()))
+        return [_slice(path, header, 0, (), header, header, header)]
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
     if len({_rescale(_macro("PixelValueTransformationSequence", frame, shared[0])) for frame in frames}) > 1:
         raise UnfitError("of frames with unlike rescale values")  # the decoder would apply those of the first
-    macros = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence")
+    for frame in frames:
+        transformation = _macro("PixelValueTransformationSequence", frame, shared[0])
+        _check_units(said(transformation, "RescaleType"), _image_type(header, (frame, shared[0])))
+    macros = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    return [
+        _slice(path, header, index, (frame, shared[0]), *(_macro(name, frame, shared[0]) for name in macros))
+        for index, frame in enumerate(frames)
+    ]
 
-    def of_frame(number: int, frame: Dataset) -> Slice:
-        telling = [header, *(_macro(name, frame, shared[0]) for name in FRAME_GROUPS)]
-        return _slice(path, header, number, *(_macro(name, frame, shared[0]) for name in macros), telling)
 
-    return [of_frame(number, frame) for number, frame in enumerate(frames)]
+def said(dataset: Dataset, keyword: str) -> str:
+    """The value of an element as text, its parts joined by "\\" as in the file; "" where it is missing, empty or damaged."""
+    try:
+        value = dataset.get(keyword)
+    except MALFORMED:
+        return ""
+    text = "\\".join(map(str, value)) if isinstance(value, (MultiValue, list)) else str("" if value is None else value)
+    text = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return text if number(text) is None else np.format_float_positional(float(text), trim="-")  # 120 and 120.0 are one value
+
+
+def _image_type(header: Dataset, groups: tuple[Dataset, ...]) -> str:
+    frame = said(_macro("CTImageFrameTypeSequence", *groups), "FrameType") if groups else ""
+    texts = (said(header, "ImageType"), frame, said(header, "VolumeBasedCalculationTechnique"))
+    return "\\".join(text for text in texts if text)
+
+
+def _check_units(rescale_type: str, image_type: str) -> None:
+    """UnfitError for an image whose values are no Hounsfield units by what its header says."""
+    if rescale_type.upper() not in HU_TYPES:
+        raise UnfitError(f"of rescale type {rescale_type}, not HU")
+    if rescale_type.upper() in ("", "US", "UNSPECIFIED") and is_spectral_map(image_type):
+        raise UnfitError(f"of a spectral map ({image_type}), not HU")
+
+
+def _stored(header: Dataset, keyword: str) -> int | None:
+    """A stored pixel value from the header, whose sign the header may tell otherwise than the pixels."""
+    value, bits = number(said(header, keyword)), int(header.get("BitsStored") or 16)
+    if value is None or not -(2**31) <= value < 2**32:
+        return None
+    signed = number(said(header, "PixelRepresentation")) == 1
+    value = int(value) % 2**bits
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
 
 
 def _macro(name: str, frame: Dataset, shared: Dataset) -> Dataset:
@@ -257,15 +284,11 @@ def _slice(
     path: Path,
     header: FileDataset,
     frame: int,
+    groups: tuple[Dataset, ...],
     position: Dataset,
     orientation: Dataset,
     measures: Dataset,
-    transformation: Dataset,
-    telling: list[Dataset],
 ) -> Slice:
-    units = str(transformation.get("RescaleType") or "").strip().upper()
-    if units not in HOUNSFIELD:
-        raise UnfitError(f"of values in {units}, which are no Hounsfield units")
     origin = _numbers(position.get("ImagePositionPatient"), 3)
     axes = _numbers(orientation.get("ImageOrientationPatient"), 6)
     spacing = _numbers(measures.get("PixelSpacing"), 2)
@@ -285,6 +308,7 @@ def _slice(
         path,
         header,
         frame,
+        groups,
         shape=(int(header.Rows), int(header.Columns)),
         origin=origin,
         row=row,
@@ -293,39 +317,7 @@ def _slice(
         thickness=float(measures.get("SliceThickness") or 0),
         acquisition=int(header.get("AcquisitionNumber") or 0),
         instance=int(header.get("InstanceNumber") or 0),
-        traits=_traits(telling),
-        padding=_padding(header, *_rescale(transformation)),
     )
-
-
-def _traits(datasets: list[Dataset]) -> dict[str, str]:
-    """What `TELLING` says of an image, each from the first of `datasets` that says it."""
-    traits = {}
-    for keyword in TELLING:
-        value = next((value for value in (dataset.get(keyword) for dataset in reversed(datasets)) if value not in (None, "")), None)
-        if value is not None:
-            traits[keyword] = str(value) if isinstance(value, str) or not isinstance(value, Iterable) else "\\".join(map(str, value))
-    return traits
-
-
-def _padding(header: Dataset, slope: float, intercept: float) -> tuple[float, float] | None:
-    """The HU of padding round the field of view, from and to; None where there is none, or where it may be tissue as well.
-
-    A value that tissue has too would make air of that: it is left as it is, and so is what is clipped to air anyway.
-    """
-    values = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    if not isinstance(values[0], int):
-        return None
-    stored = [_as_stored(value, header) for value in values if isinstance(value, int)]
-    hu = sorted(value * slope + intercept for value in stored)
-    return (hu[0], hu[-1]) if hu[0] > DENSEST or hu[-1] < AIR else None
-
-
-def _as_stored(value: int, header: Dataset) -> int:
-    """The value of an element as the pixels hold it: some writers give the one of signed pixels as an unsigned number, and the reverse."""
-    bits = 8 * (2 if int(header.get("BitsStored") or 16) > 8 else 1)
-    value %= 1 << bits
-    return value - (1 << bits) if header.get("PixelRepresentation") == 1 and value >= 1 << (bits - 1) else value
 
 
 def _numbers(values: Iterable | None, count: int) -> np.ndarray | None:
