@@ -153,6 +153,42 @@ def test_two_images_at_each_place_that_no_header_tells_apart(tmp_path: Path):
     assert "5 of 10 slices of series 1.2.3.4 lie at the place of another, and no header tells which of them belong together" in sentence
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_second_phase_of_some_slices_does_not_stand_among_those_of_the_first(tmp_path: Path, numbered: bool):
+    """It is left out where its numbers come first, and refused where they are those of the others."""
+    for k, at in enumerate(axial(COUNT)):
+        save(image(FIRST[k], at, SERIES, k + 10), tmp_path / f"b{k}")
+    for k in (1, 2):
+        save(image(SECOND[k], axial(COUNT)[k], SERIES, k if numbered else k + 10), tmp_path / f"a{k}")
+    if numbered:
+        volume = ct.read(tmp_path)
+        assert np.array_equal(volume.hu, FIRST)
+        assert "instance number 10 to 14 was read, instance number 1 to 2 left out" in volume.warnings[0]
+    else:
+        assert "2 of 7 slices of series 1.2.3.4 lie at the place of another, and no header tells" in refusal(tmp_path)
+
+
+def test_two_images_at_one_place_only(tmp_path: Path):
+    write(tmp_path, FIRST, axial(COUNT))
+    save(image(SECOND[2], axial(COUNT)[2], SERIES, 3), tmp_path / "again")
+    assert ct.read(tmp_path).warnings == ("1 of 6 slices lie at the place of another and were left out.",)
+
+
+def test_two_regions_whose_slices_overlap_at_their_ends_are_joined(tmp_path: Path):
+    hu = body(9)
+    for number, k in enumerate([0, 1, 2, 3, 4, 4, 5, 6, 7, 8]):
+        save(image(hu[k], axial(9)[k], SERIES, number), tmp_path / f"{number}")
+    assert np.array_equal(ct.read(tmp_path).hu, hu)
+
+
+def test_a_header_that_only_tells_images_apart_may_be_damaged(tmp_path: Path):
+    files = write(tmp_path, FIRST, axial(COUNT), KVP=120, RescaleType="HU")
+    files[1].write_bytes(files[1].read_bytes().replace(b"120 ", b"12x "))
+    volume = ct.read(tmp_path)
+    assert np.array_equal(volume.hu, FIRST)
+    assert volume.warnings == ()
+
+
 def test_numbers_that_go_to_and_fro_between_two_images_do_not_tell_them_apart(tmp_path: Path):
     write_both(tmp_path, {"InstanceNumber": [1, 3, 5, 7, 9]}, {"InstanceNumber": [2, 4, 6, 8, 10]})
     assert "no header tells which of them belong together" in refusal(tmp_path)

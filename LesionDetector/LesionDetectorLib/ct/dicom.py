@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from .dicom_phases import crowded, few, one_of_each, places, without_copies
+from .dicom_phases import few, one_of_each, places, without_copies
 from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
 from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
 from .volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
@@ -156,10 +156,10 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
 
 
 def _suitability(slices: list[Slice]) -> tuple:
-    """Sorts series so that the one to be read comes first: of several places, of slices as they were taken, then with most places."""
+    """Sorts series so that the one to be read comes first: no projection, of several places, slices as they were taken, most places."""
     count = len({tuple(np.round(item.origin, 1)) for item in slices})
-    first = slices[0]
-    return count == 1, min(item.rank for item in slices), -count, int(first.header.get("SeriesNumber") or 0), first.series
+    first, rank = slices[0], min(item.rank for item in slices)
+    return rank == 2, count == 1, rank, -count, int(first.header.get("SeriesNumber") or 0), first.series
 
 
 def _without_projections(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
@@ -208,13 +208,14 @@ def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
 def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     """The first slice at each position along the normal.
 
-    Raises CTError where most places have several that are not alike: nothing tells which of them belong together.
+    Raises CTError where most places have several that are not alike, or more than one has such that nothing puts in order.
     """
     found = places(slices)
     left = len(slices) - len(found)
+    unordered = sum(len({item.order[:2] for item in items}) < len(items) for items in found)
     if len(found) == 1 < left:
         raise CTError(f"All {len(slices)} slices of series {slices[0].series} lie at one place: export it again with its slice positions.")
-    if crowded(slices) and not all(map(_are_alike, found)):
+    if (2 * left > len(found) or unordered > 1) and not all(map(_are_alike, found)):
         raise CTError(
             f"{left} of {len(slices)} slices of series {slices[0].series} lie at the place of another, and no header tells which of them "
             "belong together: export one energy, phase or reconstruction alone, or the series again with its slice positions."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 SHARP = re.compile("LUNG|BONE|EDGE|DETAIL|SHARP", re.IGNORECASE)  # in the names of convolution kernels
 USUAL_KV = 120
 
@@ -89,12 +91,14 @@ def _says(words: str, image_type: str) -> bool:
 
 def preference(mark: Mark, value: str) -> tuple[float, float, str]:
     """Sorts values of `mark` so that the one comes first that is read: the energy next to 120 kV, the smoothest kernel, the first phase."""
+    if not value:
+        return np.inf, 0.0, value
     if mark.keyword == "KVP" and number(value) is not None:
         return abs(number(value) - USUAL_KV), number(value), value
     if mark.keyword == "ConvolutionKernel":
         strength = re.search(r"\d+", value)
         return float(SHARP.search(value) is not None), float(strength[0]) if strength else 0.0, value
-    return (float(number(value) is None) + (value == "")), number(value) or 0.0, value
+    return float(number(value) is None), number(value) or 0.0, value
 
 
 def number(text: str) -> float | None:

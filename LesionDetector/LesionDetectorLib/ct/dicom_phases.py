@@ -39,7 +39,7 @@ def one_of_each(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
             slices, more = _choose(slices, groups, mark, partial(preference, mark))
             warnings += more
     for mark in COUNTS:
-        if crowded(slices):
+        if len(places(slices)) < len(slices):
             slices, more = _choose(slices, _runs(slices, mark), mark, lambda label: 0)
             warnings += more
     return slices, warnings
@@ -54,12 +54,6 @@ def places(slices: list[Slice]) -> list[list[Slice]]:
         else:
             found.append([item])
     return found
-
-
-def crowded(slices: list[Slice]) -> bool:
-    """Whether most places have several slices."""
-    count = len(places(slices))
-    return len(slices) - count > count / 2
 
 
 def few(values: Sequence[str]) -> str:
@@ -100,7 +94,7 @@ def _choose(
 
 
 def _runs(slices: list[Slice], mark: Mark) -> dict[str, list[Slice]]:
-    """Runs over the body, by their first and last number: slices in the order of `mark`, cut where they come back to a place.
+    """Runs over the body, by their first and last number: slices in the order of `mark`, cut where they turn back.
 
     Empty where `mark` does not tell: where images of one place have the same number, or none of the runs covers half of the places.
     """
@@ -109,14 +103,16 @@ def _runs(slices: list[Slice], mark: Mark) -> dict[str, list[Slice]]:
     pairs = {(place[key], value) for key, value in numbers.items()}
     if None in numbers.values() or len(pairs) < len(slices):
         return {}
-    runs: list[list[Slice]] = [[]]
-    visited: set[int] = set()
+    runs: list[list[Slice]] = []
+    steps: set[bool] = set()  # the senses in which a run goes: one, or it is two runs
     for item in sorted(slices, key=lambda item: numbers[id(item)]):
-        if place[id(item)] in visited:
+        step = place[id(item)] - place[id(runs[-1][-1])] if runs else 0
+        if step == 0 or len(steps | {step > 0}) == 2:
             runs.append([])
-            visited = set()
+            steps = set()
+        else:
+            steps.add(step > 0)
         runs[-1].append(item)
-        visited.add(place[id(item)])
     longest = max(map(len, runs))
     if longest == 1 or 2 * longest < len(set(place.values())):
         return {}
