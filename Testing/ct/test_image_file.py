@@ -276,6 +276,17 @@ def test_a_metaimage_that_does_not_say_how_the_patient_lies_is_read_with_a_warni
     assert "scan.mha does not say how the patient lies" in ct.read(path).warnings[0]
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("?", 1), ("mm", 1), ("cm", 10), ("um", 0.001)])
+def test_a_metaimage_in_another_unit_is_read_in_mm(tmp_path: Path, unit: str, mm: float):
+    made = image()
+    made.SetSpacing([value / mm for value in (0.75, 0.5, 2)])
+    made.SetOrigin([value / mm for value in (-10, 20, -300)])
+    path = save(made, tmp_path / "scan.mha")
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing", f"DistanceUnits = {unit}\nElementSpacing".encode()))
+    volume = ct.read(path)
+    assert volume.spacing == pytest.approx((0.75, 0.5, 2)) and volume.origin == pytest.approx((-10, 20, -300))
+
+
 def with_sform(path: Path, rows: np.ndarray) -> Path:
     """The NIfTI file with these rows (3, 4) in the place of its sform."""
     data = bytearray(path.read_bytes())

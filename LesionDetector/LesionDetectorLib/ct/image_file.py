@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (*nifti.SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 BROKEN = "is truncated or damaged, or its data file is missing: copy or export it again."
-NRRD_UNITS = {
+UNITS = {
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
     **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
     **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 0.001),
     **dict.fromkeys(("in", "inch", "inches"), 25.4),
 }
-"""The length in mm of the units that an NRRD may have."""
+"""The length in mm of the units that an NRRD or a MetaImage may have."""
 PATIENT_SPACES = (
     *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"),
     *("right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time", "rast", "last", "lpst"),
@@ -135,11 +135,15 @@ def _form_taken(path: Path, reader: sitk.ImageFileReader) -> str:
 
 def _unit(path: Path) -> float:
     """The length in mm of the unit in which a file says where its voxels lie; CTError for one that is unknown."""
-    if path.suffix.lower() not in (".nrrd", ".nhdr"):
-        return 1.0
-    text = _nrrd_field(path, "space units") or _nrrd_field(path, "units")
-    names = {name.strip().lower() for name in re.findall(r'"([^"]*)"', text)} - {"", "???"} or {"mm"}
-    units = {NRRD_UNITS.get(name) for name in names}
+    if nifti.is_nifti(path):
+        return 1.0  # ITK minds it
+    if path.suffix.lower() in (".mha", ".mhd"):
+        found = re.search(rb"distanceunits *= *(\S+)", _start(path).lower())
+        given = [found[1].decode("utf-8", "replace")] if found else []
+    else:
+        given = re.findall(r'"([^"]*)"', _nrrd_field(path, "space units") or _nrrd_field(path, "units"))
+    names = {name.strip().lower() for name in given} - {"", "?", "???"} or {"mm"}
+    units = {UNITS.get(name) for name in names}
     if None in units or len(units) > 1:
         raise CTError(f"{path} gives its places in {', '.join(sorted(names))}: export it again with its spacing in mm.")
     return units.pop()
