@@ -373,3 +373,15 @@ def test_the_caption_of_the_selected_lesion_stays_inside_a_small_view(session):
     mm_per_px = red.GetFieldOfView()[0] / 300
     width = 7.1 * mm_per_px * len(labels.GetNthControlPointLabel(index))
     assert left <= x and x + width <= right and bottom <= y and y + 17 * mm_per_px <= top
+
+
+def test_no_handle_lies_on_a_small_lesion_that_is_edited(session):
+    bone, soft, _ = [lesion for _, lesion in session.listed]
+    shown = []
+    for lesion in (soft, bone):
+        session.select(lesion.id)
+        session.editing = True
+        (box,) = mrml.all_nodes(session.scene, "vtkMRMLMarkupsROINode")
+        shown.append((min(box.GetSize()[:2]) >= 20, bool(box.GetDisplayNode().GetTranslationHandleVisibility())))
+        assert box.GetDisplayNode().GetInteractionHandleScale() < 2
+    assert shown == [(True, True), (False, False)]

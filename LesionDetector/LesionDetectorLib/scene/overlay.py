@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
 
 FRAME_PX, SELECTED_PX = 2, 4
+SMALL_MM = 20.0
+"""A smaller box has no handle in its middle, where the lesion and the ends of its axes lie; its sides and corners move it."""
 HANDLE_SCALE = 1.2
 """Of the box's handles, in percent of the view; Slicer's own 3 would cover a small lesion and the ends of its axes."""
 
@@ -207,6 +209,7 @@ class Overlay:
             with NodeModify(node):
                 if axis is None:
                     markups.set_box(node, self._volume_node, lesion, lesion.slices)
+                    node.GetDisplayNode().SetTranslationHandleVisibility(min(node.GetSize()[:2]) >= SMALL_MM)
                 else:
                     markups.set_line(node, self._volume_node, lesion.recist.ends(axis), lesion.key_slice)
 
