@@ -46,6 +46,7 @@ def test_the_index_entry_fits_the_project():
     assert entry["scm_url"].endswith(f"/Slicer{project}.git")
     for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
         assert re.search(rf'set\(EXTENSION_{name} ".+"\)', top)
+    assert re.search(r'EXTENSION_CONTRIBUTORS "[^"(]+ \([^")]+\)"', top), "names with their organization, as the index asks"
     local = re.search(r'EXTENSION_ICONURL ".*?/main/(.+?)"', top).group(1)
     assert (PROJECT / local).is_file()
 
