@@ -251,7 +251,6 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onParametersChanged(self, *_args):
         """Called when a setting changed, in the panel or elsewhere."""
         self.updateInput()
-        self.updateViewing()
         if not self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence):
             self.updateLesions()
         if self._entered and self.volumeNode() is not None and self.session() is None:
@@ -268,7 +267,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def weights(self):
         """The files of the detector that the user chose, none for the one that ships."""
-        return [Path(name) for name in [self._parameterNode.weights] if name not in ("", ".")]
+        name = self._parameterNode.weights if self._parameterNode is not None else ""
+        return [Path(name)] if name not in ("", ".") else []
 
     def setWeights(self, name):
         """Take the detector in this file, or, with "", the one that ships."""
@@ -374,7 +374,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         tip = _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
         self.ui.detectButton.toolTip = tip
         self.ui.progressBar.visible = running
-        weights = self.weights() if self._parameterNode is not None else []
+        weights = self.weights()
         self.ui.weightsLineEdit.text = str(weights[0]) if weights else _("the detector that ships")
         for widget in (self.ui.volumeSelector, self.ui.weightsButton, self.ui.deviceComboBox):
             widget.enabled = not running
@@ -477,9 +477,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onRowSelected(self):
         """Look at the lesion of the row that the user clicked."""
-        session, row = self.session(), self.ui.lesionTable.currentRow()
-        if session is not None and 0 <= row < len(session.listed):
-            lesion = self.displayed()[row][1]
+        session, displayed, row = self.session(), self.displayed(), self.ui.lesionTable.currentRow()
+        if session is not None and 0 <= row < len(displayed):
+            lesion = displayed[row][1]
             if lesion.id != session.selected:
                 session.select(lesion.id)
 

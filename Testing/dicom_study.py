@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk  # noqa: N813
+from LesionDetectorLib import ct
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -15,6 +17,15 @@ ROWS, COLUMNS = 24, 32
 SPACING = (0.7, 0.8)  # mm along i, j
 INTERCEPT = -1024
 AXIAL = (1, 0, 0, 0, 1, 0)
+
+
+def refusal(path: Path, **options: str) -> str:
+    """The one sentence with which reading the CT at `path` is refused."""
+    with pytest.raises(ct.CTError) as caught:
+        ct.read(path, **options)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence
+    return sentence
 
 
 def body(count: int, seed: int = 0, shape: tuple[int, int] = (ROWS, COLUMNS)) -> np.ndarray:

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_study import SPACING, axial, body, compressed, enhanced, image, save, write
+from dicom_study import SPACING, axial, body, compressed, enhanced, image, refusal, save, write
 from LesionDetectorLib import ct
-
-
-def refusal(path: Path, **options: str) -> str:
-    with pytest.raises(ct.CTError) as caught:
-        ct.read(path, **options)
-    sentence = str(caught.value)
-    assert sentence.endswith(".") and "\n" not in sentence
-    return sentence
 
 
 def cut(file: Path, left: float) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_study import SPACING, axial, body, enhanced, image, save, write
+from dicom_study import SPACING, axial, body, enhanced, image, refusal, save, write
 from LesionDetectorLib import ct
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
@@ -16,14 +16,6 @@ COUNT = 5
 FIRST, SECOND = body(COUNT, seed=1), body(COUNT, seed=2)
 SERIES = "1.2.3.4"
 MIP = ("DERIVED", "SECONDARY", "AXIAL", "MIP")
-
-
-def refusal(path: Path, **options: str) -> str:
-    with pytest.raises(ct.CTError) as caught:
-        ct.read(path, **options)
-    sentence = str(caught.value)
-    assert sentence.endswith(".") and "\n" not in sentence
-    return sentence
 
 
 def write_both(folder: Path, first: dict[str, object], second: dict[str, object]) -> None:

@@ -108,6 +108,10 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
     return reader, _doubts(path, reader)
 
 
+def _is_meta_image(path: Path) -> bool:
+    return path.suffix.lower() in (".mha", ".mhd")
+
+
 def _doubts(path: Path, reader: sitk.ImageFileReader) -> list[str]:
     """What the file leaves open of how the patient lies, as a warning."""
     if nifti.is_nifti(path):
@@ -118,7 +122,7 @@ def _doubts(path: Path, reader: sitk.ImageFileReader) -> list[str]:
                 f"{path.name} says in two ways where its voxels lie (qform and sform), which are up to {apart:.0f} mm apart: "
                 f"left and right may be swapped. The {_form_taken(path, reader)} was taken."
             ]
-    elif path.suffix.lower() in (".mha", ".mhd"):
+    elif _is_meta_image(path):
         known = any(key in _start(path).lower() for key in META_ORIENTATION)
     else:
         known = _nrrd_field(path, "space").lower() in PATIENT_SPACES
@@ -137,7 +141,7 @@ def _unit(path: Path) -> float:
     """The length in mm of the unit in which a file says where its voxels lie; CTError for one that is unknown."""
     if nifti.is_nifti(path):
         return 1.0  # ITK minds it
-    if path.suffix.lower() in (".mha", ".mhd"):
+    if _is_meta_image(path):
         found = re.search(rb"distanceunits *= *(\S+)", _start(path).lower())
         given = [found[1].decode("utf-8", "replace")] if found else []
     else:
@@ -166,7 +170,7 @@ def _has_spacing(path: Path, reader: sitk.ImageFileReader) -> bool:
     if nifti.is_nifti(path):
         return bool((nifti.spacing(path)[: len(reader.GetSize())] > 0).all())
     header = _start(path).lower()
-    keys = META_SPACING if path.suffix.lower() in (".mha", ".mhd") else NRRD_SPACING
+    keys = META_SPACING if _is_meta_image(path) else NRRD_SPACING
     return min(reader.GetSpacing()) > 0 and any(key in header for key in keys)
 
 

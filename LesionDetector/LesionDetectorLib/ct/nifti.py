@@ -44,7 +44,7 @@ def forms_apart(path: Path) -> float:
         return 0.0
     corners = np.array([(0, 0, 0, 1), *(np.append(row, 1) for row in np.diag(header.size - 1))]).T
     apart = float(np.abs((header.qform - header.sform) @ corners).max())
-    return apart if apart > TOLERANCE * header.spacing.min() else 0.0
+    return apart if apart > TOLERANCE * np.abs(header.spacing).min() else 0.0
 
 
 def directions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def directions(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a header says of where the voxels lie: the two codes, and the matrices (3, 4) from voxel indices to RAS as stored."""
+    """What a header says of where the voxels lie, as stored: the two codes, and the matrices (3, 4) from voxel indices to RAS."""
 
     size: np.ndarray
     spacing: np.ndarray
@@ -69,19 +69,23 @@ class _Header:
         with _open(path) as file:
             header = file.read(VERSION_2)
         order = _byte_order(header)
-        real, whole, codes, places = ("f8", "i8", 344, 16) if _is_version_2(header) else ("f4", "i2", 252, 40)
+        if _is_version_2(header):
+            real, whole, code = "f8", "i8", "i4"
+            at = {"size": 24, "pixdim": 104, "codes": 344, "qform": 352, "sform": 400}
+        else:
+            real, whole, code = "f4", "i2", "i2"
+            at = {"size": 42, "pixdim": 76, "codes": 252, "qform": 256, "sform": 280}
 
         def numbers(kind: str, count: int, offset: int) -> np.ndarray:
             return np.frombuffer(header, f"{order}{kind}", count, offset).astype(float)
 
-        version_2 = _is_version_2(header)
-        size = np.maximum(numbers(whole, 3, places + (8 if version_2 else 2)), 1)
-        pixdim = numbers(real, 4, 104 if version_2 else 76)
-        code = numbers("i4" if version_2 else "i2", 2, codes)
-        quaternion, offset = np.split(numbers(real, 6, 352 if version_2 else 256), 2)
-        sform = numbers(real, 12, 400 if version_2 else 280).reshape(3, 4)
+        size = np.maximum(numbers(whole, 3, at["size"]), 1)
+        pixdim = numbers(real, 4, at["pixdim"])
+        qform_code, sform_code = map(int, numbers(code, 2, at["codes"]))
+        quaternion, offset = np.split(numbers(real, 6, at["qform"]), 2)
+        sform = numbers(real, 12, at["sform"]).reshape(3, 4)
         qform = np.column_stack([_rotation(quaternion) * (1, 1, -1 if pixdim[0] < 0 else 1) * pixdim[1:], offset])
-        return cls(size, np.abs(pixdim[1:]), int(code[0]), int(code[1]), qform, sform)
+        return cls(size, pixdim[1:], qform_code, sform_code, qform, sform)
 
 
 def _rotation(quaternion: np.ndarray) -> np.ndarray:
@@ -115,10 +119,7 @@ def is_cut_off(path: Path, reader: sitk.ImageFileReader) -> bool:
 
 def spacing(path: Path) -> np.ndarray:
     """(3,) voxel spacing as stored; ITK would put 1 in the place of 0."""
-    with _open(path) as file:
-        header = file.read(VERSION_2)
-    order = _byte_order(header)
-    return np.frombuffer(header, f"{order}f8", 3, 112) if _is_version_2(header) else np.frombuffer(header, f"{order}f4", 3, 80)
+    return _Header.of(path).spacing
 
 
 def not_numbers(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:

@@ -24,14 +24,7 @@ if TYPE_CHECKING:
 
     from .session import Session
 
-ENDINGS = {
-    ".txt": "Report",
-    ".html": "Page with pictures",
-    ".csv": "Table",
-    ".json": "JSON",
-    ".dcm": "DICOM SR",
-    ".seg.dcm": "DICOM SEG",
-}
+ENDINGS = (".txt", ".html", ".csv", ".json", ".dcm", ".seg.dcm")
 """The kinds of files, by the ends of their names."""
 
 

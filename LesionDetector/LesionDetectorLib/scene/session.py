@@ -308,8 +308,7 @@ class Session:
 
     def _update(self) -> None:
         """Keep the review in the scene, and list and draw what it shows."""
-        if not _is_on(self.review, self.volume_node):
-            self._end(f"The review of {self.volume_node.GetName()} has ended, but stays in the scene: {OTHER_IMAGE}")
+        if self._ends_on_another_image():
             return
         with self._drawn():
             self._text = keep_review(self.volume_node, self.review, self._text)
@@ -373,8 +372,15 @@ class Session:
             self._overlay.show_in([view.GetID() for view in slice_views(self.scene, self.volume_node)])
 
     def _on_image_changed(self) -> None:
-        if not self._drawing and not self.closed and not _is_on(self.review, self.volume_node):
-            self._end(f"The review of {self.volume_node.GetName()} has ended, but stays in the scene: {OTHER_IMAGE}")
+        if not self._drawing and not self.closed:
+            self._ends_on_another_image()
+
+    def _ends_on_another_image(self) -> bool:
+        """Whether the CT has become another image, with which the session ends."""
+        if _is_on(self.review, self.volume_node):
+            return False
+        self._end(f"The review of {self.volume_node.GetName()} has ended, but stays in the scene: {OTHER_IMAGE}")
+        return True
 
     def _end(self, why: str = "") -> None:
         self.why_closed = why
