@@ -46,6 +46,25 @@ def test_same_seed_gives_the_same_bytes_whatever_the_workers(data_set: Path, tmp
     assert digests(tmp_path / "again") == digests(data_set)
 
 
+GOLDEN = {
+    2: "5372a0108756ae7f285e5f0ef6b730e526a1e0d9910a08954e26c41d0393ef3a",
+    5: "8d07e9f88fae609b978ebdd7273d38b6d28c47f07e8ea4baa9c84848823642a4",
+}
+
+
+@pytest.mark.parametrize("seed", GOLDEN)
+def test_a_patient_is_painted_as_it_always_was(seed: int) -> None:
+    patient, digest = Patient(np.random.default_rng(seed)), hashlib.sha256()
+    for z in range(-180, 471, 26):
+        digest.update(patient.paint(z * patient.scale[2], phantom.Frame(-250, -250, 4.0, 125)).tobytes())
+    assert digest.hexdigest() == GOLDEN[seed]
+
+
+def test_a_slice_is_rendered_as_it_always_was() -> None:
+    slice_54 = Study((3, 1), 6, True, size=128, interval=5.0).render(54)
+    assert hashlib.sha256(slice_54.tobytes()).hexdigest() == "8a5133bb86e4eb191c5c78f9ff36237854a4d84e52ef13b0a0ed6b5f9cff62a1"
+
+
 def test_another_seed_gives_another_patient() -> None:
     one, other = (Study((seed, 1), 0, size=64, interval=5.0).render(40) for seed in (1, 2))
     assert not np.array_equal(one, other)
