@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import ct
-from .printable import printable
-from .refusal import ISSUES, Refusal, refusal
-from .report import Model, Reading, write_reports
-from .report.files import write_text
+from LesionDetectorLib import ct
+from LesionDetectorLib.printable import printable
+from LesionDetectorLib.refusal import ISSUES, Refusal, refusal
+from LesionDetectorLib.report import Model, Reading, write_reports
+from LesionDetectorLib.report.files import write_text
 
 if TYPE_CHECKING:
-    from .detect import Detector
+    from LesionDetectorLib.detect import Detector
 
 FAILED = "failed"
 """The folder with a sentence for each study that could not be worked off; "failed" is therefore no name for a study."""
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     waiting = {name: path for name, path in _share(studies(options.list)).items() if not (options.out / name).exists()}
     import torch
 
-    from .detect import DEFAULT_WEIGHTS, Detector, pick_device
+    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector, pick_device
 
     weights = options.weights or [DEFAULT_WEIGHTS]
     models = [Model.of(path) for path in weights]
@@ -117,8 +117,8 @@ def _work_off(
     waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float
 ) -> tuple[int, int]:
     """Write the results of each study, or why there are none; returns how many failed, and how many of them by a fault of ours."""
-    from .detect import ahead
-    from .pipeline import LOWEST_CONFIDENCE, find_lesions
+    from LesionDetectorLib.detect import ahead
+    from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
 
     failed, faults, devices = 0, 0, [detector.device for detector in detectors]
     for number, (name, volume) in enumerate(ahead(lambda name: ct.read(waiting[name]), waiting), start=1):

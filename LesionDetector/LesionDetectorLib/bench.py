@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import ct
-from .refusal import Refusal
-from .report import Reading, write_reports
-from .report.files import write_text
+from LesionDetectorLib import ct
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report import Reading, write_reports
+from LesionDetectorLib.report.files import write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from .detect import Detector
+    from LesionDetectorLib.detect import Detector
 
 SIDE, COMPARED_SLICES = 512, 10
 STAGES = ("read", "prepare", "network", "boxes", "fuse", "measure", "write")
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Time the stages on `options.input`, print a table, write JSON; returns the exit code."""
     if options.rounds < 1:
         raise Refusal(f"The times are medians over rounds: at least 1, not {options.rounds}.")
-    from .detect import DEFAULT_WEIGHTS, Detector
+    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector
 
     weights = options.weights or DEFAULT_WEIGHTS
     result = bench(options.input, options.series, Detector.load(weights, options.device), options.rounds, options.against is not None)
@@ -135,8 +135,8 @@ def _finish(device: torch.device) -> None:
 
 def _stages(path: Path, series: str | None, detector: Detector) -> dict[str, float]:
     """Seconds of each of STAGES and of the "whole", from the file to the written reading."""
-    from .detect import detect
-    from .pipeline import candidates, measured
+    from LesionDetectorLib.detect import detect
+    from LesionDetectorLib.pipeline import candidates, measured
 
     clock = _Clock(detector.device)
     with clock("whole"):
@@ -154,7 +154,7 @@ def _stages(path: Path, series: str | None, detector: Detector) -> dict[str, flo
 
 def _timed(detector: Detector, clock: _Clock) -> Detector:
     """The same detector, whose stages are timed."""
-    from .detect import Detector
+    from LesionDetectorLib.detect import Detector
 
     class Timed(Detector):
         slices = clock("prepare")(Detector.slices)

@@ -27,9 +27,9 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
-from .report import exchange
-from .report.reading import Reading
-from .scratch import Scratch
+from LesionDetectorLib.report import exchange
+from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.scratch import Scratch
 
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
 """The stages of a run in their order, and the share of the whole that each is taken for."""

@@ -16,15 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from . import __version__, batch, bench, cli_report, ct
-from .lesion import Lesion
-from .printable import printable
-from .refusal import FAULT, Refusal, refusal
-from .report import Model, Reading, exchange, text, write_reports
-from .scratch import Scratch
+from LesionDetectorLib import __version__, batch, bench, cli_report, ct
+from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.printable import printable
+from LesionDetectorLib.refusal import FAULT, Refusal, refusal
+from LesionDetectorLib.report import Model, Reading, exchange, text, write_reports
+from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:
-    from .detect import Detector
+    from LesionDetectorLib.detect import Detector
 
 STOPPED = 130
 SPIN = "20000"
@@ -241,7 +241,7 @@ def _detect(options: argparse.Namespace) -> int:
     detectors = []
     try:
         if options.wait:
-            from .child import end_with_stdin
+            from LesionDetectorLib.child import end_with_stdin
 
             progress("load", 0, 1)
             detectors = _detectors(options)
@@ -256,7 +256,7 @@ def _detect(options: argparse.Namespace) -> int:
         progress.warn(sentence)
 
     detectors = detectors or _detectors(options)
-    from .pipeline import LOWEST_CONFIDENCE, find_lesions
+    from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
 
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
     models = [Model.of(path) for path in _weights(options)]
@@ -274,13 +274,13 @@ def _delete_ct(options: argparse.Namespace) -> None:
 
 
 def _detectors(options: argparse.Namespace) -> list[Detector]:
-    from .detect import Detector
+    from LesionDetectorLib.detect import Detector
 
     return [Detector.load(path, options.device) for path in _weights(options)]
 
 
 def _weights(options: argparse.Namespace) -> list[Path]:
-    from .detect import DEFAULT_WEIGHTS
+    from LesionDetectorLib.detect import DEFAULT_WEIGHTS
 
     return options.weights or [DEFAULT_WEIGHTS]
 
@@ -350,14 +350,14 @@ def _move(old: Path, new: Path) -> None:
 
 
 def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> None:
-    from .figures import write_lesion_pictures
+    from LesionDetectorLib.figures import write_lesion_pictures
 
     folder.mkdir()
     write_lesion_pictures(volume, lesions, folder)
 
 
 def _write_scene(volume: ct.Volume, reading: Reading, folder: Path, progress: _Progress) -> None:
-    from .scene import SceneError, render_scene, write_scene
+    from LesionDetectorLib.scene import SceneError, render_scene, write_scene
 
     try:
         write_scene(volume, reading, folder / "scene.mrb")
@@ -367,7 +367,7 @@ def _write_scene(volume: ct.Volume, reading: Reading, folder: Path, progress: _P
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from .recist import measure
+    from LesionDetectorLib.recist import measure
 
     volume = ct.read(options.input, options.series)
     k, last = options.slice - volume.first_slice, volume.slice_number(len(volume.hu) - 1)

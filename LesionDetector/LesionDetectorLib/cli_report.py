@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from . import ct
-from .printable import printable
-from .refusal import Refusal
-from .report import Reading, exchange, page, table, text
-from .report.files import write_text
+from LesionDetectorLib import ct
+from LesionDetectorLib.printable import printable
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report import Reading, exchange, page, table, text
+from LesionDetectorLib.report.files import write_text
 
 FORMATS = {
     "text": {"diameters", "baseline"},
@@ -67,7 +67,7 @@ def _read(path: Path, ct_path: Path | None) -> Reading:
         return exchange.read(path)
     if ct_path is None:
         raise Refusal(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
-    from .report import dicom_in
+    from LesionDetectorLib.report import dicom_in
 
     return dicom_in.read(path, ct_path)
 
@@ -86,7 +86,7 @@ def _compose(reading: Reading, options: argparse.Namespace) -> str:
 
 
 def _write_dicom(reading: Reading, options: argparse.Namespace) -> None:
-    from .report import dicom_seg, dicom_source, dicom_sr
+    from LesionDetectorLib.report import dicom_seg, dicom_source, dicom_sr
 
     slices = dicom_source.source_slices(options.ct, reading)
     if options.format == "sr":
@@ -115,7 +115,7 @@ def _patient(volume: ct.Volume | None) -> dict[str, str]:
         raise Refusal("What the page says of the patient is in the CT's DICOM headers: give the CT with --ct.")
     if not volume.dicom:
         raise Refusal(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
-    from .ct.dicom import read_patient
+    from LesionDetectorLib.ct.dicom import read_patient
 
     patient = read_patient(volume.source, volume.dicom["series_uid"])
     return {name: printable(value) for name, value in patient.items()}

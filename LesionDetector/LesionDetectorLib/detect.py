@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ct import Volume
-from .fuse import weighted_boxes_fusion
-from .models import weights
-from .models.detections import pad_to_multiple
-from .refusal import Refusal
-from .slices import NetworkSlices, to_device
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.fuse import weighted_boxes_fusion
+from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.detections import pad_to_multiple
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.slices import NetworkSlices, to_device
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "vfnet_mobilenet_v2.safetensors"
 LOWEST_SCORE = 0.05

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
-from .printable import printable
+from LesionDetectorLib.printable import printable
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .lesion import BodyPart
+from LesionDetectorLib.lesion import BodyPart
 
 SOFT_TISSUE_WINDOW = (-160, 240)
 WINDOWS = {BodyPart.LUNG: (-1350, 150), BodyPart.BONE: (-500, 1300)}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from .ct import Volume
-from .detect import Detector, SliceBoxes, batched, detect
-from .fuse import Candidate, stack
-from .lesion import Lesion, Recist, stable_id
-from .recist import DETECTOR_MARGIN_MM, measure_each, pixels
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.detect import Detector, SliceBoxes, batched, detect
+from LesionDetectorLib.fuse import Candidate, stack
+from LesionDetectorLib.lesion import Lesion, Recist, stable_id
+from LesionDetectorLib.recist import DETECTOR_MARGIN_MM, measure_each, pixels
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""

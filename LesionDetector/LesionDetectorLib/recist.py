@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .lesion import Box, Origin, Point, Recist
-from .refusal import Refusal
+from LesionDetectorLib.lesion import Box, Origin, Point, Recist
+from LesionDetectorLib.refusal import Refusal
 
 DETECTOR_MARGIN_MM = 4.0
 """Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from .lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
-from .report import exchange
-from .report.reading import Reading
+from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.report import exchange
+from LesionDetectorLib.report.reading import Reading
 
 FORMAT = "lesion-detector/review"
 VERSION = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import deeplesion, image_file
-from .volume import CTError, Volume
+from LesionDetectorLib.ct import deeplesion, image_file
+from LesionDetectorLib.ct.volume import CTError, Volume
 
 __all__ = ["CTError", "Volume", "read"]
 
@@ -34,7 +34,7 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
         elif path.is_file() and image_file.is_image(path):
             reader = image_file.read
         else:
-            from . import dicom  # pydicom is slow to import, and no other kind of file needs it
+            from LesionDetectorLib.ct import dicom  # pydicom is slow to import, and no other kind of file needs it
 
             return dicom.read(path, series, progress)
         if series is not None:

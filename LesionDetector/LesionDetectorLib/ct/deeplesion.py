@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .grid import interpolate_slices
-from .volume import CTError, Volume, check_hu, to_hu
+from LesionDetectorLib.ct.grid import interpolate_slices
+from LesionDetectorLib.ct.volume import CTError, Volume, check_hu, to_hu
 
 FOLDER = re.compile(r"\d+_(?P<study>\d+)_(?P<series>\d+)")
 HU_OFFSET = 32768

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from .dicom_phases import few, one_of_each, places, without_copies
-from .dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
-from .grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
-from .volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
+from LesionDetectorLib.ct.dicom_phases import few, one_of_each, places, without_copies
+from LesionDetectorLib.ct.dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
+from LesionDetectorLib.ct.grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
+from LesionDetectorLib.ct.volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
 
 PATIENT = {
     "PatientName": "Patient",

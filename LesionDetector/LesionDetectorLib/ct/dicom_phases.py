@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from .dicom_marks import COUNTS, MARKS, Mark, number, preference
-from .dicom_slices import Slice
+from LesionDetectorLib.ct.dicom_marks import COUNTS, MARKS, Mark, number, preference
+from LesionDetectorLib.ct.dicom_slices import Slice
 
 SAME_PLACE = 0.01  # mm
 BETWEEN = 0.6  # of the distance of neighbours: what lies nearer to a slice than this is no neighbour but shows the same

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
-from .dicom_marks import COUNTS, HU_TYPES, MARKS, Mark, is_spectral_map, kind, number
+from LesionDetectorLib.ct.dicom_marks import COUNTS, HU_TYPES, MARKS, Mark, is_spectral_map, kind, number
 
 NEEDED = [
     "SOPClassUID",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .volume import AIR
+from LesionDetectorLib.ct.volume import AIR
 
 EVEN = 0.1  # largest distance from the even grid, in slices, that still counts as even
 ROUNDED = 0.101  # the same in mm, for positions that a scanner rounded to 0.1 mm: half of that at the slice and half at the ends

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import nifti
-from .grid import shift_slices, sideways_shift, tilt
-from .volume import AIR, CTError, Placed, Volume, check_hu, to_hu
+from LesionDetectorLib.ct import nifti
+from LesionDetectorLib.ct.grid import shift_slices, sideways_shift, tilt
+from LesionDetectorLib.ct.volume import AIR, CTError, Placed, Volume, check_hu, to_hu
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..refusal import Refusal
+from LesionDetectorLib.refusal import Refusal
 
 AIR = -1024
 HIGHEST = np.iinfo(np.int16).max

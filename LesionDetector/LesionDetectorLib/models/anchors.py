@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from .detections import BACKGROUND, leave_out_ignored
+from LesionDetectorLib.models.detections import BACKGROUND, leave_out_ignored
 
 RATIOS = (2 / 3, 1.0, 3 / 2)
 """Height by width: nine lesions in ten of DeepLesion's official test part lie between 0.7 and 1.5."""

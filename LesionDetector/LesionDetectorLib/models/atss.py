@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from .boxes import xyxy_to_ltrb
-from .detections import BACKGROUND, Target, leave_out_ignored
+from LesionDetectorLib.models.boxes import xyxy_to_ltrb
+from LesionDetectorLib.models.detections import BACKGROUND, Target, leave_out_ignored
 
 _INSIDE_PX = 0.01
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .detections import Detections, Target, thin
+from LesionDetectorLib.models.detections import Detections, Target, thin
 
 CHANNELS_PER_GROUP = 8
 _PRIOR = 0.01

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from .boxes import xyxy_to_ltrb
-from .tone import tone
+from LesionDetectorLib.models.boxes import xyxy_to_ltrb
+from LesionDetectorLib.models.tone import tone
 
 BACKGROUND = -1
 IGNORE = -2

@@ -18,12 +18,12 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign
 
-from ..slices import PIXEL_MM
-from .anchors import lay_anchors, match_anchors, pyramid_anchors
-from .backbone import Pyramid, Vgg16
-from .dense import check_channels, group_norm
-from .detections import IGNORE, Detections, Target, network_input, thin
-from .losses import process_number
+from LesionDetectorLib.models.anchors import lay_anchors, match_anchors, pyramid_anchors
+from LesionDetectorLib.models.backbone import Pyramid, Vgg16
+from LesionDetectorLib.models.dense import check_channels, group_norm
+from LesionDetectorLib.models.detections import IGNORE, Detections, Target, network_input, thin
+from LesionDetectorLib.models.losses import process_number
+from LesionDetectorLib.slices import PIXEL_MM
 
 _ROI_CELLS = 7
 _ROI_LEVELS = 4

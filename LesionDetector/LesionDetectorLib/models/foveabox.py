@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
-from ..slices import PIXEL_MM
-from .backbone import Pyramid
-from .boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
-from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
-from .detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
-from .losses import divisor
+from LesionDetectorLib.models.backbone import Pyramid
+from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
+from LesionDetectorLib.models.dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
+from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
+from LesionDetectorLib.models.losses import divisor
+from LesionDetectorLib.slices import PIXEL_MM
 
 _CENTRAL = 0.4
 _LOG_LARGEST_FACTOR = math.log(16)

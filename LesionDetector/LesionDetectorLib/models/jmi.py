@@ -10,10 +10,10 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from ..slices import PIXEL_MM
-from .backbone import Vgg16
-from .detections import Detections
-from .faster_rcnn import RawOutputs, TwoStage
+from LesionDetectorLib.models.backbone import Vgg16
+from LesionDetectorLib.models.detections import Detections
+from LesionDetectorLib.models.faster_rcnn import RawOutputs, TwoStage
+from LesionDetectorLib.slices import PIXEL_MM
 
 _SIZES = (16, 24, 32, 48, 96)
 _RATIOS = (0.5, 1.0, 2.0)

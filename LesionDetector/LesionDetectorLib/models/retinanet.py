@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ..slices import PIXEL_MM
-from .anchors import RATIOS, lay_anchors, match_anchors, pyramid_anchors
-from .backbone import Pyramid
-from .dense import best_detections, check_channels, group_norm
-from .detections import Detections, Target, network_input
+from LesionDetectorLib.models.anchors import RATIOS, lay_anchors, match_anchors, pyramid_anchors
+from LesionDetectorLib.models.backbone import Pyramid
+from LesionDetectorLib.models.dense import best_detections, check_channels, group_norm
+from LesionDetectorLib.models.detections import Detections, Target, network_input
+from LesionDetectorLib.slices import PIXEL_MM
 
 _SIZES_PER_OCTAVE = 3
 _ANCHORS_PER_CELL = _SIZES_PER_OCTAVE * len(RATIOS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..slices import WINDOW
+from LesionDetectorLib.slices import WINDOW
 
 _KNOTS_HU = (-200.0, 250.0)
 _KNOT_VALUES = (-0.6, 0.6)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, relu
 from torchvision.ops import generalized_box_iou_loss
 
-from ..slices import PIXEL_MM
-from .atss import assign
-from .backbone import Pyramid
-from .boxes import grid_points, ltrb_to_xyxy, paired_iou
-from .dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
-from .detections import BACKGROUND, IGNORE, Detections, Target, network_input
-from .losses import divisor, varifocal_loss
+from LesionDetectorLib.models.atss import assign
+from LesionDetectorLib.models.backbone import Pyramid
+from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou
+from LesionDetectorLib.models.dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
+from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, network_input
+from LesionDetectorLib.models.losses import divisor, varifocal_loss
+from LesionDetectorLib.slices import PIXEL_MM
 
 _LOG_LARGEST_FACTOR = math.log(1000 / 16)
 _STAR_GRADIENT = 0.1

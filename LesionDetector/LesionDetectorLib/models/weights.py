@@ -10,15 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..lesion import BodyPart
-from ..refusal import Refusal
-from ..report.files import write_bytes
-from ..slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
-from .faster_rcnn import FasterRCNN
-from .foveabox import FoveaBox
-from .jmi import Jmi
-from .retinanet import RetinaNet
-from .vfnet import VFNet
+from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.models.faster_rcnn import FasterRCNN
+from LesionDetectorLib.models.foveabox import FoveaBox
+from LesionDetectorLib.models.jmi import Jmi
+from LesionDetectorLib.models.retinanet import RetinaNet
+from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.report.files import write_bytes
+from LesionDetectorLib.slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
 
 FORMAT = 1
 LABELS = [part.title for part in BodyPart]

@@ -16,11 +16,10 @@ from LesionDetectorLib import __version__, recist
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.lesion import Lesion, Origin
-
-from . import dicom_codes as codes
-from .dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
-from .files import write_dicom
-from .reading import Reading
+from LesionDetectorLib.report import dicom_codes as codes
+from LesionDetectorLib.report.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
+from LesionDetectorLib.report.files import write_dicom
+from LesionDetectorLib.report.reading import Reading
 
 SERIES_NUMBER = 2000
 """Added to that of the CT."""

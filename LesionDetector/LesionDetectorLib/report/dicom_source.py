@@ -18,10 +18,9 @@ from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.ct.grid import EVEN, ROUNDED
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.refusal import Refusal
-
-from .dicom_codes import CHARACTER_SET, uid_of
-from .reading import DicomSeries, Geometry, Reading, ordered
-from .text import CONFIDENCE
+from LesionDetectorLib.report.dicom_codes import CHARACTER_SET, uid_of
+from LesionDetectorLib.report.reading import DicomSeries, Geometry, Reading, ordered
+from LesionDetectorLib.report.text import CONFIDENCE
 
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 

@@ -4,13 +4,13 @@ It works inside 3D Slicer, and outside of it on the `slicer-core` wheel. This is
 or voxel indices (i, j, k).
 """
 
-from .files import load_scene, new_scene, render_scene, save_scene, write_scene
-from .markups import COLOURS, colour, read_lesion, read_lesions
-from .mrml import SceneError
-from .placing import Placing, Shape
-from .reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
-from .session import Session, is_reviewed
-from .shown import (
+from LesionDetectorLib.scene.files import load_scene, new_scene, render_scene, save_scene, write_scene
+from LesionDetectorLib.scene.markups import COLOURS, colour, read_lesion, read_lesions
+from LesionDetectorLib.scene.mrml import SceneError
+from LesionDetectorLib.scene.placing import Placing, Shape
+from LesionDetectorLib.scene.reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
+from LesionDetectorLib.scene.session import Session, is_reviewed
+from LesionDetectorLib.scene.shown import (
     COLUMNS,
     add_volume,
     range_of,

@@ -9,8 +9,7 @@ import numpy as np
 
 from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.lesion import Box, Lesion, Point
-
-from .mrml import ijk_to_ras, ijk_to_world, matrix_of, slice_views
+from LesionDetectorLib.scene.mrml import ijk_to_ras, ijk_to_world, matrix_of, slice_views
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSliceNode

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib.review import Review
-
-from .mrml import INSTALL, SceneError, slicer_module
-from .session import keep_review
-from .shown import add_volume, show_in_slice_views, show_lesions
+from LesionDetectorLib.scene.mrml import INSTALL, SceneError, slicer_module
+from LesionDetectorLib.scene.session import keep_review
+from LesionDetectorLib.scene.shown import add_volume, show_in_slice_views, show_lesions
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene

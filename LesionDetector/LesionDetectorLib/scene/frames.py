@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Axis, Lesion
-
-from .mrml import VOLUME, ijk_to_ras
+from LesionDetectorLib.scene.mrml import VOLUME, ijk_to_ras
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLModelNode, vtkMRMLScalarVolumeNode

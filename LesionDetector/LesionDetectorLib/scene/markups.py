@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
-
-from .captions import TEXT_SCALE, anchors
-from .mrml import ATTRIBUTE, LONG_AXIS, SHORT_AXIS, VOLUME, SceneError, all_nodes, ijk_to_ras, ijk_to_world, matrix_of, ras, slicer_module
+from LesionDetectorLib.scene.captions import TEXT_SCALE, anchors
+from LesionDetectorLib.scene.mrml import (
+    ATTRIBUTE,
+    LONG_AXIS,
+    SHORT_AXIS,
+    VOLUME,
+    SceneError,
+    all_nodes,
+    ijk_to_ras,
+    ijk_to_world,
+    matrix_of,
+    ras,
+    slicer_module,
+)
 
 if TYPE_CHECKING:
     from slicer import (

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
-
-from . import markups
-from .captions import anchor_in_view, anchors
-from .frames import add_frames, set_frames
-from .mrml import remove_with_display
+from LesionDetectorLib.scene import markups
+from LesionDetectorLib.scene.captions import anchor_in_view, anchors
+from LesionDetectorLib.scene.frames import add_frames, set_frames
+from LesionDetectorLib.scene.mrml import remove_with_display
 
 if TYPE_CHECKING:
     from slicer import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .mrml import slicer_module
+from LesionDetectorLib.scene.mrml import slicer_module
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene

@@ -15,14 +15,13 @@ from LesionDetectorLib.report import exchange, table, text
 from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.report.regrid import regrid
-
-from .mrml import SceneError, slicer_module
-from .shown import geometry_of
+from LesionDetectorLib.scene.mrml import SceneError, slicer_module
+from LesionDetectorLib.scene.shown import geometry_of
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode
 
-    from .session import Session
+    from LesionDetectorLib.scene.session import Session
 
 ENDINGS = (".txt", ".html", ".csv", ".json", ".dcm", ".seg.dcm")
 """The kinds of files, by the ends of their names."""

@@ -18,11 +18,10 @@ from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, 
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.report.reading import Reading, ordered
-
-from .markups import lesion_slices, ras_to_ijk
-from .mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
-from .overlay import Entry, Overlay
-from .shown import add_table, fill_table, geometry_of, remove_lesions, set_window
+from LesionDetectorLib.scene.markups import lesion_slices, ras_to_ijk
+from LesionDetectorLib.scene.mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
+from LesionDetectorLib.scene.overlay import Entry, Overlay
+from LesionDetectorLib.scene.shown import add_table, fill_table, geometry_of, remove_lesions, set_window
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLMarkupsNode, vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSliceNode

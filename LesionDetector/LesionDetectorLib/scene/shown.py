@@ -16,9 +16,18 @@ from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.report.regrid import regrid
-
-from .markups import add_labels, add_lesion
-from .mrml import LPS_TO_RAS, VOLUME, SceneError, all_nodes, ijk_to_ras, ras, remove_with_display, slicer_module, view_node
+from LesionDetectorLib.scene.markups import add_labels, add_lesion
+from LesionDetectorLib.scene.mrml import (
+    LPS_TO_RAS,
+    VOLUME,
+    SceneError,
+    all_nodes,
+    ijk_to_ras,
+    ras,
+    remove_with_display,
+    slicer_module,
+    view_node,
+)
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLTableNode
