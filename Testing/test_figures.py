@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from LesionDetectorLib import figures
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
-from LesionDetectorLib.scene import colour
+from LesionDetectorLib.looks import colour
+from LesionDetectorLib.report import figures
 from matplotlib.image import imread
 
 SPACING = (1.0, 0.5, 3.0)

@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from LesionDetectorLib.fuse import pairwise_iou, stack, weighted_boxes_fusion
+from LesionDetectorLib.boxes import pairwise_iou
+from LesionDetectorLib.fuse import stack, weighted_boxes_fusion
 from LesionDetectorLib.lesion import BodyPart
 
 LIVER, LUNG = BodyPart.LIVER.value, BodyPart.LUNG.value

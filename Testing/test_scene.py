@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from LesionDetectorLib import looks
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.regrid import regrid
 from LesionDetectorLib.report.reading import Reading
-from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
 from LesionDetectorLib.scene import files as archives
 from LesionDetectorLib.scene.shown import geometry_of
@@ -144,7 +145,7 @@ def test_every_lesion_comes_back_in_a_fresh_process(read_back, reported, geometr
     assert found["names"] == [lesion.caption(number) for number, lesion in enumerate(reported, 1)]
     for record, lesion in zip(found["lesions"], reported, strict=True):
         assert_same(record, lesion)
-    np.testing.assert_allclose(found["colours"], [lesion_scene.colour(lesion) for lesion in reported], atol=1e-4)
+    np.testing.assert_allclose(found["colours"], [looks.colour(lesion) for lesion in reported], atol=1e-4)
     assert all(found["locked"])
     assert not any(found["native labels"])
     assert found["labels"] == found["names"]
@@ -358,7 +359,7 @@ def test_the_axial_view_shows_the_lesion_on_the_patients_left(scene_files, tmp_p
     scale = size / (SHAPE[2] * SPACING[0])
     centre = size / 2 + scale * np.array([(70.0 - 49.5) * SPACING[0], (40.0 - 44.5) * SPACING[1]])
     half = scale * np.array([11.0 * SPACING[0], 12.5 * SPACING[1]])
-    amber = np.abs(pixels - lesion_scene.COLOURS["pending"]).max(axis=-1) < 0.15
+    amber = np.abs(pixels - looks.COLOURS["pending"]).max(axis=-1) < 0.15
     for row, column in ((0, -1), (0, 1), (-1, 0), (1, 0)):
         x, y = np.rint(centre + half * (column, row)).astype(int)
         assert amber[y - 3 : y + 4, x - 3 : x + 4].any(), "an edge of the box is not where the lesion is"

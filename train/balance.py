@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from LesionDetectorLib.files import whole, write_text
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.files import whole, write_text
 
 from train.deeplesion import REPEAT, SPLITS, UNKNOWN, DeepLesionError, read_numbers, read_spacing, read_table
 from train.deeplesion_layout import COLUMNS

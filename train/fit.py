@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from LesionDetectorLib.detect import Detector, pick_device
+from LesionDetectorLib.files import whole
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.losses import process_number, processes, sum_over_processes
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.files import whole
 from LesionDetectorLib.slices import PIXEL_MM
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from LesionDetectorLib.boxes import paired_iou
 from LesionDetectorLib.lesion import BodyPart
 
 from train.deeplesion import UNKNOWN
@@ -149,20 +150,13 @@ def confusion(detections: Boxes, truth: Boxes, threshold: float, iou: float = 0.
 def overlapping(detections: Boxes, truth: Boxes, iou: float, count_pixels: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of a detection and a lesion of the same image with an IoU of at least `iou`: places in both, and the IoU, each (pairs,)."""
     parts = []
+    widened = np.array([0, 0, 1, 1]) if count_pixels else 0
     for detection, lesion in _pairs(detections.image, truth.image):
-        overlap = pairwise_iou(detections.boxes[detection], truth.boxes[lesion], count_pixels)
+        overlap = paired_iou(detections.boxes[detection] + widened, truth.boxes[lesion] + widened)
         near = overlap >= iou
         parts.append((detection[near], lesion[near], overlap[near]))
     detection, lesion, overlap = (np.concatenate(column) for column in zip(*parts))
     return detection, lesion, overlap
-
-
-def pairwise_iou(first: np.ndarray, second: np.ndarray, count_pixels: bool = False) -> np.ndarray:
-    """IoU of (n, 4) xyxy boxes with the (n, 4) boxes beside them: (n,)."""
-    extra = 1.0 if count_pixels else 0.0
-    overlap = np.clip(np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2]) + extra, 0, None).prod(1)
-    areas = [(boxes[:, 2:] - boxes[:, :2] + extra).prod(1) for boxes in (first, second)]
-    return overlap / np.maximum(areas[0] + areas[1] - overlap, 1e-9)
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-from LesionDetectorLib.report.files import whole, write_text
+from LesionDetectorLib.files import whole, write_text
 from LesionDetectorLib.slices import PIXEL_MM, Frame, NetworkSlices
 
 from train.deeplesion import KeySlice

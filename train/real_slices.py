@@ -10,9 +10,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import SimpleITK
+from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.ct.deeplesion import USUAL_SPACING
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
@@ -68,17 +68,10 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
         known = slice_rows[slice_rows["class"] != "unknown"]
         unknown = slice_rows[slice_rows["class"] == "unknown"]
         boxes = known[["x1", "y1", "x2", "y2"]].to_numpy(float)
-        unknown = unknown[[_best_iou(box, boxes) < DUPLICATE_IOU for box in unknown[["x1", "y1", "x2", "y2"]].to_numpy(float)]]
+        overlaps = pairwise_iou(unknown[["x1", "y1", "x2", "y2"]].to_numpy(float), boxes)
+        unknown = unknown[overlaps.max(axis=1, initial=0) < DUPLICATE_IOU]
         rows += [_row(row) for _, row in pd.concat([known, unknown]).iterrows()]
     return rows
-
-
-def _best_iou(box: np.ndarray, others: np.ndarray) -> float:
-    if not len(others):
-        return 0.0
-    sides = np.clip(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0, None)
-    overlap = sides.prod(1)
-    return float((overlap / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - overlap)).max())
 
 
 def _row(row: pd.Series) -> dict[str, object]:

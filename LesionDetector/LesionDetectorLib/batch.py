@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import ISSUES, Refusal, refusal
 from LesionDetectorLib.report import Model, Reading, write_reports
-from LesionDetectorLib.report.files import write_text
 
 if TYPE_CHECKING:
     from LesionDetectorLib.detect import Detector

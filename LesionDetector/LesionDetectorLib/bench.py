@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report import Reading, write_reports
-from LesionDetectorLib.report.files import write_text
 
 if TYPE_CHECKING:
     import torch

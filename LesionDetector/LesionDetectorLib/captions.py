@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from LesionDetectorLib.fuse import shared_areas
+from LesionDetectorLib.boxes import shared_areas
 
 Rectangle = Sequence[float] | np.ndarray
 """Left, bottom, right and top, in any frame with y upwards."""

@@ -350,7 +350,7 @@ def _move(old: Path, new: Path) -> None:
 
 
 def _write_pictures(volume: ct.Volume, lesions: list[Lesion], folder: Path) -> None:
-    from LesionDetectorLib.figures import write_lesion_pictures
+    from LesionDetectorLib.report.figures import write_lesion_pictures
 
     folder.mkdir()
     write_lesion_pictures(volume, lesions, folder)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report import Reading, exchange, page, table, text
-from LesionDetectorLib.report.files import write_text
 
 FORMATS = {
     "text": {"diameters", "baseline"},

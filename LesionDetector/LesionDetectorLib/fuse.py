@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.lesion import BodyPart, Box
 
 Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -37,23 +38,6 @@ class Candidate:
     confidence: float
     body_part: BodyPart
     boxes: Mapping[int, Box]
-
-
-def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The area that each of `boxes` (n, 4) xyxy shares with each of `others` (m, 4): (n, m)."""
-    sides = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
-    return np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
-
-
-def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of `boxes` (n, 4) with `others` (m, 4): (n, m); width is x1 - x0, an empty box overlaps nothing."""
-    intersection = shared_areas(boxes, others)
-    union = _areas(boxes)[:, None] + _areas(others) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def weighted_boxes_fusion(

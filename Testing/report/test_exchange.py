@@ -11,8 +11,9 @@ import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from LesionDetectorLib import files
 from LesionDetectorLib.lesion import BodyPart, Mark
-from LesionDetectorLib.report import Model, exchange, files
+from LesionDetectorLib.report import Model, exchange
 from LesionDetectorLib.report.exchange import ExchangeError
 from readings import AXES, GEOMETRY, lesion, reading, readings
 

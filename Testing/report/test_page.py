@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.looks import colour
 from LesionDetectorLib.report import Model, Reading, page, text
 from LesionDetectorLib.report.baseline import assess
-from LesionDetectorLib.scene import colour
 from PIL import Image
 
 UIDS = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "frame_of_reference_uid": "1.2.3.9"}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train import evaluate
-from train.froc import Boxes, confusion, froc, pairwise_iou
+from train.froc import Boxes, confusion, froc, overlapping
 
 LESION = np.array([[10.0, 10, 30, 30]])
 HALF, THIRTY_PERCENT = Fraction(1, 2), Fraction(3, 10)
@@ -67,9 +67,10 @@ def test_no_images_at_all():
 
 def test_iou_with_and_without_counting_pixels():
     """Two 12 px boxes 4 px apart: .50 without, .53 with the + 1."""
-    first, second = np.array([[0.0, 0, 12, 12]]), np.array([[4.0, 0, 16, 12]])
-    assert pairwise_iou(first, second)[0] == pytest.approx(0.5)
-    assert pairwise_iou(first, second, count_pixels=True)[0] == pytest.approx(9 / 17, abs=1e-3)
+    first, second = of(([[0.0, 0, 12, 12]], [1], [1.0])), of(([[4.0, 0, 16, 12]], [1]))
+    for count_pixels, expected in ((False, 0.5), (True, 9 / 17)):
+        _, _, overlap = overlapping(first, second, 0.1, count_pixels)
+        assert overlap[0] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_confusion_matrix_takes_the_best_overlap_whatever_its_score():

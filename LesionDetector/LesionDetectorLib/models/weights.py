@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from LesionDetectorLib.files import write_bytes
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.faster_rcnn import FasterRCNN
 from LesionDetectorLib.models.foveabox import FoveaBox
@@ -17,7 +18,6 @@ from LesionDetectorLib.models.jmi import Jmi
 from LesionDetectorLib.models.retinanet import RetinaNet
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.files import write_bytes
 from LesionDetectorLib.slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
 
 FORMAT = 1

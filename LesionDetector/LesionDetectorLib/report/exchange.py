@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
 FORMAT = "lesion-detector/lesions"

@@ -110,7 +110,7 @@ def _counts(lesions: list[Lesion]) -> str:
 
 def _pictures(volume: Volume, lesions: list[Lesion], progress: Callable[[int, int], None]) -> list[dict[str, str | float]]:
     """The two pictures of every lesion, `whole` and `enlarged`, as data URIs, and what must be known to look at them."""
-    from LesionDetectorLib import figures
+    from LesionDetectorLib.report import figures
 
     def data_uri(number: int, enlarged: bool) -> str:
         picture = figures.jpeg(figures.panel_figure(volume, lesions, number, enlarged))

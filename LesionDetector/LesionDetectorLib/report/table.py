@@ -7,9 +7,9 @@ import io
 import re
 from pathlib import Path
 
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.report.baseline import Entry, assess
-from LesionDetectorLib.report.files import write_text
 from LesionDetectorLib.report.reading import Reading
 
 COLUMNS = (

@@ -5,7 +5,7 @@ or voxel indices (i, j, k).
 """
 
 from LesionDetectorLib.scene.files import load_scene, new_scene, render_scene, save_scene, write_scene
-from LesionDetectorLib.scene.markups import COLOURS, colour, read_lesion, read_lesions
+from LesionDetectorLib.scene.markups import read_lesion, read_lesions
 from LesionDetectorLib.scene.mrml import SceneError
 from LesionDetectorLib.scene.placing import Placing, Shape
 from LesionDetectorLib.scene.reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
@@ -24,7 +24,6 @@ from LesionDetectorLib.scene.shown import (
 )
 
 __all__ = [
-    "COLOURS",
     "COLUMNS",
     "ENDINGS",
     "Placing",
@@ -32,7 +31,6 @@ __all__ = [
     "Session",
     "Shape",
     "add_volume",
-    "colour",
     "is_reviewed",
     "load_scene",
     "new_scene",

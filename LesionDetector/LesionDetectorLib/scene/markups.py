@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.looks import COLOURS, colour
 from LesionDetectorLib.scene.captions import TEXT_SCALE, anchors
 from LesionDetectorLib.scene.mrml import (
     ATTRIBUTE,
@@ -37,27 +38,10 @@ if TYPE_CHECKING:
         vtkMRMLScene,
     )
 
-COLOURS = {
-    "pending": (1.0, 0.78, 0.16),
-    "accepted": (0.35, 0.9, 0.4),
-    "rejected": (0.62, 0.62, 0.62),
-    "added by hand": (0.35, 0.75, 1.0),
-}
 INVISIBLE = 0.01
 
 Caption = tuple[str, Lesion, Point]
 """A text, the lesion that it belongs to, and where it begins: (i, j) in voxel indices, on all slices of the lesion."""
-
-
-def kind(lesion: Lesion) -> str:
-    """Which of the `COLOURS` a lesion has: that of its status, or, for one that a reader added and did not reject, its own."""
-    by_hand = lesion.origin is Origin.READER and lesion.status is not ReviewStatus.REJECTED
-    return "added by hand" if by_hand else lesion.status.value
-
-
-def colour(lesion: Lesion) -> tuple[float, float, float]:
-    """The colour of a lesion in views and pictures, RGB 0..1."""
-    return COLOURS[kind(lesion)]
 
 
 def add_lesion(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, number: int) -> vtkMRMLMarkupsROINode:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from LesionDetectorLib import looks
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
 from LesionDetectorLib.scene import markups
 from LesionDetectorLib.scene.captions import anchor_in_view, anchors
@@ -96,7 +97,7 @@ class Overlay:
         self._edited = chosen if editable else None
         captions = self._captions(entries, chosen[1] if chosen is not None else None)
         for kind, layer in self._layers.items():
-            of_kind = [caption for caption in captions if markups.kind(caption[1]) == kind]
+            of_kind = [caption for caption in captions if looks.kind(caption[1]) == kind]
             framed = [lesion for _, lesion, _ in of_kind if not (editable and lesion.id == selected)]
             self._draw(layer, framed, of_kind)
         self._bolden(chosen[1] if chosen is not None and not editable else None)
@@ -122,7 +123,7 @@ class Overlay:
     def caption(self, text: str) -> None:
         """Change the caption of the lesion that is edited, as while an axis of it is dragged."""
         _, lesion = self._edited
-        layer = self._layers[markups.kind(lesion)]
+        layer = self._layers[looks.kind(lesion)]
         for index in range(layer.labels.GetNumberOfControlPoints()):
             if layer.labels.GetNthControlPointDescription(index) == lesion.id:
                 layer.labels.SetNthControlPointLabel(index, text)
@@ -155,13 +156,13 @@ class Overlay:
         return layers + [self._selected] * (self._selected is not None) + (self._handles.all() if self._handles is not None else [])
 
     def _make_layers(self) -> None:
-        for kind, colour in markups.COLOURS.items():
+        for kind, colour in looks.COLOURS.items():
             frames = add_frames(self._volume_node, f"Lesions {kind}", colour, FRAME_PX)
             labels = markups.add_markup(self._scene, "vtkMRMLMarkupsFiducialNode", f"Captions {kind}", self._volume_node)
             markups.style_labels(labels, colour)
             self._layers[kind] = _Layer(frames, labels)
             _hide_from_lists(frames, labels)
-        self._selected = add_frames(self._volume_node, "Selected lesion", markups.COLOURS["pending"], SELECTED_PX)
+        self._selected = add_frames(self._volume_node, "Selected lesion", looks.COLOURS["pending"], SELECTED_PX)
         _hide_from_lists(self._selected)
         for node in self._nodes():
             self._show_node(node, True)
@@ -188,7 +189,7 @@ class Overlay:
     def _bolden(self, lesion: Lesion | None) -> None:
         set_frames(self._selected, self._volume_node, [lesion] if lesion is not None else [])
         if lesion is not None:
-            self._selected.GetDisplayNode().SetColor(markups.colour(lesion))
+            self._selected.GetDisplayNode().SetColor(looks.colour(lesion))
 
     def _free(self, entry: Entry | None) -> None:
         """Put the markups where the lesion that is edited is, or hide them."""
@@ -204,7 +205,7 @@ class Overlay:
             self._show_node(node, shown)
             if not shown:
                 continue
-            markups.set_colour(node, markups.colour(lesion))
+            markups.set_colour(node, looks.colour(lesion))
             with NodeModify(node):
                 if axis is None:
                     markups.set_box(node, self._volume_node, lesion, lesion.slices)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from LesionDetectorLib import recist, review
-from LesionDetectorLib.fuse import pairwise_iou
+from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.report.exchange import ExchangeError

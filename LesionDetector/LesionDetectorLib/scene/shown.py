@@ -14,8 +14,8 @@ import numpy as np
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
 from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.regrid import regrid
 from LesionDetectorLib.report.reading import Geometry, Reading
-from LesionDetectorLib.report.regrid import regrid
 from LesionDetectorLib.scene.markups import add_labels, add_lesion
 from LesionDetectorLib.scene.mrml import (
     LPS_TO_RAS,

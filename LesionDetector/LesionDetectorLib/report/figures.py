@@ -20,8 +20,7 @@ from matplotlib.transforms import Bbox
 
 from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.lesion import Lesion
-from LesionDetectorLib.looks import window
-from LesionDetectorLib.scene import colour
+from LesionDetectorLib.looks import colour, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
