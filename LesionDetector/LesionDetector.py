@@ -900,7 +900,7 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         import numpy as np
         from LesionDetectorLib.ct import Volume
         from LesionDetectorLib.lesion import Lesion, Recist
-        from LesionDetectorLib.report.reading import Reading
+        from LesionDetectorLib.reading import Reading
 
         k, j, i = np.ogrid[:9, :60, :80]
         hu = np.full((9, 60, 80), 40, np.int16)
@@ -940,7 +940,7 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         """RAS mm of voxel indices of the CT."""
         import numpy as np
 
-        return np.array(self.volume.to_lps(ijk)) * (-1, -1, 1)
+        return np.array(self.volume.geometry.to_lps(ijk)) * (-1, -1, 1)
 
     def test_detecting_filtering_and_reviewing(self):
         """A run, the confidence, steps, accept, reject and another body part, and all of it undone."""

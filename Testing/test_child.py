@@ -20,8 +20,9 @@ import pytest
 import SimpleITK
 from LesionDetectorLib import child, scratch
 from LesionDetectorLib.child import STAGES, ChildError, Detection, Progress
+from LesionDetectorLib.ct.geometry import Geometry
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.reading import Geometry, Reading
 
 SLICES = 6
 READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))

@@ -20,12 +20,13 @@ import SimpleITK
 import torch
 from LesionDetectorLib import cli
 from LesionDetectorLib.ct import CTError
+from LesionDetectorLib.ct.geometry import Geometry
 from LesionDetectorLib.lesion import BodyPart, Recist
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import PACKAGES
 from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.scene import SceneError
 from LesionDetectorLib.scratch import Scratch
 

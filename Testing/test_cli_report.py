@@ -17,7 +17,8 @@ from dicom_study import axial, body, write
 from LesionDetectorLib import cli, cli_report, ct
 from LesionDetectorLib.ct.dicom import read_patient
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
-from LesionDetectorLib.report import Reading, exchange, table, text
+from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.report import exchange, table, text
 from pydicom import dcmread
 
 PATIENT = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19700102", "PatientSex": None, "StudyDate": "20240203"}

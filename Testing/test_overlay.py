@@ -10,7 +10,7 @@ import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist
-from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.reading import Reading
 
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
 pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'lesion-detector[test]'")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.reading import Reading
 
 pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import review
 from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, Recist, ReviewStatus
-from LesionDetectorLib.report import Reading, exchange
+from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.report import exchange
 from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.review import Review
 

@@ -17,8 +17,8 @@ from LesionDetectorLib import looks
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.regrid import regrid
-from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.scene import SceneError, mrml
 from LesionDetectorLib.scene import files as archives
 from LesionDetectorLib.scene.shown import geometry_of
@@ -172,7 +172,7 @@ def test_the_ct_comes_back_in_a_fresh_process(read_back, geometry):
     volume, found = volume_with(GEOMETRIES[geometry]), read_back[geometry]
     assert tuple(found["shape"]) == SHAPE
     assert found["voxels"] == [int(volume.hu[2, 3, 4]), int(volume.hu.sum(dtype=int))]
-    np.testing.assert_allclose(np.diag((-1, -1, 1, 1)) @ found["ijk to ras"], volume.index_to_lps, atol=1e-6)
+    np.testing.assert_allclose(np.diag((-1, -1, 1, 1)) @ found["ijk to ras"], volume.geometry.index_to_lps, atol=1e-6)
 
 
 def test_a_box_is_one_slice_thick_along_the_volumes_axes(shown, lesions):
@@ -182,7 +182,7 @@ def test_a_box_is_one_slice_thick_along_the_volumes_axes(shown, lesions):
     half = np.array(box.GetSize()) / 2
     signs = np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(-1, 3)
     corners = np.c_[signs * half, np.ones(8)] @ planes.T
-    indices = volume.to_index(corners[:, :3] * (-1, -1, 1))
+    indices = volume.geometry.to_index(corners[:, :3] * (-1, -1, 1))
     x0, y0, x1, y1 = lesions[0].box
     np.testing.assert_allclose(indices.min(axis=0), (x0, y0, 5.5), atol=1e-6)
     np.testing.assert_allclose(indices.max(axis=0), (x1, y1, 6.5), atol=1e-6)
@@ -192,7 +192,7 @@ def test_a_caption_lies_beside_its_box_on_its_slice(shown, lesions):
     scene, _, volume = shown
     labels = scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
     for index, lesion in enumerate(lesions):
-        i, j, k = volume.to_index(np.array(labels.GetNthControlPointPosition(index)) * (-1, -1, 1))
+        i, j, k = volume.geometry.to_index(np.array(labels.GetNthControlPointPosition(index)) * (-1, -1, 1))
         x0, y0, x1, y1 = lesion.box
         assert k == pytest.approx(lesion.key_slice)
         assert not (x0 < i < x1 and y0 < j < y1)
@@ -202,8 +202,8 @@ def test_a_box_and_an_axis_that_were_moved_are_read_where_they_are(shown, lesion
     scene, _, volume = shown
     box = scene.GetFirstNodeByClass("vtkMRMLMarkupsROINode")
     line = box.GetNodeReference(mrml.LONG_AXIS)
-    box.SetCenter(volume.to_lps((72.0, 43.0, 7.0)) * (-1, -1, 1))
-    line.SetNthControlPointPosition(0, volume.to_lps((70.0, 30.0, 6.0)) * (-1, -1, 1))
+    box.SetCenter(volume.geometry.to_lps((72.0, 43.0, 7.0)) * (-1, -1, 1))
+    line.SetNthControlPointPosition(0, volume.geometry.to_lps((70.0, 30.0, 6.0)) * (-1, -1, 1))
     moved = lesion_scene.read_lesion(box)
     assert moved.box == pytest.approx((61.0, 30.5, 83.0, 55.5))
     assert moved.key_slice == 7
@@ -234,15 +234,15 @@ def test_lesions_fit_a_volume_node_with_its_voxels_in_another_order(lesions):
     lesions = [replace(lesion, recist=lesion.recist and replace(lesion.recist, drawn=(Axis.LONG,))) for lesion in lesions]
     volume = volume_with(GEOMETRIES["oblique"])
     flips = np.diag((-1.0, 1.0, -1.0))
-    origin = tuple(volume.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
+    origin = tuple(volume.geometry.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
     other = Volume(volume.hu[::-1, :, ::-1], SPACING, origin, volume.direction @ flips, Path("ct.nii"))
     volume_node = lesion_scene.add_volume(lesion_scene.new_scene(), other)
     reading = lesion_scene.reading_on(volume_node, Reading.of(volume, lesions))
     for lesion in reading.lesions:
         (original,) = (one for one in lesions if one.id == lesion.id)
         points = [(*lesion.box[:2], lesion.key_slice), (*lesion.box[2:], lesion.key_slice)]
-        np.testing.assert_allclose(other.to_lps(points), reading.geometry.to_lps(points))
-        indices = volume.to_index(other.to_lps(points))
+        np.testing.assert_allclose(other.geometry.to_lps(points), reading.geometry.to_lps(points))
+        indices = volume.geometry.to_index(other.geometry.to_lps(points))
         assert sorted(indices[:, 0]) == pytest.approx((original.box[0], original.box[2]))
         assert sorted(indices[:, 1]) == pytest.approx((original.box[1], original.box[3]))
         assert indices[:, 2] == pytest.approx(original.key_slice)

@@ -14,7 +14,7 @@ from LesionDetectorLib import ct
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Lesion
-from LesionDetectorLib.report import Reading
+from LesionDetectorLib.reading import Reading
 from pydicom import dcmread
 
 from Testing.report.dicom_readings import KINDS, lesions, read_ct
@@ -32,7 +32,7 @@ def session(request, tmp_path, monkeypatch):
     files = {dcmread(path, stop_before_pixels=True).SOPInstanceUID: path for path in (tmp_path / "ct").iterdir()}
     monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(files.get(uid, ""))), raising=False)
     if reversed_slices:
-        top = tuple(volume.to_lps((0, 0, len(volume.hu) - 1)))
+        top = tuple(volume.geometry.to_lps((0, 0, len(volume.hu) - 1)))
         volume = Volume(volume.hu[::-1], volume.spacing, top, volume.direction * (1, 1, -1), volume.source)
     scene = lesion_scene.new_scene()
     node = lesion_scene.add_volume(scene, volume)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, ReviewStatus
-from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.reading import Reading
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 

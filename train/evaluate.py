@@ -134,8 +134,8 @@ def _label(csv: Path, row: int, name: str) -> BodyPart:
 def _k_of(volume: ct.Volume, file: Path) -> int:
     try:
         uid = pydicom.dcmread(file, force=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")
-        return volume.dicom["sop_instance_uids"].index(uid)
-    except (OSError, ValueError, KeyError) as error:
+        return (volume.dicom.sop_instance_uids if volume.dicom else ()).index(uid)
+    except (OSError, ValueError) as error:
         raise DeepLesionError(f"{file}, which the boxes name, is no slice of the CT.") from error
 
 

@@ -27,8 +27,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.scratch import Scratch
 
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from LesionDetectorLib import __version__, batch, bench, cli_report, ct
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.printable import printable
+from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import FAULT, Refusal, refusal
-from LesionDetectorLib.report import Model, Reading, exchange, text, write_reports
+from LesionDetectorLib.report import exchange, text, write_reports
 from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from pathlib import Path
 from LesionDetectorLib import ct
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.printable import printable
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import Reading, exchange, page, table, text
+from LesionDetectorLib.report import exchange, page, table, text
 
 FORMATS = {
     "text": {"diameters", "baseline"},
@@ -117,5 +118,5 @@ def _patient(volume: ct.Volume | None) -> dict[str, str]:
         raise Refusal(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
     from LesionDetectorLib.ct.dicom import read_patient
 
-    patient = read_patient(volume.source, volume.dicom["series_uid"])
+    patient = read_patient(volume.source, volume.dicom.series_uid)
     return {name: printable(value) for name, value in patient.items()}

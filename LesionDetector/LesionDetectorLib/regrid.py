@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.lesion import Lesion, Point
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.reading import DicomSeries, Geometry, Reading
 
 APART = 0.1
 """Largest distance, in voxels, between the places of voxels that still count as the same."""

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.reading import Reading
 
 FORMAT = "lesion-detector/review"
 VERSION = 1

@@ -25,7 +25,7 @@ def same_as_itk(volume: ct.Volume, files: list[Path]) -> None:
     corners = [(0, 0, 0), *(np.array(expected.GetSize()) - 1) * np.eye(3, dtype=int)]
     for corner in corners:
         point = expected.TransformIndexToPhysicalPoint([int(value) for value in corner])
-        assert volume.to_lps(corner) == pytest.approx(point, abs=1e-3)
+        assert volume.geometry.to_lps(corner) == pytest.approx(point, abs=1e-3)
 
 
 @pytest.mark.parametrize("names", ["{}.dcm", "IM{}", "deep/er/{}"])
@@ -47,9 +47,9 @@ def test_a_series_is_read_with_its_geometry_and_identifiers(tmp_path: Path, name
     assert np.array_equal(volume.direction, np.eye(3))
     assert (volume.study, volume.series, volume.series_uid) == ("7", "4", "1.2.3.4")
     assert (volume.slice_number(0), volume.source) == (1, tmp_path / "ct")
-    assert volume.dicom["study_uid"] == "1.2.3"
-    assert volume.dicom["frame_of_reference_uid"] == "1.2.3.9"
-    assert len(set(volume.dicom["sop_instance_uids"])) == 5
+    assert volume.dicom.study_uid == "1.2.3"
+    assert volume.dicom.frame_of_reference_uid == "1.2.3.9"
+    assert len(set(volume.dicom.sop_instance_uids)) == 5
     same_as_itk(volume, moved)
 
 
@@ -97,7 +97,7 @@ def test_an_oblique_series_lies_where_itk_puts_it(tmp_path_factory: pytest.TempP
     assert volume.warnings == ()
     assert np.allclose(volume.direction, axes, atol=1e-5)
     same_as_itk(volume, files)
-    assert np.allclose(volume.to_index(volume.to_lps([[1.5, 2, 0.25], [0, 0, 2]])), [[1.5, 2, 0.25], [0, 0, 2]])
+    assert np.allclose(volume.geometry.to_index(volume.geometry.to_lps([[1.5, 2, 0.25], [0, 0, 2]])), [[1.5, 2, 0.25], [0, 0, 2]])
 
 
 def test_a_prone_series_is_turned_to_the_usual_view_and_its_voxels_stay_in_place(tmp_path: Path):
@@ -107,8 +107,8 @@ def test_a_prone_series_is_turned_to_the_usual_view_and_its_voxels_stay_in_place
     volume = ct.read(tmp_path)
     assert np.array_equal(volume.direction, np.eye(3))
     assert np.array_equal(volume.hu, hu[:, ::-1, ::-1])
-    assert volume.to_lps((31, 23, 1)) == pytest.approx((10, 20, 2))
-    assert volume.dicom["sop_instance_uids"] == [None] * 3
+    assert volume.geometry.to_lps((31, 23, 1)) == pytest.approx((10, 20, 2))
+    assert volume.dicom.sop_instance_uids == (None,) * 3
     assert "turned" in volume.warnings[0]
 
 

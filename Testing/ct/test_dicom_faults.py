@@ -171,7 +171,7 @@ def test_missing_slices_are_interpolated_at_their_true_positions(tmp_path: Path)
     assert volume.spacing[2] == pytest.approx(2)
     assert np.array_equal(volume.hu[kept], hu[kept])
     assert np.abs(volume.hu[3] - (hu[2].astype(float) + hu[4]) / 2).max() <= 0.5
-    uids = volume.dicom["sop_instance_uids"]
+    uids = volume.dicom.sop_instance_uids
     assert uids[3] is None and all(uids[k] for k in kept)
     assert volume.warnings == ("Slices are missing or uneven (distances 2.00 to 4.00 mm): 7 slices were resampled to 8, 2.00 mm apart.",)
 
@@ -181,7 +181,7 @@ def test_uneven_slices_are_resampled_so_that_a_ramp_stays_a_ramp(tmp_path: Path)
     hu = np.broadcast_to((heights * 20 - 100)[:, None, None], (7, 24, 32)).astype(np.int16)
     write(tmp_path, hu, [(0, 0, height) for height in heights])
     volume = ct.read(tmp_path)
-    z = volume.to_lps([(0, 0, k) for k in range(len(volume.hu))])[:, 2]
+    z = volume.geometry.to_lps([(0, 0, k) for k in range(len(volume.hu))])[:, 2]
     assert np.allclose(np.diff(z), volume.spacing[2])
     assert np.allclose(volume.hu[:, 3, 3], z * 20 - 100, atol=0.51)
     assert "distances 1.00 to 2.00 mm" in volume.warnings[0]
@@ -212,13 +212,13 @@ def test_gantry_tilt_is_sheared_upright_so_that_a_straight_rod_stays_straight(tm
     write(tmp_path, hu.astype(np.int16), origins, ImageOrientationPatient=[f"{value:.8f}" for value in (*row, *column)])
     volume = ct.read(tmp_path)
     assert "gantry tilt of 20.0 degrees" in volume.warnings[0]
-    assert volume.dicom["sop_instance_uids"] == [None] * 6
+    assert volume.dicom.sop_instance_uids == (None,) * 6
     assert np.allclose(volume.direction, np.column_stack([row, column, normal]), atol=1e-6)
     assert volume.spacing[2] == pytest.approx(3 * np.cos(angle))
     for k, plane in enumerate(volume.hu):
         weight = np.clip(plane.astype(float) + 1000, 0, None)
         j, i = np.mgrid[: plane.shape[0], : plane.shape[1]]
-        centre = volume.to_lps(((i * weight).sum() / weight.sum(), (j * weight).sum() / weight.sum(), k))
+        centre = volume.geometry.to_lps(((i * weight).sum() / weight.sum(), (j * weight).sum() / weight.sum(), k))
         assert np.linalg.norm(np.cross(centre - rod, normal)) < 0.05
 
 

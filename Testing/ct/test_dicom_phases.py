@@ -58,7 +58,7 @@ def test_of_two_phases_in_an_enhanced_ct_one_is_read(tmp_path: Path, in_turn: bo
     volume = ct.read(tmp_path / "enhanced.dcm")
     assert np.array_equal(volume.hu, FIRST)
     assert volume.spacing == pytest.approx((*SPACING, 2.0))
-    assert volume.to_lps((0, 0, 0)) == pytest.approx((-10, -20, -50))
+    assert volume.geometry.to_lps((0, 0, 0)) == pytest.approx((-10, -20, -50))
     assert len(volume.warnings) == 1 and named in volume.warnings[0]
 
 

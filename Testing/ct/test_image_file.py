@@ -51,7 +51,7 @@ def test_each_format_gives_the_same_volume(tmp_path: Path, ending: str):
     assert volume.spacing == pytest.approx((0.75, 0.5, 2))
     assert volume.origin == pytest.approx((-10, 20, -300))
     assert np.allclose(volume.direction, np.eye(3))
-    assert (volume.study, volume.series, volume.slice_number(4), volume.dicom, volume.warnings) == ("1", "1", 5, {}, ())
+    assert (volume.study, volume.series, volume.slice_number(4), volume.dicom, volume.warnings) == ("1", "1", 5, None, ())
     assert volume.series_uid == ct.read(path).series_uid != ""
 
 
@@ -67,7 +67,7 @@ def test_every_voxel_stays_in_place_and_the_view_is_the_radiologists(tmp_path_fa
     assert abs(volume.direction[2, 2]) == pytest.approx(np.abs(volume.direction[2]).max())
     for index in [(0, 0, 0), (31, 23, 4), (7, 20, 1)]:
         point = made.TransformIndexToPhysicalPoint(index)
-        i, j, k = volume.to_index(point)
+        i, j, k = volume.geometry.to_index(point)
         assert np.allclose([i, j, k], np.rint([i, j, k]), atol=1e-3)
         assert volume.hu[round(k), round(j), round(i)] == made[index]
 
@@ -306,7 +306,7 @@ def test_a_nifti_whose_two_forms_disagree_is_read_with_a_warning_that_names_the_
     volume = ct.read(with_sform(path, np.column_stack([change @ form[:, :3], form[:, 3]])))
     (warning,) = volume.warnings
     assert "scan.nii says in two ways where its voxels lie (qform and sform)" in warning and "left and right may be swapped" in warning
-    same = np.allclose(volume.index_to_lps, expected.index_to_lps)
+    same = np.allclose(volume.geometry.index_to_lps, expected.geometry.index_to_lps)
     assert ("The qform was taken" in warning) if same else ("The sform was taken" in warning)
 
 

@@ -11,7 +11,7 @@ from dicom_study import axial, body, enhanced, save, write
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus, stable_id
-from LesionDetectorLib.report import Model, Reading, ordered
+from LesionDetectorLib.reading import Model, Reading, ordered
 
 SLICES = 8
 ROWS, COLUMNS = 48, 64

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
-from LesionDetectorLib.report import DicomSeries, Geometry, Model, Reading
+from LesionDetectorLib.reading import Model, Reading
 
 GEOMETRY = Geometry((512, 512, 80), (0.8, 0.8, 5.0), (-200.0, -190.5, 12.5), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 AXES = Recist(((100.0, 110.0), (122.5, 110.0)), ((110.0, 102.5), (110.0, 117.5)), 18.0, 12.0)

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
-from LesionDetectorLib.report import Model, Reading, dicom_in, dicom_sr, exchange, ordered
+from LesionDetectorLib.reading import Model, Reading, ordered
+from LesionDetectorLib.report import dicom_in, dicom_sr, exchange
 from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
 from pydicom.sr.coding import Code
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian

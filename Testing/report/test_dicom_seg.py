@@ -14,7 +14,8 @@ from dicom_readings import KINDS, read_ct
 from dicom_study import write
 from LesionDetectorLib import ct, recist
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
-from LesionDetectorLib.report import Reading, dicom_codes, dicom_seg
+from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.report import dicom_codes, dicom_seg
 from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
 
 
@@ -42,7 +43,7 @@ def outlined(volume: ct.Volume, lesion: Lesion) -> np.ndarray:
     margin = recist.pixels(recist.margin_mm(lesion.origin), volume.spacing)
     segmentation = recist.segment(volume.hu[lesion.key_slice], lesion.box, margin)
     columns_rows = np.argwhere(segmentation.mask >= 0.5)[:, ::-1] + segmentation.offset
-    return volume.to_lps(np.column_stack([columns_rows, np.full(len(columns_rows), lesion.key_slice)]))
+    return volume.geometry.to_lps(np.column_stack([columns_rows, np.full(len(columns_rows), lesion.key_slice)]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +79,7 @@ def test_frames_point_to_their_images(tmp_path):
         .ReferencedSOPInstanceUID
         for frame in seg.PerFrameFunctionalGroupsSequence
     }
-    uids = volume.dicom["sop_instance_uids"]
+    uids = volume.dicom.sop_instance_uids
     assert images == {number: uids[lesion.key_slice] for number, lesion in enumerate(reading.reported, start=1)}
     assert (seg.StudyInstanceUID, seg.ReferencedSeriesSequence[0].SeriesInstanceUID) == ("1.2.3", "1.2.3.4")
 

@@ -13,8 +13,10 @@ import pytest
 from dicom_readings import KINDS, MODELS, read_ct, several
 from dicom_study import axial, body, write
 from LesionDetectorLib import ct
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
-from LesionDetectorLib.report import DicomSeries, Geometry, Reading, dicom_codes, dicom_in, dicom_sr
+from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.report import dicom_codes, dicom_in, dicom_sr
 from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices, with_series
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -72,7 +74,7 @@ def made(upright, tmp_path_factory):
     report = hd.sr.srread(path)
     axes, boxes = report.content.get_image_measurement_groups(), report.content.get_planar_roi_measurement_groups()
     assert len(axes) == len(boxes) == len(reading.reported) == 3
-    return reading, volume.dicom["sop_instance_uids"], report, axes, boxes
+    return reading, volume.dicom.sop_instance_uids, report, axes, boxes
 
 
 def test_document_belongs_to_the_study_and_is_not_final(made):
@@ -150,12 +152,12 @@ def test_lines_and_boxes_lie_at_the_same_places_of_the_patient(kind, tmp_path):
     for lesion, measured, box in zip(reading.reported, axes, boxes, strict=True):
         k = lesion.key_slice
         for axis, ends in zip(measured.get_measurements(), (lesion.recist.long_axis, lesion.recist.short_axis)):
-            expected = volume.to_lps([(*end, k) for end in ends])
+            expected = volume.geometry.to_lps([(*end, k) for end in ends])
             line = in_patient(axis.referenced_coordinates[0], tmp_path / "ct")
             assert line == pytest.approx(expected, abs=1e-3)
             assert np.linalg.norm(line[1] - line[0]) == pytest.approx(axis.value, abs=0.01)
         x0, y0, x1, y1 = lesion.box
-        corners = volume.to_lps([(x0, y0, k), (x1, y0, k), (x1, y1, k), (x0, y1, k)])
+        corners = volume.geometry.to_lps([(x0, y0, k), (x1, y0, k), (x1, y1, k), (x0, y1, k)])
         distances = np.linalg.norm(corners[:, None] - in_patient(box.roi, tmp_path / "ct"), axis=-1)
         assert distances.min(axis=0).max() < 1e-3
         assert distances.min(axis=1).max() < 1e-3
@@ -231,7 +233,7 @@ def test_lesions_of_interpolated_slices_are_left_out_with_a_sentence(tmp_path):
     del positions[4]
     write(tmp_path / "ct", body(8, shape=(48, 64)), positions)
     volume = ct.read(tmp_path / "ct")
-    assert volume.dicom["sop_instance_uids"].count(None) == 1
+    assert volume.dicom.sop_instance_uids.count(None) == 1
     reading = several(Reading.of(volume, [], confidence=0))
     liver = next(lesion for lesion in reading.lesions if lesion.body_part is BodyPart.LIVER)
     on_gap, beside = liver.edited(key_slice=4, slices=(3, 4)), liver.edited(slices=(2, 4), id="beside")
@@ -293,7 +295,7 @@ def test_a_reading_of_a_scene_is_written_by_its_places(tmp_path):
     upside_down = Geometry(
         geometry.size,
         geometry.spacing,
-        tuple(volume.to_lps((0, 0, last)).tolist()),
+        tuple(volume.geometry.to_lps((0, 0, last)).tolist()),
         tuple(tuple(row) for row in (volume.direction * (1, 1, -1)).tolist()),
     )
     turned = [(last - lesion.slices[1], last - lesion.slices[0]) for lesion in reading.lesions]
@@ -305,7 +307,7 @@ def test_a_reading_of_a_scene_is_written_by_its_places(tmp_path):
     measured = {group.tracking_uid: group for group in hd.sr.srread(tmp_path / "lesions.dcm").content.get_image_measurement_groups()}
     for lesion in reading.reported:
         long = measured[dicom_codes.tracking_uid(lesion.id)].get_measurements()[0]
-        expected = volume.to_lps([(*end, lesion.key_slice) for end in lesion.recist.long_axis])
+        expected = volume.geometry.to_lps([(*end, lesion.key_slice) for end in lesion.recist.long_axis])
         assert in_patient(long.referenced_coordinates[0], folder) == pytest.approx(expected, abs=1e-3)
     back = dicom_in.read(tmp_path / "lesions.dcm", folder)
     assert [lesion.slices for lesion in back.lesions] == [lesion.slices for lesion in reading.reported]

@@ -18,7 +18,8 @@ import pytest
 from dicom_readings import KINDS, MODELS, read_ct
 from LesionDetectorLib import ct, recist
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, ReviewStatus, stable_id
-from LesionDetectorLib.report import Reading, dicom_codes, dicom_in, dicom_seg, dicom_sr, ordered
+from LesionDetectorLib.reading import Reading, ordered
+from LesionDetectorLib.report import dicom_codes, dicom_in, dicom_seg, dicom_sr
 from LesionDetectorLib.report.dicom_source import Source, source_slices
 
 REAL = {"cmb_crc_chest_dicom": "*.tar.gz", "ircad17_liver_tumours_dicom": "PATIENT_*.tar.gz"}

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from LesionDetectorLib import files
 from LesionDetectorLib.lesion import BodyPart, Mark
-from LesionDetectorLib.report import Model, exchange
+from LesionDetectorLib.reading import Model
+from LesionDetectorLib.report import exchange
 from LesionDetectorLib.report.exchange import ExchangeError
 from readings import AXES, GEOMETRY, lesion, reading, readings
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.ct.geometry import DicomSeries
 from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import colour
-from LesionDetectorLib.report import Model, Reading, page, text
+from LesionDetectorLib.reading import Model, Reading
+from LesionDetectorLib.report import page, text
 from LesionDetectorLib.report.baseline import assess
 from PIL import Image
 
@@ -37,7 +39,7 @@ def volume() -> Volume:
     j, i = np.mgrid[:SIZE, :SIZE]
     hu = np.random.default_rng(0).normal(40, 25, (SLICES, SIZE, SIZE)).astype(np.int16)
     hu[:, np.hypot(i - 128, j - 128) > 120] = -1000
-    dicom = {**UIDS, "sop_instance_uids": [f"1.2.3.4.{k}" for k in range(SLICES)]}
+    dicom = DicomSeries(**UIDS, sop_instance_uids=tuple(f"1.2.3.4.{k}" for k in range(SLICES)))
     return Volume(
         hu,
         (0.8, 0.8, 2.5),

@@ -6,20 +6,22 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.reading import Model, Reading, ordered, reported
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import DicomSeries, Geometry, Model, Reading, exchange, ordered, page, reported, table, text
+from LesionDetectorLib.report import exchange, page, table, text
 from readings import GEOMETRY, lesion, reading
 
 TURN = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
 
 
-def volume(**changes) -> SimpleNamespace:
-    """What a reading needs of a CT of 4 slices of 3 rows and 2 columns, without reading one."""
+def volume(**changes) -> Volume:
+    """A CT of 4 slices of 3 rows and 2 columns."""
     facts = {
         "hu": np.zeros((4, 3, 2), np.int16),
         "spacing": (np.float32(0.5), 0.75, 2),
@@ -31,10 +33,9 @@ def volume(**changes) -> SimpleNamespace:
         "series_uid": "1.2",
         "first_slice": 1,
         "slice_thickness": 2.5,
-        "dicom": {},
         "warnings": ("Slice 3 is missing.",),
     }
-    return SimpleNamespace(**facts | changes)
+    return Volume(**facts | changes)
 
 
 def test_reading_of_a_volume():
@@ -49,9 +50,9 @@ def test_reading_of_a_volume():
     assert {type(value) for value in (*made.geometry.spacing, *made.geometry.origin)} == {float}
 
 
-def test_dicom_identifiers_and_no_others_are_kept():
-    uids = {"study_uid": "1", "series_uid": "2", "frame_of_reference_uid": "3", "sop_instance_uids": ["4", None]}
-    assert Reading.of(volume(dicom=uids | {"patient_name": "Doe"}), []).dicom == DicomSeries("1", "2", "3", ("4", None))
+def test_dicom_identifiers_are_kept():
+    uids = DicomSeries("1", "2", "3", ("4", None))
+    assert Reading.of(volume(dicom=uids), []).dicom == uids
 
 
 def test_file_name_of_any_bytes_can_be_written():
@@ -92,7 +93,7 @@ HARMLESS = "a?[31mb c?d e?f?g?h?i j?k l"
 
 
 def test_no_text_from_outside_breaks_a_line_or_commands_a_terminal():
-    uids = {"study_uid": HOSTILE, "series_uid": HOSTILE, "frame_of_reference_uid": HOSTILE, "sop_instance_uids": [HOSTILE, "4"]}
+    uids = DicomSeries(HOSTILE, HOSTILE, HOSTILE, (HOSTILE, "4"))
     facts = volume(
         source=Path(HOSTILE.replace("\x00", "")), study=HOSTILE, series=HOSTILE, series_uid=HOSTILE, warnings=(HOSTILE,), dicom=uids
     )

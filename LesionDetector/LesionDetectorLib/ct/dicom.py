@@ -14,6 +14,7 @@ import pydicom
 
 from LesionDetectorLib.ct.dicom_phases import few, one_of_each, places, without_copies
 from LesionDetectorLib.ct.dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
+from LesionDetectorLib.ct.geometry import DicomSeries
 from LesionDetectorLib.ct.grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
 from LesionDetectorLib.ct.volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
 
@@ -288,12 +289,12 @@ def _volume(path: Path, placed: Placed, slices: list[Slice], uids: list[str | No
         series=str(header.get("SeriesNumber") or "1"),
         slice_thickness=thickest(slices),
         series_uid=series_uid or hashlib.blake2b(placed.hu, digest_size=16).hexdigest(),
-        dicom={
-            "study_uid": str(header.get("StudyInstanceUID") or ""),
-            "series_uid": series_uid,
-            "frame_of_reference_uid": str(header.get("FrameOfReferenceUID") or ""),
-            "sop_instance_uids": uids,
-        },
+        dicom=DicomSeries(
+            study_uid=str(header.get("StudyInstanceUID") or ""),
+            series_uid=series_uid,
+            frame_of_reference_uid=str(header.get("FrameOfReferenceUID") or ""),
+            sop_instance_uids=tuple(uids),
+        ),
         warnings=tuple(warnings),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.refusal import Refusal
 
 AIR = -1024
@@ -37,8 +38,7 @@ class Volume:
     series_uid: SeriesInstanceUID, or a stable id of the content where there is none.
     first_slice: the number by which a reader knows slice k = 0.
     slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; `spacing` is what the slices are apart.
-    dicom: study_uid, series_uid, frame_of_reference_uid and sop_instance_uids in k order (None where a slice was resampled or its pixels
-        reordered, so that its voxels are no longer pixels of the file); empty for other files.
+    dicom: identifiers of the series, None for other files; a slice that was resampled, or whose pixels were reordered, has none.
     warnings: what was wrong with the input and what was done about it, one sentence each.
     """
 
@@ -52,26 +52,19 @@ class Volume:
     series_uid: str = ""
     first_slice: int = 1
     slice_thickness: float | None = None
-    dicom: dict[str, str | list[str | None]] = field(default_factory=dict)
+    dicom: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
 
     @property
-    def index_to_lps(self) -> np.ndarray:
-        """(4, 4) matrix from homogeneous voxel indices (i, j, k, 1) to LPS mm."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = self.direction * self.spacing
-        matrix[:3, 3] = self.origin
-        return matrix
-
-    def to_lps(self, points: np.ndarray) -> np.ndarray:
-        """LPS mm of continuous voxel indices; both (..., 3)."""
-        matrix = self.index_to_lps
-        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
-
-    def to_index(self, points: np.ndarray) -> np.ndarray:
-        """Continuous voxel indices (i, j, k) of points in LPS mm; both (..., 3)."""
-        matrix = np.linalg.inv(self.index_to_lps)
-        return np.asarray(points, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+    def geometry(self) -> Geometry:
+        """Where the voxels lie in the patient."""
+        depth, height, width = self.hu.shape
+        return Geometry(
+            size=(width, height, depth),
+            spacing=tuple(map(float, self.spacing)),
+            origin=tuple(map(float, self.origin)),
+            direction=tuple(tuple(map(float, row)) for row in self.direction),
+        )
 
     def slice_number(self, k: int) -> int:
         """The number by which a reader knows slice k: DeepLesion's own index, else counted from 1."""

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import exchange, table, text
-from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading, ordered, reported
-
-__all__ = ["DicomSeries", "Geometry", "Model", "Reading", "ordered", "reported", "write_reports"]
 
 
 def write_reports(folder: Path, reading: Reading) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, ReviewStatus
-from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.reading import Reading
 
 MEASURABLE_MM = 10.0
 MEASURABLE_NODE_MM = 15.0

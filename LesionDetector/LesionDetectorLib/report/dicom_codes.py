@@ -18,7 +18,7 @@ from LesionDetectorLib import __version__
 from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
 
 if TYPE_CHECKING:
-    from LesionDetectorLib.report.reading import Reading
+    from LesionDetectorLib.reading import Reading
 
 SOFTWARE = "LesionDetector"
 CHARACTER_SET = "ISO_IR 192"  # UTF-8

@@ -17,9 +17,9 @@ from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Lesion, Origin
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import dicom_codes as codes
 from LesionDetectorLib.report.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
-from LesionDetectorLib.report.reading import Reading
 
 SERIES_NUMBER = 2000
 """Added to that of the CT."""

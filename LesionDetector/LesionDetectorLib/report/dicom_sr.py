@@ -25,9 +25,9 @@ from pydicom.sr.coding import Code
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Axis, Origin, Recist
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import dicom_codes as codes
 from LesionDetectorLib.report.dicom_source import Numbered, Source, citable, has_frames, numbered
-from LesionDetectorLib.report.reading import Reading
 
 SERIES_NUMBER = 1000
 """Added to that of the CT."""

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.reading import DicomSeries, Geometry, Model, Reading
 
 FORMAT = "lesion-detector/lesions"
 VERSION = 1

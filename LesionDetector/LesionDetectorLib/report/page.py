@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import window
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import text
 from LesionDetectorLib.report.baseline import HEADING, assess
-from LesionDetectorLib.report.reading import Reading
 
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume

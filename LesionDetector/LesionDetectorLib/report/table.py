@@ -9,8 +9,8 @@ from pathlib import Path
 
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report.baseline import Entry, assess
-from LesionDetectorLib.report.reading import Reading
 
 COLUMNS = (
     *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin", "marks"),

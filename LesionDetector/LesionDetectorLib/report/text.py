@@ -11,8 +11,8 @@ from pathlib import Path
 
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report.baseline import as_text, assess
-from LesionDetectorLib.report.reading import Reading
 
 # The wording: change it here. Names in braces are filled in; the names of the body parts are in lesion.py.
 HEADING = "Lesions:"

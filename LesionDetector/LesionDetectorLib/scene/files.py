@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trame_slicer.views import AbstractView
 
     from LesionDetectorLib.ct import Volume
-    from LesionDetectorLib.report.reading import Reading
+    from LesionDetectorLib.reading import Reading
 
 LARGEST = 8 * 2**30
 """Bytes that a scene may unpack to."""

@@ -11,10 +11,10 @@ import numpy as np
 from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.regrid import regrid
 from LesionDetectorLib.report import exchange, table, text
-from LesionDetectorLib.report.reading import Reading
 from LesionDetectorLib.scene.mrml import SceneError, slicer_module
 from LesionDetectorLib.scene.shown import geometry_of
 

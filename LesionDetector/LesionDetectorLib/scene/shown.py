@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from LesionDetectorLib.ct.geometry import Geometry
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.regrid import regrid
-from LesionDetectorLib.report.reading import Geometry, Reading
 from LesionDetectorLib.scene.markups import add_labels, add_lesion
 from LesionDetectorLib.scene.mrml import (
     LPS_TO_RAS,
@@ -46,7 +47,7 @@ def add_volume(scene: vtkMRMLScene, volume: Volume) -> vtkMRMLScalarVolumeNode:
     slicer = slicer_module()
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"CT {volume.study} {volume.series}")
     slicer.util.updateVolumeFromArray(node, volume.hu)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(LPS_TO_RAS @ volume.index_to_lps))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(LPS_TO_RAS @ volume.geometry.index_to_lps))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     set_window(node, *SOFT_TISSUE_WINDOW)

@@ -9,7 +9,7 @@ import slicer
 from LesionDetectorLib import scene
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
-from LesionDetectorLib.report.reading import Reading
+from LesionDetectorLib.reading import Reading
 
 
 class LesionDetectorSceneTest(unittest.TestCase):
