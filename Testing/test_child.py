@@ -21,12 +21,12 @@ import SimpleITK
 from LesionDetectorLib import child, scratch
 from LesionDetectorLib.child import STAGES, ChildError, Detection, Progress
 from LesionDetectorLib.ct.geometry import Geometry
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange
 
 SLICES = 6
 READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))
-DONE = ["os.mkdir('found')", f"open('found/lesions.json', 'w').write({exchange.dumps(READING)!r})"]
+DONE = ["os.mkdir('found')", f"open('found/lesions.json', 'w').write({lesions_json.dumps(READING)!r})"]
 
 
 def write_ct(path: Path) -> None:
@@ -318,7 +318,7 @@ def killed(temporary: Path, ct: Path, python: list[str], stage: str, seconds: fl
         assert time.monotonic() < deadline, "the detector ends with the application"
         time.sleep(0.01)
     for result in temporary.rglob("lesions.json"):
-        exchange.read(result)
+        lesions_json.read(result)
     return [path.name for path in temporary.rglob("*") if path.is_file()]
 
 

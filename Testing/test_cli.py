@@ -21,12 +21,12 @@ import torch
 from LesionDetectorLib import cli
 from LesionDetectorLib.ct import CTError
 from LesionDetectorLib.ct.geometry import Geometry
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, Recist
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import PACKAGES
-from LesionDetectorLib.report import exchange
 from LesionDetectorLib.scene import SceneError
 from LesionDetectorLib.scratch import Scratch
 
@@ -71,7 +71,7 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
     stages = [event["stage"] for event in events if event["event"] == "progress"]
     assert list(dict.fromkeys(stages)) == ["read", "detect", "measure", "write"]
     assert events[-1]["event"] == "done"
-    reading = exchange.read(out / "lesions.json")
+    reading = lesions_json.read(out / "lesions.json")
     assert events[-1]["lesions"] == len(reading.reported) > 0
     assert all(lesion.recist is not None for lesion in reading.lesions)
     report = (out / "report.txt").read_text()
@@ -288,7 +288,7 @@ def test_what_a_killed_run_left_goes_with_the_next_one_into_the_same_folder(tmp_
     fill(dead.path, ("whole/report.txt", "whole/lesions.json"), "half")
     dead._owner.close()  # as the system does
     write(out)
-    assert exchange.read(out / "lesions.json") == READING
+    assert lesions_json.read(out / "lesions.json") == READING
     assert files(tmp_path).keys() == before.keys() | {"found/lesions.json"}
 
 
@@ -301,7 +301,7 @@ def test_results_of_older_lesions_do_not_stay_beside_lesions_alone(tmp_path):
 def test_the_working_folder_can_take_the_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(Path())
-    assert exchange.read("lesions.json") == READING and len(list(tmp_path.iterdir())) == 1
+    assert lesions_json.read("lesions.json") == READING and len(list(tmp_path.iterdir())) == 1
 
 
 def test_ctrl_c_stops_and_leaves_nothing(ct_file, eager_weights, tmp_path):

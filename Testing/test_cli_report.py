@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from dicom_study import axial, body, write
 from LesionDetectorLib import cli, cli_report, ct
 from LesionDetectorLib.ct.dicom import read_patient
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange, table, text
+from LesionDetectorLib.report import table, text
 from pydicom import dcmread
+
+from Testing.helpers.dicom_study import axial, body, write
 
 PATIENT = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19700102", "PatientSex": None, "StudyDate": "20240203"}
 
@@ -41,8 +43,8 @@ def reading(study) -> Reading:
 
 
 @pytest.fixture
-def lesions_json(tmp_path, reading) -> Path:
-    exchange.write(tmp_path / "lesions.json", reading)
+def lesions_file(tmp_path, reading) -> Path:
+    lesions_json.write(tmp_path / "lesions.json", reading)
     return tmp_path / "lesions.json"
 
 
@@ -57,21 +59,21 @@ def printed(capsys, *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_prints_the_report(lesions_json, reading):
-    done = run(lesions_json)
+def test_the_command_prints_the_report(lesions_file, reading):
+    done = run(lesions_file)
     assert (done.returncode, done.stdout, done.stderr) == (0, text.compose(reading), "")
 
 
-def test_a_terminal_without_a_letter_of_a_name_gets_its_number(lesions_json, reading):
-    exchange.write(lesions_json, replace(reading, study="Größe"))
-    command = [sys.executable, "-m", "LesionDetectorLib.cli", "report", str(lesions_json)]
+def test_a_terminal_without_a_letter_of_a_name_gets_its_number(lesions_file, reading):
+    lesions_json.write(lesions_file, replace(reading, study="Größe"))
+    command = [sys.executable, "-m", "LesionDetectorLib.cli", "report", str(lesions_file)]
     done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, b"") and b"Study: Gr\\xf6\\xdfe" in done.stdout
 
 
-def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_json, study, tmp_path):
+def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_file, study, tmp_path):
     out = tmp_path / "new" / "report.html"
-    done = run(lesions_json, "--ct", study, "--format", "html", "--baseline", "--out", out)
+    done = run(lesions_file, "--ct", study, "--format", "html", "--baseline", "--out", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = out.read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 4 and "RECIST 1.1 baseline" in page
@@ -79,41 +81,41 @@ def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_json,
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
 
 
-def test_an_sr_is_written_and_read_again(lesions_json, study, reading, tmp_path):
-    done = run(lesions_json, "--ct", study, "--format", "sr", "--out", tmp_path / "lesions.dcm")
+def test_an_sr_is_written_and_read_again(lesions_file, study, reading, tmp_path):
+    done = run(lesions_file, "--ct", study, "--format", "sr", "--out", tmp_path / "lesions.dcm")
     assert (done.returncode, done.stdout) == (0, "") and all(line.startswith("Note: ") for line in done.stderr.splitlines())
     again = run(tmp_path / "lesions.dcm", "--ct", study, "--diameters")
     assert again.returncode == 0 and "1. Lesion 1: Liver (40%), 11 x 8 mm" in again.stdout
     assert run(tmp_path / "lesions.dcm", "--ct", study, "--format", "json", "--out", tmp_path / "again.json").returncode == 0
-    back = exchange.read(tmp_path / "again.json")
+    back = lesions_json.read(tmp_path / "again.json")
     assert [(one.body_part, one.key_slice, one.status) for one in back.lesions] == [
         (one.body_part, one.key_slice, one.status) for one in reading.lesions
     ]
 
 
-def test_a_seg_is_written(lesions_json, study, tmp_path):
-    assert run(lesions_json, "--ct", study, "--format", "seg", "--out", tmp_path / "outlines.dcm").returncode == 0
+def test_a_seg_is_written(lesions_file, study, tmp_path):
+    assert run(lesions_file, "--ct", study, "--format", "seg", "--out", tmp_path / "outlines.dcm").returncode == 0
     written = dcmread(tmp_path / "outlines.dcm")
     assert written.Modality == "SEG" and len(written.SegmentSequence) == 2
 
 
-def test_dicom_needs_the_dicom_files_of_the_ct(lesions_json, reading, study, tmp_path, capsys):
+def test_dicom_needs_the_dicom_files_of_the_ct(lesions_file, reading, study, tmp_path, capsys):
     def refusal(*arguments: object) -> str:
         assert cli.main(["report", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
-    assert "give both --ct and --out" in refusal(lesions_json, "--format", "sr", "--out", tmp_path / "new.dcm")
-    assert "give both --ct and --out" in refusal(lesions_json, "--format", "seg", "--ct", study)
-    exchange.write(tmp_path / "nifti.json", replace(reading, dicom=None))
+    assert "give both --ct and --out" in refusal(lesions_file, "--format", "sr", "--out", tmp_path / "new.dcm")
+    assert "give both --ct and --out" in refusal(lesions_file, "--format", "seg", "--ct", study)
+    lesions_json.write(tmp_path / "nifti.json", replace(reading, dicom=None))
     options = ("--format", "sr", "--ct", study, "--out", tmp_path / "new.dcm")
     assert "was not DICOM, so no DICOM report can point to it: write JSON or text." in refusal(tmp_path / "nifti.json", *options)
-    assert run(lesions_json, "--ct", study, "--format", "sr", "--out", tmp_path / "sr.dcm").returncode == 0
+    assert run(lesions_file, "--ct", study, "--format", "sr", "--out", tmp_path / "sr.dcm").returncode == 0
     assert "give the CT's folder with --ct" in refusal(tmp_path / "sr.dcm")
     assert not (tmp_path / "new.dcm").exists()
 
 
-def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_json, study, capsys):
-    page = printed(capsys, lesions_json, "--ct", study, "--format", "html", "--patient")
+def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_file, study, capsys):
+    page = printed(capsys, lesions_file, "--ct", study, "--format", "html", "--patient")
     shown = {"Patient": "Doe Jane", "Patient ID": "4711", "Birth date": "1970-01-02", "Study date": "2024-02-03"}
     assert all(f"<dt>{name}</dt><dd>{value}</dd>" in page for name, value in shown.items()) and "<dt>Sex" not in page
 
@@ -130,14 +132,14 @@ def test_no_report_holds_the_name_of_the_file_or_folder(tmp_path, capsys, name):
     recist = Recist(((8.0, 10.0), (24.0, 10.0)), ((16.0, 6.0), (16.0, 16.0)), 11.2, 8.0)
     reading = Reading.of(ct.read(source), [Lesion(BodyPart.LIVER, 0.8, 0, (0, 0), (6.0, 4.0, 26.0, 18.0), recist)])
     assert any("The CT has one slice only" in warning for warning in reading.warnings) and len(reading.warnings) == 2
-    exchange.write(tmp_path / "lesions.json", reading)
+    lesions_json.write(tmp_path / "lesions.json", reading)
     for kind in cli_report.FORMATS if dicom else ("text", "csv", "html", "json"):
         assert (
             cli.main(["report", str(tmp_path / "lesions.json"), "--ct", str(source), "--format", kind, "--out", str(tmp_path / kind)]) == 0
         )
         content = (tmp_path / kind).read_bytes()
         assert content.upper().count(b"DOE_JANE") == (1 if kind == "json" else 0), kind
-    assert exchange.read(tmp_path / "json").source == name, "which programs need"
+    assert lesions_json.read(tmp_path / "json").source == name, "which programs need"
     if dicom:
         assert "DOE_JANE" not in printed(capsys, tmp_path / "sr", "--ct", source).upper()
 
@@ -149,19 +151,19 @@ def test_a_patients_name_comes_in_any_alphabet(tmp_path):
         read_patient(tmp_path, "9")
 
 
-def test_csv_and_json_and_what_they_leave_out(lesions_json, reading, capsys):
-    assert printed(capsys, lesions_json, "--format", "csv") == table.compose(reading)
-    rows = list(csv.DictReader(io.StringIO(printed(capsys, lesions_json, "--format", "csv", "--baseline", "--accepted-only"))))
+def test_csv_and_json_and_what_they_leave_out(lesions_file, reading, capsys):
+    assert printed(capsys, lesions_file, "--format", "csv") == table.compose(reading)
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, lesions_file, "--format", "csv", "--baseline", "--accepted-only"))))
     assert [(row["body_part"], row["recist_category"]) for row in rows] == [("Liver", "target candidate")]
-    assert exchange.loads(printed(capsys, lesions_json, "--format", "json")) == reading
-    kept = exchange.loads(printed(capsys, lesions_json, "--format", "json", "--accepted-only", "--confidence", "0.7"))
+    assert lesions_json.loads(printed(capsys, lesions_file, "--format", "json")) == reading
+    kept = lesions_json.loads(printed(capsys, lesions_file, "--format", "json", "--accepted-only", "--confidence", "0.7"))
     assert kept == replace(reading.accepted_only(), confidence=0.7)
 
 
-def test_confidence_and_diameters_are_those_asked_for(lesions_json, capsys):
-    report = printed(capsys, lesions_json, "--confidence", "0.7", "--diameters")
+def test_confidence_and_diameters_are_those_asked_for(lesions_file, capsys):
+    report = printed(capsys, lesions_file, "--confidence", "0.7", "--diameters")
     assert "Lesion 1: Liver (40%), 11 x 8 mm" in report and "Lung" not in report
-    assert "Lung (60%)" in printed(capsys, lesions_json, "--confidence", "0.6")
+    assert "Lung (60%)" in printed(capsys, lesions_file, "--confidence", "0.6")
 
 
 # ------------------------------------------------------------------------------------------------------------- the CT of the reading
@@ -217,12 +219,12 @@ def test_another_ct_of_the_same_kind_is_refused(reading, tmp_path):
         (("{json}", "--out", "{ct}"), "cannot be used: Is a directory"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(lesions_json, tmp_path, capsys, arguments, sentence):
+def test_what_cannot_be_done_is_said_in_one_sentence(lesions_file, tmp_path, capsys, arguments, sentence):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "notes.json").write_text("Lesions:")
     before = sorted(tmp_path.rglob("*"))
-    assert cli.main(["report", *(argument.format(json=lesions_json, ct=folder) for argument in arguments)]) == 2
+    assert cli.main(["report", *(argument.format(json=lesions_file, ct=folder) for argument in arguments)]) == 2
     out, error = capsys.readouterr()
     assert out == "" and sentence in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
@@ -230,7 +232,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(lesions_json, tmp_path, cap
 
 def test_a_ct_that_is_no_dicom_says_nothing_of_the_patient(reading, tmp_path, capsys):
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(body(5)), str(tmp_path / "ct.nrrd"))
-    exchange.write(tmp_path / "lesions.json", Reading.of(ct.read(tmp_path / "ct.nrrd"), []))
+    lesions_json.write(tmp_path / "lesions.json", Reading.of(ct.read(tmp_path / "ct.nrrd"), []))
     arguments = ("report", tmp_path / "lesions.json", "--ct", tmp_path / "ct.nrrd", "--format", "html", "--patient")
     assert cli.main([*map(str, arguments)]) == 2
     assert "ct.nrrd is no DICOM and does not say who the patient is: leave --patient out." in capsys.readouterr().err

@@ -13,10 +13,10 @@ import pytest
 import torch
 from LesionDetectorLib import cli, ct
 from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, ReviewStatus
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
-from LesionDetectorLib.report import exchange
 
 from train import fit
 
@@ -28,7 +28,7 @@ def test_the_detector_that_ships_finds_the_same_lesions():
     found = find_lesions(ct.read(OLD / "ct.nrrd"), [Detector.load(DEFAULT_WEIGHTS, "cpu")], LOWEST_CONFIDENCE)
     old, new = (
         sorted(lesions, key=lambda lesion: (lesion.key_slice, lesion.box))
-        for lesions in (exchange.read(OLD / "lesions.json").lesions, found)
+        for lesions in (lesions_json.read(OLD / "lesions.json").lesions, found)
     )
     assert [(lesion.key_slice, lesion.body_part) for lesion in new] == [(lesion.key_slice, lesion.body_part) for lesion in old]
     for numbers in ("box", "slices", "confidence"):
@@ -37,8 +37,8 @@ def test_the_detector_that_ships_finds_the_same_lesions():
 
 
 def test_an_old_reading_is_written_again_as_it_was():
-    reading = exchange.read(OLD / "reviewed.json")
-    assert exchange.loads(exchange.dumps(reading)) == reading
+    reading = lesions_json.read(OLD / "reviewed.json")
+    assert lesions_json.loads(lesions_json.dumps(reading)) == reading
     assert [lesion.status for lesion in reading.reported][:1] == [ReviewStatus.ACCEPTED]
     assert sum(lesion.status == ReviewStatus.REJECTED for lesion in reading.lesions) == 1
 
@@ -51,7 +51,7 @@ def test_old_scenes_go_on_where_they_were():
     assert found.GetFirstNodeByClass("vtkMRMLTableNode").GetNumberOfRows() == 6
     (session,) = lesion_scene.Session.kept(lesion_scene.load_scene(OLD / "review.mrb"))
     try:
-        assert session.report() == exchange.read(OLD / "reviewed.json")
+        assert session.report() == lesions_json.read(OLD / "reviewed.json")
         assert [lesion.status for _, lesion in session.listed][:2] == [ReviewStatus.ACCEPTED, ReviewStatus.REJECTED]
         session.undo()
         session.undo()

@@ -17,7 +17,7 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 
 from LesionDetectorLib.scene import Session
 
-from Testing.slicer_application import Application
+from Testing.helpers.slicer_application import Application
 
 SLICES, LESIONS = 60, 200
 

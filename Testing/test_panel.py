@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import time
 import unittest
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from LesionDetectorLib import scene as lesion_scene
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange
 
 pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
@@ -23,17 +22,9 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 
 from LesionDetectorLib.scene import mrml
 
-from Testing.slicer_application import MODULE, Application, ModuleParent
-from Testing.slicer_source import PYTHONS
-from Testing.test_scene import GEOMETRIES, some_lesions, volume_with
-from Testing.test_session import handles, markups, slice_in_view
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from Testing.helpers.scenes import GEOMETRIES, handles, markups, slice_in_view, some_lesions, volume_with
+from Testing.helpers.slicer_application import MODULE, Application, ModuleParent, load
+from Testing.helpers.slicer_source import PYTHONS
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
@@ -142,7 +133,7 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
     assert (tmp_path / "table.csv").read_text().count("\n") == 3, "the lesions of the report and their titles"
     assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), "a name without an ending gets that of its kind"
-    assert len(exchange.read(tmp_path / "lesions.json").lesions) == 3
+    assert len(lesions_json.read(tmp_path / "lesions.json").lesions) == 3
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["lesions.json", "page.html", "report.txt", "table.csv"] and not reviewing.application.errors

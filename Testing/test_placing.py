@@ -11,9 +11,9 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 
 from LesionDetectorLib.scene import Placing, Shape, markups, mrml
 
-from Testing.mouse import Mouse
-from Testing.slicer_application import Application
-from Testing.test_scene import GEOMETRIES, volume_with
+from Testing.helpers.mouse import Mouse
+from Testing.helpers.scenes import GEOMETRIES, volume_with
+from Testing.helpers.slicer_application import Application
 
 
 @pytest.mark.parametrize("geometry", ["oblique", "left-handed"])

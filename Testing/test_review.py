@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import review
+from LesionDetectorLib.exchange import lesions_json
+from LesionDetectorLib.exchange.lesions_json import ExchangeError
 from LesionDetectorLib.lesion import Axis, BodyPart, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.review import Review
 
-from Testing.report.readings import AXES, lesion, reading
+from Testing.helpers.readings import AXES, lesion, reading
 
 LIVER, LUNG = lesion(BodyPart.LIVER, 0.87, recist=AXES), lesion(BodyPart.LUNG, 0.3, k=20, recist=AXES)
 
 
-LESION = exchange.lesion_record(LIVER)
+LESION = lesions_json.lesion_record(LIVER)
 
 
 def fresh() -> Review:
@@ -192,7 +192,7 @@ def test_an_edit_that_puts_a_lesion_outside_of_the_ct_is_refused(done, change):
 
 def test_a_text_that_is_too_large_is_refused(monkeypatch):
     content = review.dumps(fresh())
-    monkeypatch.setattr(exchange, "LARGEST", len(content) - 1)
+    monkeypatch.setattr(lesions_json, "LARGEST", len(content) - 1)
     with pytest.raises(ExchangeError, match="more than 200 MB, as no list of lesions does"):
         review.loads(content)
 

@@ -16,20 +16,18 @@ import SimpleITK
 from LesionDetectorLib import looks
 from LesionDetectorLib import scene as lesion_scene
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, Lesion, ReviewStatus
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.regrid import regrid
 from LesionDetectorLib.scene import SceneError, mrml
 from LesionDetectorLib.scene import files as archives
 from LesionDetectorLib.scene.shown import geometry_of
 
+from Testing.helpers.scenes import GEOMETRIES, SHAPE, SPACING, some_lesions, volume_with
+
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 pytest.importorskip("trame_slicer.views", reason="needs trame-slicer: pip install 'lesion-detector[scene]'")
 
-OBLIQUE = np.array([[0.98, -0.17, 0.1], [0.199, 0.837, -0.509], [0.003, 0.519, 0.855]])
-GEOMETRIES = {"axial": np.eye(3), "oblique": np.linalg.qr(OBLIQUE)[0] * -1, "left-handed": np.diag((1.0, 1.0, -1.0))}
-SHAPE = (12, 90, 100)
-SPACING = (1.5, 1.2, 3.0)
 
 READ_SCENES = """
 import json, sys
@@ -62,27 +60,6 @@ for path in sys.argv[1:]:
     }
 print("RESULT" + json.dumps(result))
 """
-
-
-def volume_with(direction: np.ndarray) -> Volume:
-    """A body with a lung on the patient's right, a spine at the back and a bright lesion on the left."""
-    k, j, i = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    hu = np.full(SHAPE, -1000)
-    hu[((i - 50) / 45) ** 2 + ((j - 45) / 40) ** 2 < 1] = 40
-    hu[((i - 25) / 10) ** 2 + ((j - 40) / 18) ** 2 < 1] = -850
-    hu[((i - 50) / 6) ** 2 + ((j - 75) / 6) ** 2 < 1] = 700
-    hu[((i - 70) / 6) ** 2 + ((j - 40) / 8) ** 2 + ((k - 6) / 3) ** 2 < 1] = 120
-    return Volume(hu.astype(np.int16), SPACING, (-90.0, -80.0, 40.0), direction, Path("ct.nrrd"), study="1", series="2", first_slice=1)
-
-
-def some_lesions() -> list[Lesion]:
-    recist = Recist(((70.0, 32.5), (70.0, 47.5)), ((64.0, 40.0), (76.0, 40.0)), 18.0, 18.0)
-    marks = (Mark.SOFT_TISSUE_PART, Mark.TARGET)
-    return [
-        Lesion(BodyPart.SOFT_TISSUE, 0.8712345, 6, (4, 8), (59.0, 27.5, 81.0, 52.5), recist),
-        Lesion(BodyPart.LUNG, None, 6, (6, 6), (20.3, 30.2, 30.0, 41.7), None, ReviewStatus.REJECTED, Origin.READER),
-        Lesion(BodyPart.BONE, 0.5, 2, (2, 3), (43.0, 68.0, 57.0, 82.0), None, ReviewStatus.ACCEPTED, marks=marks),
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
 from pydicom import dcmread
 
-from Testing.report.dicom_readings import KINDS, lesions, read_ct
+from Testing.helpers.dicom_readings import KINDS, lesions, read_ct
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'lesion-detector[scene]'")
 

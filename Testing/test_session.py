@@ -13,7 +13,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core: pip install 'l
 from LesionDetectorLib.scene import Session, mrml  # noqa: E402
 from LesionDetectorLib.scene import markups as markup_nodes  # noqa: E402
 
-from Testing.test_scene import GEOMETRIES, some_lesions, volume_with  # noqa: E402
+from Testing.helpers.scenes import GEOMETRIES, handles, markups, slice_in_view, some_lesions, volume_with  # noqa: E402
 
 VOLUME = volume_with(GEOMETRIES["oblique"])
 
@@ -29,10 +29,6 @@ def session(request):
     session.heard = heard
     yield session
     session.close()
-
-
-def markups(session: Session) -> list:
-    return mrml.all_nodes(session.scene, "vtkMRMLMarkupsNode")
 
 
 def cut_by_slice(session: Session, name: str, k: int) -> list[tuple]:
@@ -66,13 +62,6 @@ def test_the_list_has_reported_and_rejected_lesions_and_the_table_shows_it(sessi
     assert [table.GetCellText(row, 1) for row in range(table.GetNumberOfRows())] == ["Bone", "Soft tissue", "Lung"]
     session.confidence = 0.9
     assert [lesion.body_part for _, lesion in session.listed] == [BodyPart.BONE, BodyPart.LUNG]
-
-
-def slice_in_view(session: Session) -> int:
-    """The slice k that the axial view shows."""
-    red = session.scene.GetSingletonNode("Red", "vtkMRMLSliceNode")
-    (ijk,) = markup_nodes.ras_to_ijk(mrml.matrix_of(red.GetSliceToRAS())[None, :3, 3], session.volume_node)
-    return round(float(ijk[2]))
 
 
 def test_selecting_jumps_to_the_key_slice(session):
@@ -171,11 +160,6 @@ def test_every_change_can_be_undone_and_is_kept_in_the_scene(session):
     kept[0].redo()
     assert soft.id not in {lesion.id for lesion in kept[0].review.lesions}
     kept[0].close()
-
-
-def handles(session: Session) -> list:
-    """The markups that can be dragged: the box, the long and the short axis."""
-    return mrml.all_nodes(session.scene, "vtkMRMLMarkupsROINode") + mrml.all_nodes(session.scene, "vtkMRMLMarkupsLineNode")
 
 
 def drag(session: Session, axis: Axis | None, move) -> None:

@@ -19,10 +19,9 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 
 from PySide6 import QtCore  # noqa: E402
 
-from Testing import slicer_qt, slicer_table  # noqa: E402
-from Testing.slicer_application import MODULE, STANDINS, Application, ModuleParent  # noqa: E402
-from Testing.slicer_source import PYTHONS, ctk_source, slicer_source  # noqa: E402
-from Testing.test_panel import load  # noqa: E402
+from Testing.helpers import slicer_qt, slicer_table  # noqa: E402
+from Testing.helpers.slicer_application import MODULE, STANDINS, Application, ModuleParent, load  # noqa: E402
+from Testing.helpers.slicer_source import PYTHONS, ctk_source, slicer_source  # noqa: E402
 
 MODULE_FILE = MODULE / "LesionDetector.py"
 

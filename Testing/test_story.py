@@ -17,10 +17,9 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials: pip install 'le
 from LesionDetectorLib.scene import mrml  # noqa: E402
 from LesionDetectorLib.scene.files import write_picture  # noqa: E402
 
-from Testing.mouse import Mouse  # noqa: E402
-from Testing.slicer_application import MODULE, Application  # noqa: E402
-from Testing.test_panel import load  # noqa: E402
-from Testing.test_session import slice_in_view  # noqa: E402
+from Testing.helpers.mouse import Mouse  # noqa: E402
+from Testing.helpers.scenes import slice_in_view  # noqa: E402
+from Testing.helpers.slicer_application import MODULE, Application, load  # noqa: E402
 
 CT = "ct/totalsegmentator_torso/example_ct.nii.gz"
 

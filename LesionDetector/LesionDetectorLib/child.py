@@ -27,8 +27,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange
 from LesionDetectorLib.scratch import Scratch
 
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
@@ -194,8 +194,8 @@ class Detection:
         found = self._folder.path / FOUND / "lesions.json"
         if code == 0 and found.exists():
             try:
-                return exchange.read(found)
-            except (exchange.ExchangeError, OSError) as error:
+                return lesions_json.read(found)
+            except (lesions_json.ExchangeError, OSError) as error:
                 raise ChildError(f"The lesions that were found cannot be read; run the detector again. ({error})", output) from error
         raise ChildError(self._error or _why(code, output), output)
 

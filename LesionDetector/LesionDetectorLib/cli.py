@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib import __version__, batch, bench, cli_report, ct
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import FAULT, Refusal, refusal
-from LesionDetectorLib.report import exchange, text, write_reports
+from LesionDetectorLib.report import text, write_reports
 from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _write(volume: ct.Volume, reading: Reading, options: argparse.Namespace, pro
         whole = folder / "whole"
         whole.mkdir()
         if options.lesions_only:
-            exchange.write(whole / "lesions.json", reading)
+            lesions_json.write(whole / "lesions.json", reading)
         else:
             write_reports(whole, reading)
             progress("write", 1, 3)

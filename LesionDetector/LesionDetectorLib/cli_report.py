@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import exchange, page, table, text
+from LesionDetectorLib.report import page, table, text
 
 FORMATS = {
     "text": {"diameters", "baseline"},
@@ -65,10 +66,10 @@ def _read(path: Path, ct_path: Path | None) -> Reading:
     from pydicom.misc import is_dicom
 
     if not is_dicom(path):
-        return exchange.read(path)
+        return lesions_json.read(path)
     if ct_path is None:
         raise Refusal(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
-    from LesionDetectorLib.report import dicom_in
+    from LesionDetectorLib.exchange import dicom_in
 
     return dicom_in.read(path, ct_path)
 
@@ -83,11 +84,11 @@ def _compose(reading: Reading, options: argparse.Namespace) -> str:
         case "html":
             patient = _patient(volume) if options.patient else None
             return page.compose(reading, volume, options.diameters, options.baseline, patient)
-    return exchange.dumps(reading)
+    return lesions_json.dumps(reading)
 
 
 def _write_dicom(reading: Reading, options: argparse.Namespace) -> None:
-    from LesionDetectorLib.report import dicom_seg, dicom_source, dicom_sr
+    from LesionDetectorLib.exchange import dicom_seg, dicom_source, dicom_sr
 
     slices = dicom_source.source_slices(options.ct, reading)
     if options.format == "sr":

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import exchange
 
 FORMAT = "lesion-detector/review"
 VERSION = 1
@@ -225,7 +225,7 @@ def dumps(review: Review) -> str:
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "found": exchange.reading_record(review.found),
+        "found": lesions_json.reading_record(review.found),
         "done": [_edit_record(edit) for edit in review.done],
         "undone": [_edit_record(edit) for edit in review.undone],
     }
@@ -235,19 +235,19 @@ def dumps(review: Review) -> str:
 def loads(content: str) -> Review:
     """The review in JSON text that `dumps` wrote, with its undo; ExchangeError for anything else."""
     try:
-        record = exchange.parse(content)
+        record = lesions_json.parse(content)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise exchange.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
+            raise lesions_json.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
-            raise exchange.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
-        review = Review(exchange.reading_of(record["found"]))
+            raise lesions_json.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
+        review = Review(lesions_json.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
         for lesion in (lesion for edit in (*review.done, *review.undone) for lesion in (edit.before, edit.after) if lesion):
             replace(review.found, lesions=(lesion,))  # refuses one that lies outside of the CT
-    except exchange.ExchangeError:
+    except lesions_json.ExchangeError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise exchange.ExchangeError(f"this review is damaged ({error}).") from error
+        raise lesions_json.ExchangeError(f"this review is damaged ({error}).") from error
     for edit in review.done:
         review._apply(edit)
     return review
@@ -255,12 +255,12 @@ def loads(content: str) -> Review:
 
 def _edit_record(edit: Edit) -> dict[str, Any]:
     lesions = {"before": edit.before, "after": edit.after}
-    records = {name: lesion and exchange.lesion_record(lesion) for name, lesion in lesions.items()}
+    records = {name: lesion and lesions_json.lesion_record(lesion) for name, lesion in lesions.items()}
     return {"action": edit.action.value, **records, **({"joined": True} if edit.joined else {})}
 
 
 def _edit(record: dict[str, Any]) -> Edit:
-    lesions = [None if record[name] is None else exchange.lesion(record[name], f"{name}.") for name in ("before", "after")]
+    lesions = [None if record[name] is None else lesions_json.lesion(record[name], f"{name}.") for name in ("before", "after")]
     ids = {lesion.id for lesion in lesions if lesion is not None}
     if len(ids) != 1:
         raise ValueError("an edit of two lesions" if ids else "an edit without a lesion")

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_study import body
 from LesionDetectorLib import ct
+
+from Testing.helpers.dicom_study import body
 
 HEADER = "File_name,Key_slice_index,Spacing_mm_px_\n"
 

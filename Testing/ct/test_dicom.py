@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_study import SPACING, axial, body, compressed, enhanced, image, save, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from LesionDetectorLib.ct import dicom
 from scipy.spatial.transform import Rotation
+
+from Testing.helpers.dicom_study import SPACING, axial, body, compressed, enhanced, image, save, write
 
 
 def same_as_itk(volume: ct.Volume, files: list[Path]) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_study import SPACING, axial, body, compressed, enhanced, image, refusal, save, write
 from LesionDetectorLib import ct
+
+from Testing.helpers.dicom_study import SPACING, axial, body, compressed, enhanced, image, refusal, save, write
 
 
 def cut(file: Path, left: float) -> None:

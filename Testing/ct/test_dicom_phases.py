@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_study import SPACING, axial, body, enhanced, image, refusal, save, write
 from LesionDetectorLib import ct
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+
+from Testing.helpers.dicom_study import SPACING, axial, body, enhanced, image, refusal, save, write
 
 COUNT = 5
 FIRST, SECOND = body(COUNT, seed=1), body(COUNT, seed=2)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_study import body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from scipy.spatial.transform import Rotation
+
+from Testing.helpers.dicom_study import body
 
 FORMATS = ["nrrd", "nhdr", "nii", "nii.gz", "mha", "mhd"]
 NRRD = "NRRD0004\ntype: short\ndimension: 3\n{geometry}sizes: 32 24 5\nendian: little\nencoding: raw\n\n"

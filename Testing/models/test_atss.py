@@ -9,7 +9,8 @@ import torch
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.boxes import grid_points
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
-from targets import target
+
+from Testing.helpers.targets import target
 
 FINE, STOCK = (4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
 

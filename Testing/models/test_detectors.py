@@ -15,8 +15,9 @@ from LesionDetectorLib.models.anchors import match_anchors
 from LesionDetectorLib.models.boxes import paired_iou
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.foveabox import assign_fovea
-from targets import target
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from Testing.helpers.targets import target
 
 SMALL = {
     "vfnet": {"channels": 16, "tower_depth": 1},

@@ -7,7 +7,8 @@ import torch
 from LesionDetectorLib.models.boxes import grid_points, xyxy_to_ltrb
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
 from LesionDetectorLib.models.foveabox import FoveaBox, RawOutputs, assign_fovea
-from targets import target
+
+from Testing.helpers.targets import target
 
 STRIDES = (4, 8, 16, 32, 64)
 

@@ -8,8 +8,9 @@ from LesionDetectorLib.models.anchors import match_anchors
 from LesionDetectorLib.models.boxes import grid_points
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
 from LesionDetectorLib.models.retinanet import RawOutputs, RetinaNet
-from targets import target
 from torchvision.ops import box_iou
+
+from Testing.helpers.targets import target
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import torch
 from LesionDetectorLib.models.backbone import Vgg16
 from LesionDetectorLib.models.faster_rcnn import FasterRCNN, RawOutputs
 from LesionDetectorLib.models.jmi import Jmi
-from targets import target
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
+
+from Testing.helpers.targets import target
 
 
 @pytest.fixture

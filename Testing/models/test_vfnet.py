@@ -9,8 +9,9 @@ from LesionDetectorLib.models.backbone import BACKBONES, Pyramid
 from LesionDetectorLib.models.boxes import grid_points, paired_iou, xyxy_to_ltrb
 from LesionDetectorLib.models.detections import IGNORE, pad_to_multiple
 from LesionDetectorLib.models.vfnet import RawOutputs, VFNet, star_conv, star_points
-from targets import target
 from torchvision.ops import deform_conv2d
+
+from Testing.helpers.targets import target
 
 STAR_YX = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]
 

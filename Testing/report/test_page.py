@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.geometry import DicomSeries
+from LesionDetectorLib.followup.baseline import assess
 from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import colour
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.report import page, text
-from LesionDetectorLib.report.baseline import assess
 from PIL import Image
 
 UIDS = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "frame_of_reference_uid": "1.2.3.9"}

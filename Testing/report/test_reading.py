@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.reading import Model, Reading, ordered, reported
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import exchange, page, table, text
-from readings import GEOMETRY, lesion, reading
+from LesionDetectorLib.report import page, table, text
+
+from Testing.helpers.readings import GEOMETRY, lesion, reading
 
 TURN = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])
 
@@ -102,11 +104,11 @@ def test_no_text_from_outside_breaks_a_line_or_commands_a_terminal():
     assert (made.study, made.series, made.series_uid, made.software_version) == (HARMLESS,) * 4
     assert made.lesions[0].id == made.models[0].name == HARMLESS
     assert made.dicom == DicomSeries(HARMLESS, HARMLESS, HARMLESS, (None, "4"))
-    assert exchange.loads(exchange.dumps(made)) == made
-    written = json.loads(exchange.dumps(made))
+    assert lesions_json.loads(lesions_json.dumps(made)) == made
+    written = json.loads(lesions_json.dumps(made))
     written["ct"].update(study=HOSTILE, series=HOSTILE, warnings=[HOSTILE])
-    read = exchange.loads(json.dumps(written))
-    for report in (text.compose(read), table.compose(read), page.compose(read), exchange.dumps(read)):
+    read = lesions_json.loads(json.dumps(written))
+    for report in (text.compose(read), table.compose(read), page.compose(read), lesions_json.dumps(read)):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", report)
         assert HARMLESS in report
 
@@ -120,10 +122,10 @@ def test_text_that_is_harmless_stays():
 def test_a_size_that_no_ct_has_is_refused(size):
     with pytest.raises(Refusal, match="voxels is none: at most 100000 a side"):
         replace(GEOMETRY, size=size)
-    record = json.loads(exchange.dumps(reading()))
+    record = json.loads(lesions_json.dumps(reading()))
     record["ct"]["size"] = size
-    with pytest.raises(exchange.ExchangeError, match="voxels is none: at most 100000 a side"):
-        exchange.loads(json.dumps(record))
+    with pytest.raises(lesions_json.ExchangeError, match="voxels is none: at most 100000 a side"):
+        lesions_json.loads(json.dumps(record))
 
 
 def test_more_lesions_than_any_ct_has_are_refused():

@@ -7,7 +7,8 @@ import csv
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
 from LesionDetectorLib.report import table, text
-from readings import AXES, lesion, reading
+
+from Testing.helpers.readings import AXES, lesion, reading
 
 
 def rows(path, *lesions, **changes) -> list[dict[str, str]]:

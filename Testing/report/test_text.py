@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.report import text
-from readings import AXES, lesion, reading
+
+from Testing.helpers.readings import AXES, lesion, reading
 
 MEDIASTINUM, LUNG, LIVER = BodyPart.MEDIASTINUM, BodyPart.LUNG, BodyPart.LIVER
 FOOTER = "\nMade by LesionDetector 9.9. Not a medical device: a radiologist must check every finding.\n"

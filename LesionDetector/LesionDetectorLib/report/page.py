@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from LesionDetectorLib.followup.baseline import HEADING, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import text
-from LesionDetectorLib.report.baseline import HEADING, assess
 
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume

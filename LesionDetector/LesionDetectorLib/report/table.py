@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.followup.baseline import Entry, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report.baseline import Entry, assess
 
 COLUMNS = (
     *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status", "origin", "marks"),

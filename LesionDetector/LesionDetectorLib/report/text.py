@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.followup.baseline import as_text, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report.baseline import as_text, assess
 
 # The wording: change it here. Names in braces are filled in; the names of the body parts are in lesion.py.
 HEADING = "Lesions:"

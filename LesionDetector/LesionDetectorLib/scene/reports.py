@@ -10,11 +10,12 @@ import numpy as np
 
 from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
+from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.regrid import regrid
-from LesionDetectorLib.report import exchange, table, text
+from LesionDetectorLib.report import table, text
 from LesionDetectorLib.scene.mrml import SceneError, slicer_module
 from LesionDetectorLib.scene.shown import geometry_of
 
@@ -50,7 +51,7 @@ def save_report(
         case ".csv":
             write_text(path, table.compose(reading, baseline))
         case ".json":
-            exchange.write(path, reading)
+            lesions_json.write(path, reading)
         case ".html":
             from LesionDetectorLib.report import page
 
@@ -58,7 +59,7 @@ def save_report(
             moved = regrid(reading, Reading.of(volume, []).geometry)
             write_text(path, page.compose(moved, volume, diameters, baseline, progress=progress))
         case ".dcm" | ".seg.dcm" as kind:
-            from LesionDetectorLib.report import dicom_seg, dicom_source, dicom_sr
+            from LesionDetectorLib.exchange import dicom_seg, dicom_source, dicom_sr
 
             files = dicom_files(volume_node)
             reading = dicom_source.with_series(reading, files)
@@ -75,8 +76,8 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
     Raises Refusal, such as SceneError, which says in one sentence why it cannot be read, and OSError.
     """
     if path.suffix.lower() == ".json":
-        return exchange.read(path)
-    from LesionDetectorLib.report import dicom_in
+        return lesions_json.read(path)
+    from LesionDetectorLib.exchange import dicom_in
 
     return dicom_in.read(path, dicom_files(volume_node)[0])
 

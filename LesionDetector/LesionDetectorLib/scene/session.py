@@ -14,10 +14,10 @@ import numpy as np
 
 from LesionDetectorLib import recist, review
 from LesionDetectorLib.boxes import pairwise_iou
+from LesionDetectorLib.exchange.lesions_json import ExchangeError
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.reading import Reading, ordered
-from LesionDetectorLib.report.exchange import ExchangeError
 from LesionDetectorLib.scene.markups import lesion_slices, ras_to_ijk
 from LesionDetectorLib.scene.mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
 from LesionDetectorLib.scene.overlay import Entry, Overlay

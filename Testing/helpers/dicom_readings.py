@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from dicom_study import axial, body, enhanced, save, write
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus, stable_id
 from LesionDetectorLib.reading import Model, Reading, ordered
+
+from Testing.helpers.dicom_study import axial, body, enhanced, save, write
 
 SLICES = 8
 ROWS, COLUMNS = 48, 64

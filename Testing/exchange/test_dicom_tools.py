@@ -1,6 +1,6 @@
 """Other people's programs on our DICOM reports: validators, and what OHIF makes of them.
 
-On Debian: apt install dcmtk dicom3tools pixelmed-apps nodejs npm, then npm install --prefix Testing/report/cornerstone. What is absent is
+On Debian: apt install dcmtk dicom3tools pixelmed-apps nodejs npm, then npm install --prefix Testing/exchange/cornerstone. What is absent is
 skipped.
 """
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_readings import KINDS, MODELS, read_ct
 from LesionDetectorLib import ct, recist
+from LesionDetectorLib.exchange import dicom_codes, dicom_in, dicom_seg, dicom_sr
+from LesionDetectorLib.exchange.dicom_source import Source, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, ReviewStatus, stable_id
 from LesionDetectorLib.reading import Reading, ordered
-from LesionDetectorLib.report import dicom_codes, dicom_in, dicom_seg, dicom_sr
-from LesionDetectorLib.report.dicom_source import Source, source_slices
+
+from Testing.helpers.dicom_readings import KINDS, MODELS, read_ct
 
 REAL = {"cmb_crc_chest_dicom": "*.tar.gz", "ircad17_liver_tumours_dicom": "PATIENT_*.tar.gz"}
 PIXELMED = Path("/usr/share/java/pixelmed.jar")

@@ -15,11 +15,11 @@ from skimage.draw import polygon2mask
 from LesionDetectorLib import __version__, recist
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.dicom_slices import Slice
+from LesionDetectorLib.exchange import dicom_codes as codes
+from LesionDetectorLib.exchange.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
 from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Lesion, Origin
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import dicom_codes as codes
-from LesionDetectorLib.report.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
 
 SERIES_NUMBER = 2000
 """Added to that of the CT."""

@@ -17,10 +17,10 @@ from LesionDetectorLib.ct.dicom import read_slices
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.ct.grid import EVEN, ROUNDED
+from LesionDetectorLib.exchange.dicom_codes import CHARACTER_SET, uid_of
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading, ordered
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report.dicom_codes import CHARACTER_SET, uid_of
 from LesionDetectorLib.report.text import CONFIDENCE
 
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")

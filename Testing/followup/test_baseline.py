@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from LesionDetectorLib.followup.baseline import Baseline, Category, Entry, as_text, assess
 from LesionDetectorLib.lesion import BodyPart, Lesion, Mark, Recist, ReviewStatus
 from LesionDetectorLib.report import table, text
-from LesionDetectorLib.report.baseline import Baseline, Category, Entry, as_text, assess
-from readings import GEOMETRY, lesion, reading
+
+from Testing.helpers.readings import GEOMETRY, lesion, reading
 
 NODE, TARGET, SOFT_PART, NO = Mark.LYMPH_NODE, Mark.TARGET, Mark.SOFT_TISSUE_PART, Mark.NOT_MEASURABLE
 LIVER, LUNG, BONE, MEDIASTINUM, ABDOMEN = BodyPart.LIVER, BodyPart.LUNG, BodyPart.BONE, BodyPart.MEDIASTINUM, BodyPart.ABDOMEN

@@ -23,11 +23,11 @@ from pydicom.sr.codedict import codes as standard
 from pydicom.sr.coding import Code
 
 from LesionDetectorLib.ct.dicom_slices import Slice
+from LesionDetectorLib.exchange import dicom_codes as codes
+from LesionDetectorLib.exchange.dicom_source import Numbered, Source, citable, has_frames, numbered
 from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Axis, Origin, Recist
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import dicom_codes as codes
-from LesionDetectorLib.report.dicom_source import Numbered, Source, citable, has_frames, numbered
 
 SERIES_NUMBER = 1000
 """Added to that of the CT."""

@@ -17,14 +17,17 @@ from pathlib import Path
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
+import importlib.util
+from types import ModuleType
+
 import slicer
 from PySide6 import QtCore, QtWidgets
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayoutDefinition, ViewProps, ViewType
 
-from Testing import slicer_qt, slicer_table
+from Testing.helpers import slicer_qt, slicer_table
 
-MODULE = Path(__file__).parents[1] / "LesionDetector"
+MODULE = Path(__file__).parents[2] / "LesionDetector"
 STANDINS = Path(__file__).parent / "slicer_python"
 OWN_PYTHON = ("util", "packaging", "i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
 NAMESPACES = {"Q": "qt", "ctk": "ctk", "qMRML": "slicer", "qSlicer": "slicer"}
@@ -246,3 +249,10 @@ class Application:
 
 
 _added: set[str] = set()
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

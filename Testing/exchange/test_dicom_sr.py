@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import dicom_readings
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_readings import KINDS, MODELS, read_ct, several
-from dicom_study import axial, body, write
 from LesionDetectorLib import ct
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
+from LesionDetectorLib.exchange import dicom_codes, dicom_in, dicom_sr
+from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices, with_series
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import dicom_codes, dicom_in, dicom_sr
-from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices, with_series
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+
+from Testing.helpers import dicom_readings
+from Testing.helpers.dicom_readings import KINDS, MODELS, read_ct, several
+from Testing.helpers.dicom_study import axial, body, write
 
 PATIENT = {
     "PatientName": "Yamada^Tarou=山田^太郎",

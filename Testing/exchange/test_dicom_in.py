@@ -10,21 +10,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import dicom_readings
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_readings import KINDS, SLICES, axes_in, lesions, read_ct
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
+from LesionDetectorLib.exchange import dicom_in, dicom_sr, lesions_json
+from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
 from LesionDetectorLib.reading import Model, Reading, ordered
-from LesionDetectorLib.report import dicom_in, dicom_sr, exchange
-from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
 from pydicom.sr.coding import Code
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from Testing.helpers import dicom_readings
+from Testing.helpers.dicom_readings import KINDS, SLICES, axes_in, lesions, read_ct
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def test_json_to_sr_to_json_loses_nothing(study, tmp_path, found, made_by, confi
         confidence=confidence if by_detector else 0.5,
         software_version="0.9 β" if by_detector or measured else empty.software_version,
     )
-    dicom_sr.write(tmp_path / "lesions.dcm", exchange.loads(exchange.dumps(made)), slices, everything=True)
+    dicom_sr.write(tmp_path / "lesions.dcm", lesions_json.loads(lesions_json.dumps(made)), slices, everything=True)
     back = dicom_in.read(tmp_path / "lesions.dcm", folder)
-    same(exchange.loads(exchange.dumps(back)), made)
+    same(lesions_json.loads(lesions_json.dumps(back)), made)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ import shiboken6
 import slicer
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
-from Testing import slicer_table
+from Testing.helpers import slicer_table
 
 TABLE = slicer_table.classes()
 TYPES_OF_PROPERTIES = {"QString": (str,), "bool": (bool, int), "int": (int, enum.Enum), "double": (int, float)}
@@ -232,7 +232,7 @@ def raw_class(name: str) -> type:
         raise NotImplementedError(f"{name} is not in Testing/slicer_table.py")
     found = _raw.get(name) or next((getattr(m, name) for m in (QtCore, QtGui, QtWidgets) if hasattr(m, name)), None)
     if found is None:
-        raise NotImplementedError(f"nothing in Testing/slicer_qt.py does the work of {name}")
+        raise NotImplementedError(f"nothing in Testing/helpers/slicer_qt.py does the work of {name}")
     return found
 
 
@@ -298,7 +298,7 @@ class Method(_NoValue):
             return self._wrapper._raw.metaObject().className()
         method = getattr(self._wrapper._raw, self._name, None)
         if method is None:
-            raise NotImplementedError(f"nothing in Testing/slicer_qt.py does the work of {self.title}")
+            raise NotImplementedError(f"nothing in Testing/helpers/slicer_qt.py does the work of {self.title}")
         return wrapped(method(*given))
 
 
@@ -322,7 +322,7 @@ class Signal(_NoValue):
         types = signature.partition("(")[2].rstrip(")")
         self._count = len(types.split(",")) if types else 0
         if not hasattr(self._raw, self._name):
-            raise NotImplementedError(f"nothing in Testing/slicer_qt.py emits {self.title}")
+            raise NotImplementedError(f"nothing in Testing/helpers/slicer_qt.py emits {self.title}")
 
     def connect(self, callable_: Callable) -> bool:
         if not callable(callable_):
@@ -373,7 +373,9 @@ class Wrapper(metaclass=_Kind):
 
     def __init__(self, *arguments):
         if type(self) is not WRAPPERS.get(self._table.name):
-            raise NotImplementedError(f"nothing in Testing/slicer_qt.py calls what {type(self).__name__} overrides of {self._table.name}")
+            raise NotImplementedError(
+                f"nothing in Testing/helpers/slicer_qt.py calls what {type(self).__name__} overrides of {self._table.name}"
+            )
         object.__setattr__(self, "_raw", raw_class(self._table.name)(*(unwrapped(argument) for argument in arguments)))
 
     def __getattr__(self, name):
@@ -412,7 +414,7 @@ class Wrapper(metaclass=_Kind):
     def _property(self, name):
         meta = self._raw.metaObject()
         if meta.indexOfProperty(name) < 0:
-            raise NotImplementedError(f"nothing in Testing/slicer_qt.py does the work of {self._table.name}.{name}")
+            raise NotImplementedError(f"nothing in Testing/helpers/slicer_qt.py does the work of {self._table.name}.{name}")
         return meta.property(meta.indexOfProperty(name))
 
     def _signal(self, signature):

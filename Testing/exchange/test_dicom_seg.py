@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import dicom_readings
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_readings import KINDS, read_ct
-from dicom_study import write
 from LesionDetectorLib import ct, recist
+from LesionDetectorLib.exchange import dicom_codes, dicom_seg
+from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.report import dicom_codes, dicom_seg
-from LesionDetectorLib.report.dicom_source import DicomReportError, source_slices
+
+from Testing.helpers import dicom_readings
+from Testing.helpers.dicom_readings import KINDS, read_ct
+from Testing.helpers.dicom_study import write
 
 
 def written(path: Path, folder: Path, reading: Reading, volume: ct.Volume, everything: bool = False):

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from LesionDetectorLib import files
+from LesionDetectorLib.exchange import lesions_json
+from LesionDetectorLib.exchange.lesions_json import ExchangeError
 from LesionDetectorLib.lesion import BodyPart, Mark
 from LesionDetectorLib.reading import Model
-from LesionDetectorLib.report import exchange
-from LesionDetectorLib.report.exchange import ExchangeError
-from readings import AXES, GEOMETRY, lesion, reading, readings
 
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(exchange.SCHEMA.read_text(encoding="utf-8")))
+from Testing.helpers.readings import AXES, GEOMETRY, lesion, reading, readings
+
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(lesions_json.SCHEMA.read_text(encoding="utf-8")))
 
 
 def record(**changes) -> dict:
     """The JSON of a small reading with some of its fields changed."""
-    return json.loads(exchange.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
+    return json.loads(lesions_json.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
 
 
 LONG_NUMBER = json.dumps(record()).replace("{", "{{").replace("}", "}}").replace('"first_slice": 1', '"first_slice": 1{}')
@@ -32,8 +33,8 @@ LONG_NUMBER = json.dumps(record()).replace("{", "{{").replace("}", "}}").replace
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(readings)
 def test_round_trip_loses_nothing_and_fits_the_schema(made):
-    content = exchange.dumps(made)
-    assert exchange.loads(content) == made
+    content = lesions_json.dumps(made)
+    assert lesions_json.loads(content) == made
     VALIDATOR.validate(json.loads(content))
 
 
@@ -41,8 +42,8 @@ def test_round_trip_of_forty_lesions_through_a_file(tmp_path):
     lesions = [lesion(BodyPart(1 + k % 8), 0.1 + k / 50, k=k, box=(k / 3, 0.1, k + 7.7, 1e-3 + k), recist=AXES) for k in range(1, 41)]
     made = reading(*lesions, source="肝 Größe.nrrd", models=(Model("VFNet", "ab" * 32),))
     path = tmp_path / "lesions.json"
-    exchange.write(path, made)
-    assert exchange.read(path) == made
+    lesions_json.write(path, made)
+    assert lesions_json.read(path) == made
     assert "肝 Größe.nrrd" in path.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -50,7 +51,7 @@ def test_round_trip_of_forty_lesions_through_a_file(tmp_path):
 def test_numpy_numbers_are_written():
     box = tuple(np.array([1, 2, 3, 4], np.float32))
     made = reading(lesion(BodyPart.LUNG, np.float32(0.5), k=np.int64(3), box=box))
-    assert exchange.loads(exchange.dumps(made)).lesions[0].box == (1, 2, 3, 4)
+    assert lesions_json.loads(lesions_json.dumps(made)).lesions[0].box == (1, 2, 3, 4)
 
 
 def test_schema_is_valid_and_refuses_what_is_not_in_it():
@@ -58,7 +59,7 @@ def test_schema_is_valid_and_refuses_what_is_not_in_it():
     VALIDATOR.validate(record())
     assert not VALIDATOR.is_valid(record(patient_name="Doe"))
     assert not VALIDATOR.is_valid(record(version=2))
-    assert VALIDATOR.schema["properties"]["version"]["const"] == exchange.VERSION
+    assert VALIDATOR.schema["properties"]["version"]["const"] == lesions_json.VERSION
     body_parts = VALIDATOR.schema["properties"]["lesions"]["items"]["properties"]["body_part"]["enum"]
     assert body_parts == [part.title for part in BodyPart]
     marks = VALIDATOR.schema["properties"]["lesions"]["items"]["properties"]["marks"]["items"]["enum"]
@@ -66,19 +67,19 @@ def test_schema_is_valid_and_refuses_what_is_not_in_it():
 
 
 def test_unknown_fields_are_passed_over():
-    assert exchange.loads(json.dumps(record(comment="of a later release"))) == exchange.loads(json.dumps(record()))
+    assert lesions_json.loads(json.dumps(record(comment="of a later release"))) == lesions_json.loads(json.dumps(record()))
 
 
 def test_a_file_of_before_marks_and_slice_thickness_is_read_and_what_is_unknown_is_left_out():
     plain = record()
     assert "marks" not in plain["lesions"][0] and "slice_thickness" not in plain["ct"]
-    made = exchange.loads(json.dumps(plain))
+    made = lesions_json.loads(json.dumps(plain))
     assert (made.lesions[0].marks, made.slice_thickness) == ((), None)
 
 
 def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "lesions.json"
-    exchange.write(path, reading())
+    lesions_json.write(path, reading())
     before = path.read_bytes()
 
     def interrupted(self, target):
@@ -86,7 +87,7 @@ def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        exchange.write(path, reading(lesion(BodyPart.LUNG, 0.9)))
+        lesions_json.write(path, reading(lesion(BodyPart.LUNG, 0.9)))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -98,7 +99,7 @@ def test_an_unfinished_file_has_a_name_that_nobody_foresees_and_follows_no_link(
     old = os.umask(0o027)
     try:
         for _ in range(2):
-            exchange.write(tmp_path / "lesions.json", reading())
+            lesions_json.write(tmp_path / "lesions.json", reading())
     finally:
         os.umask(old)
     assert len(set(names)) == 2 and {path.parent for path in names} == {tmp_path}
@@ -107,7 +108,7 @@ def test_an_unfinished_file_has_a_name_that_nobody_foresees_and_follows_no_link(
     monkeypatch.setattr("secrets.token_hex", lambda size: "foreseen")
     (tmp_path / ".foreseen.part").symlink_to(victim)
     with pytest.raises(FileExistsError):
-        exchange.write(secret, reading())
+        lesions_json.write(secret, reading())
     assert victim.read_text() == "kept" and not secret.exists()
 
 
@@ -141,7 +142,7 @@ def test_wrong_file_gets_one_sentence(tmp_path, content, sentence):
     path = tmp_path / "lesions.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ExchangeError, match=sentence) as caught:
-        exchange.read(path)
+        lesions_json.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -167,7 +168,7 @@ def test_wrong_lesion_gets_one_sentence(change, sentence):
     faulty = record()
     faulty["lesions"][0] |= change
     with pytest.raises(ExchangeError, match=sentence):
-        exchange.loads(json.dumps(faulty))
+        lesions_json.loads(json.dumps(faulty))
 
 
 def paths_to_fields(value, path=()):
@@ -186,7 +187,7 @@ def test_missing_field_is_named(path):
         holder = holder[key]
     del holder[path[-1]]
     with pytest.raises(ExchangeError, match=r"'format' should be" if path == ("format",) else f"'{'.'.join(path)}' is missing"):
-        exchange.loads(json.dumps(faulty))
+        lesions_json.loads(json.dumps(faulty))
 
 
 @pytest.mark.parametrize("field", sorted(record()["lesions"][0]))
@@ -194,16 +195,16 @@ def test_missing_field_of_a_lesion_is_named(field):
     faulty = record()
     del faulty["lesions"][0][field]
     with pytest.raises(ExchangeError, match=rf"'lesions\[0\].{field}' is missing"):
-        exchange.loads(json.dumps(faulty))
+        lesions_json.loads(json.dumps(faulty))
 
 
 def test_binary_file_and_missing_file(tmp_path):
     path = tmp_path / "ct.nrrd"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ExchangeError, match=r"ct.nrrd: this is not a text file"):
-        exchange.read(path)
+        lesions_json.read(path)
     with pytest.raises(FileNotFoundError):
-        exchange.read(tmp_path / "absent.json")
+        lesions_json.read(tmp_path / "absent.json")
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
@@ -211,11 +212,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
         file.truncate(10 * 2**30)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it is read"))
     with pytest.raises(ExchangeError, match=r"lesions.json: this has more than 200 MB, as no list of lesions does\."):
-        exchange.read(tmp_path / "lesions.json")
+        lesions_json.read(tmp_path / "lesions.json")
 
 
 def test_flat_geometry_in_a_file_is_refused():
     made = reading()
-    content = exchange.dumps(made).replace(json.dumps(GEOMETRY.spacing[2]), "0.0")
+    content = lesions_json.dumps(made).replace(json.dumps(GEOMETRY.spacing[2]), "0.0")
     with pytest.raises(ExchangeError, match="spacing above 0"):
-        exchange.loads(content)
+        lesions_json.loads(content)

@@ -11,7 +11,6 @@ import typing
 
 import ctk
 import qt
-
 import slicer
 
 

@@ -1,0 +1,1 @@
+"""A reading for programs, out and in: lesions.json, and DICOM SR and SEG."""
