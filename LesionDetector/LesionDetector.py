@@ -10,6 +10,7 @@ import slicer
 import vtk
 from LesionDetectorLib import looks, scene
 from LesionDetectorLib.child import ChildError, Detection
+from LesionDetectorLib.formats import BY_NAME, FORMATS, path_of
 from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
 from LesionDetectorLib.report import text
 from slicer import vtkMRMLScalarVolumeNode
@@ -25,11 +26,9 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 POLL_MS = 100
-NEED_PACKAGES = (".html", ".dcm")
 BODY_PART_COLUMN = 1
 SECTIONS = ("inputsCollapsibleButton", "lesionsCollapsibleButton", "recistCollapsibleButton", "reportCollapsibleButton")
 FOLDED_AT_FIRST = ("recistCollapsibleButton",)
-NEEDED_FOR = {".html": ("jinja2", "matplotlib"), ".dcm": ("pydicom", "highdicom"), ".seg.dcm": ("pydicom", "highdicom", "skimage")}
 TORCH = ">=2.4"
 MARK_BOXES = {
     "lymphNodeCheckBox": Mark.LYMPH_NODE,
@@ -129,15 +128,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.bodyPartComboBox.addItem(part.title, int(part))
         for title in (_("Soft tissue"), _("Lung"), _("Bone"), _("All values")):
             self.ui.windowComboBox.addItem(title)
-        for ending, title in (
-            (".txt", _("Report (text)")),
-            (".html", _("Page with pictures")),
-            (".csv", _("Table")),
-            (".json", _("JSON")),
-            (".dcm", _("DICOM SR")),
-            (".seg.dcm", _("DICOM SEG")),
-        ):
-            self.ui.formatComboBox.addItem(title, ending)
+        for form in FORMATS:
+            self.ui.formatComboBox.addItem(_(form.title), form.name)
         self._restoreFolding()
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -559,7 +551,7 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # -- report --------------------------------------------------------------------------------------------------------------------------
 
-    def form(self):
+    def asked(self):
         """What the report is to hold, as the user chose."""
         ui = self.ui
         return {
@@ -571,21 +563,22 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def updateReport(self, *_args):
         """Show the report as it would be saved."""
         session = self.session()
-        self.ui.reportText.plainText = "" if session is None else self.logic.reportText(session, **self.form())
+        self.ui.reportText.plainText = "" if session is None else self.logic.reportText(session, **self.asked())
 
     def onOpen(self, *_args):
         """Review the lesions that were saved before, or by another program."""
         path = qt.QFileDialog.getOpenFileName(self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)"))
         if path and self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The lesions cannot be opened."), waitCursor=True):
-                if self.havePackagesFor(path):
+                if self.havePackagesFor(Path(path)):
                     session = self.logic.open(self.volumeNode(), Path(path))
                     self.logic.setConfidence(self.volumeNode(), self._parameterNode.confidence)
                     self.ui.progressLabel.text = " ".join(session.review.found.warnings)
 
     def havePackagesFor(self, path):
         """Whether the packages are there, or installed now, that a file of this kind needs."""
-        if not str(path).lower().endswith(NEED_PACKAGES) or self.logic.ensurePackages():
+        needing = tuple(form.ending for form in FORMATS if form.packages)
+        if not path.name.lower().endswith(needing) or self.logic.ensurePackages():
             return True
         self.ui.progressLabel.text = _("Nothing was installed, so this kind of file cannot be used.")
         return False
@@ -596,13 +589,13 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSave(self, *_args):
         """Save the report in the form that the user chose."""
-        ending = self.ui.formatComboBox.currentData
-        kind = f"{self.ui.formatComboBox.currentText} (*{ending})"
-        chosen = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), f"report{ending}", kind)
+        form = BY_NAME[self.ui.formatComboBox.currentData]
+        kind = f"{self.ui.formatComboBox.currentText} (*{form.ending})"
+        chosen = qt.QFileDialog.getSaveFileName(self.parent, _("Save the report"), f"report{form.ending}", kind)
         if not chosen:
             return
         with slicer.util.tryWithErrorDisplay(_("The report cannot be saved.")):
-            path = scene.report_path(Path(chosen), ending)
+            path = path_of(Path(chosen), form)
             if (
                 path != Path(chosen)
                 and path.exists()
@@ -610,13 +603,13 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ):
                 return
             if self.havePackagesFor(path):
-                self.save(path, ending)
+                self.save(path, form)
 
-    def save(self, path, ending):
+    def save(self, path, form):
         """Save the report with its progress shown; the user may cancel."""
         dialog = slicer.util.createProgressDialog(parent=self.parent, labelText=_("Saving the report"), windowModality=qt.Qt.WindowModal)
         try:
-            notes = scene.save_report(self.session(), path, ending, **self.form(), progress=lambda *news: self.onSaving(dialog, *news))
+            notes = scene.save_report(self.session(), path, form, **self.asked(), progress=lambda *news: self.onSaving(dialog, *news))
             self.ui.progressLabel.text = " ".join(notes) or _("Saved as {name}.").format(name=path.name)
         except InterruptedError:
             self.ui.progressLabel.text = _("Cancelled; nothing was saved.")
@@ -1017,20 +1010,20 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.panel.ui.reportText.plainText, self.logic.reportText(session))
         self.say("the report shows the lesions of the list")
         with tempfile.TemporaryDirectory() as folder:
-            for ending in scene.ENDINGS:
-                path = scene.report_path(Path(folder) / "report", ending)
-                missing = [name for name in NEEDED_FOR.get(ending, ()) if importlib.util.find_spec(name) is None]
+            for form in FORMATS:
+                path = path_of(Path(folder) / "report", form)
+                missing = [name for name in form.packages if importlib.util.find_spec(name) is None]
                 if missing:
-                    self.say(f"{ending} was left out, for it needs {', '.join(missing)}")
-                elif ending.endswith(".dcm"):
+                    self.say(f"{form.title} was left out, for it needs {', '.join(missing)}")
+                elif "slices" in form.needs:
                     with self.assertRaises(scene.SceneError):
-                        scene.save_report(session, path, ending)
+                        scene.save_report(session, path, form)
                     self.assertFalse(path.exists())
-                    self.say(f"{ending} was refused, for this CT is not from the DICOM database")
+                    self.say(f"{form.title} was refused, for this CT is not from the DICOM database")
                 else:
-                    scene.save_report(session, path, ending)
+                    scene.save_report(session, path, form)
                     self.assertIn("Liver", path.read_text(encoding="utf-8"))
-                    self.say(f"{ending} was saved")
+                    self.say(f"{form.title} was saved")
 
     def test_saving_loading_and_closing_the_scene(self):
         """A review is as it was once its scene was saved and loaded; after a scene was closed, the open panel takes up the next CT."""

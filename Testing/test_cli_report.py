@@ -16,6 +16,7 @@ import SimpleITK
 from LesionDetectorLib import cli, cli_report, ct
 from LesionDetectorLib.ct.dicom import read_patient
 from LesionDetectorLib.exchange import lesions_json
+from LesionDetectorLib.formats import BY_NAME
 from LesionDetectorLib.lesion import BodyPart, Lesion, Recist, ReviewStatus
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import table, text
@@ -133,7 +134,7 @@ def test_no_report_holds_the_name_of_the_file_or_folder(tmp_path, capsys, name):
     reading = Reading.of(ct.read(source), [Lesion(BodyPart.LIVER, 0.8, 0, (0, 0), (6.0, 4.0, 26.0, 18.0), recist)])
     assert any("The CT has one slice only" in warning for warning in reading.warnings) and len(reading.warnings) == 2
     lesions_json.write(tmp_path / "lesions.json", reading)
-    for kind in cli_report.FORMATS if dicom else ("text", "csv", "html", "json"):
+    for kind in BY_NAME if dicom else ("text", "csv", "html", "json"):
         assert (
             cli.main(["report", str(tmp_path / "lesions.json"), "--ct", str(source), "--format", kind, "--out", str(tmp_path / kind)]) == 0
         )

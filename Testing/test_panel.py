@@ -119,17 +119,17 @@ def test_accept_reject_relabel_delete_undo_and_redo_by_the_buttons(reviewing):
     assert rows(reviewing)[1][1] == "Liver"
 
 
-def save(panel, ending: str, path: Path) -> None:
-    """Save the report as the kind of file with this ending, under the name that the file dialog gives back."""
-    panel.ui.formatComboBox.setCurrentIndex(panel.ui.formatComboBox.findData(ending))
+def save(panel, name: str, path: Path) -> None:
+    """Save the report in the format of this name, as the file that the file dialog gives back."""
+    panel.ui.formatComboBox.setCurrentIndex(panel.ui.formatComboBox.findData(name))
     panel.application.chosen_path = str(path)
     panel.ui.saveButton.click()
 
 
 def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     reviewing.ui.baselineCheckBox.checked = True
-    for ending, name in ((".txt", "report.txt"), (".csv", "table"), (".json", "lesions.json"), (".html", "page.html")):
-        save(reviewing, ending, tmp_path / name)
+    for form, name in (("text", "report.txt"), ("csv", "table"), ("json", "lesions.json"), ("html", "page.html")):
+        save(reviewing, form, tmp_path / name)
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
     assert (tmp_path / "table.csv").read_text().count("\n") == 3, "the lesions of the report and their titles"
     assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), "a name without an ending gets that of its kind"
@@ -137,8 +137,8 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["lesions.json", "page.html", "report.txt", "table.csv"] and not reviewing.application.errors
-    save(reviewing, ".txt", tmp_path / "report.doc")
-    save(reviewing, ".dcm", tmp_path / "report.dcm")
+    save(reviewing, "text", tmp_path / "report.doc")
+    save(reviewing, "sr", tmp_path / "report.dcm")
     refused, not_dicom = reviewing.application.errors
     assert "report.doc: choose a name that ends in .txt" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
     assert sorted(path.name for path in tmp_path.iterdir()) == written
@@ -146,16 +146,18 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
 
 def test_a_dicom_seg_is_written_whatever_ending_the_dialog_gives_its_name(reviewing, tmp_path, monkeypatch):
     kinds = []
-    monkeypatch.setattr(reviewing.module.scene, "save_report", lambda session, path, kind, **form: kinds.append((path.name, kind)) or [])
-    save(reviewing, ".seg.dcm", tmp_path / "report.dcm")
-    save(reviewing, ".dcm", tmp_path / "report.dcm")
-    assert kinds == [("report.dcm", ".seg.dcm"), ("report.dcm", ".dcm")]
+    monkeypatch.setattr(
+        reviewing.module.scene, "save_report", lambda session, path, form, **asked: kinds.append((path.name, form.name)) or []
+    )
+    save(reviewing, "seg", tmp_path / "report.dcm")
+    save(reviewing, "sr", tmp_path / "report.dcm")
+    assert kinds == [("report.dcm", "seg"), ("report.dcm", "sr")]
 
 
 def test_a_file_that_the_dialog_did_not_ask_about_is_not_replaced_unasked(reviewing, tmp_path):
     (tmp_path / "report.txt").write_text("mine")
     reviewing.application.agrees = False
-    save(reviewing, ".txt", tmp_path / "report")
+    save(reviewing, "text", tmp_path / "report")
     reviewing.application.agrees = True
     assert (tmp_path / "report.txt").read_text() == "mine"
 
@@ -165,7 +167,7 @@ def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, 
         wasCanceled = True  # noqa: N815
 
     monkeypatch.setattr(reviewing.module.slicer.util, "createProgressDialog", lambda **_: Impatient(close=lambda: None))
-    save(reviewing, ".html", tmp_path / "page.html")
+    save(reviewing, "html", tmp_path / "page.html")
     assert reviewing.ui.progressLabel.text == "Cancelled; nothing was saved." and not list(tmp_path.iterdir())
 
 
@@ -636,7 +638,7 @@ def test_a_user_who_declines_to_install_is_told_and_gets_no_error(reviewing, mon
     monkeypatch.setattr(reviewing.module.slicer.packaging, "pip_ensure", decline)
     reviewing.ui.detectButton.click()
     assert reviewing.ui.progressLabel.text == "Nothing was installed, so the detector cannot run." and not reviewing.logic.running
-    save(reviewing, ".html", tmp_path / "page.html")
+    save(reviewing, "html", tmp_path / "page.html")
     assert "Nothing was installed" in reviewing.ui.progressLabel.text and not list(tmp_path.iterdir())
     assert not reviewing.application.errors
 
@@ -660,7 +662,7 @@ def test_nothing_else_can_be_clicked_while_a_report_is_saved(reviewing, monkeypa
     monkeypatch.setattr(
         reviewing.module.slicer.util, "createProgressDialog", lambda **options: dialogs.append(options) or create(**options)
     )
-    save(reviewing, ".html", tmp_path / "page.html")
+    save(reviewing, "html", tmp_path / "page.html")
     assert dialogs[0]["windowModality"] == reviewing.module.qt.Qt.WindowModal
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from LesionDetectorLib import ct
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.formats import write_reports
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import ISSUES, Refusal, refusal
-from LesionDetectorLib.report import write_reports
 
 if TYPE_CHECKING:
     from LesionDetectorLib.detect import Detector

@@ -22,9 +22,9 @@ import numpy as np
 
 from LesionDetectorLib import ct
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.formats import write_reports
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import write_reports
 
 if TYPE_CHECKING:
     import torch

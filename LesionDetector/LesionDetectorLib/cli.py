@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from LesionDetectorLib import __version__, batch, bench, cli_report, ct
 from LesionDetectorLib.exchange import lesions_json
+from LesionDetectorLib.formats import BY_NAME, write_reports
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import FAULT, Refusal, refusal
-from LesionDetectorLib.report import text, write_reports
+from LesionDetectorLib.report import text
 from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     )
     again.add_argument("input", type=Path, metavar="LESIONS", help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR")
     again.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes")
-    again.add_argument("--format", choices=cli_report.FORMATS, default="text", help="(%(default)s)")
+    again.add_argument("--format", choices=list(BY_NAME), default="text", help="(%(default)s)")
     again.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
     again.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")
     again.add_argument("--confidence", type=_share, help="pending lesions from this confidence on; default: as the reading was made")

@@ -6,24 +6,14 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from LesionDetectorLib import ct
-from LesionDetectorLib.exchange import lesions_json
-from LesionDetectorLib.files import write_text
+from LesionDetectorLib import ct, formats
+from LesionDetectorLib.formats import BY_NAME, Format
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.report import page, table, text
 
-FORMATS = {
-    "text": {"diameters", "baseline"},
-    "csv": {"baseline"},
-    "json": set(),
-    "html": {"diameters", "baseline", "patient"},
-    "sr": set(),
-    "seg": set(),
-}
-"""The formats, and which of the options that not all of them can show they do."""
 EXAMPLES = """
 examples:
   lesion-detector report found/lesions.json --diameters
@@ -38,65 +28,45 @@ The page opens in any browser, without a network; print it from there for a PDF.
 
 def report(options: argparse.Namespace) -> int:
     """Run the command; Refusal and OSError for what cannot be used, before anything is written."""
+    form = BY_NAME[options.format]
     for name in ("diameters", "baseline", "patient"):
-        if getattr(options, name) and name not in FORMATS[options.format]:
-            raise Refusal(f"--format {options.format} cannot show what --{name} asks for; leave that out.")
-    if options.format in ("sr", "seg") and None in (options.ct, options.out):
-        raise Refusal(f"--format {options.format} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
-    reading = _read(options.input, options.ct)
+        if getattr(options, name) and name not in form.shows:
+            raise Refusal(f"--format {form.name} cannot show what --{name} asks for; leave that out.")
+    if form.needs and None in (options.ct, options.out):
+        raise Refusal(f"--format {form.name} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
+    reading = formats.read(options.input, lambda: _ct_of_sr(options))
     if options.confidence is not None:
         reading = replace(reading, confidence=options.confidence)
     if options.accepted_only:
         reading = reading.accepted_only()
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    if options.format in ("sr", "seg"):
-        _write_dicom(reading, options)
-        return 0
-    content = _compose(reading, options)
+    given = _given(form, reading, options)
     if options.out is None:
-        sys.stdout.write(content)
-    else:
-        write_text(options.out, content)
+        sys.stdout.write(formats.compose(form, reading, given))
+        return 0
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for note in formats.write(options.out, form, reading, given):
+        print(f"Note: {printable(note)}", file=sys.stderr)
     return 0
 
 
-def _read(path: Path, ct_path: Path | None) -> Reading:
-    """The reading in a lesions.json, or in a DICOM SR of the CT at `ct_path`."""
-    from pydicom.misc import is_dicom
-
-    if not is_dicom(path):
-        return lesions_json.read(path)
-    if ct_path is None:
-        raise Refusal(f"{path} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
-    from LesionDetectorLib.exchange import dicom_in
-
-    return dicom_in.read(path, ct_path)
+def _ct_of_sr(options: argparse.Namespace) -> Path:
+    if options.ct is None:
+        raise Refusal(f"{options.input} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
+    return options.ct
 
 
-def _compose(reading: Reading, options: argparse.Namespace) -> str:
-    volume = None if options.ct is None else ct_of(reading, options.ct)
-    match options.format:
-        case "text":
-            return text.compose(reading, options.diameters, options.baseline)
-        case "csv":
-            return table.compose(reading, options.baseline)
-        case "html":
-            patient = _patient(volume) if options.patient else None
-            return page.compose(reading, volume, options.diameters, options.baseline, patient)
-    return lesions_json.dumps(reading)
+def _given(form: Format, reading: Reading, options: argparse.Namespace) -> dict[str, Any]:
+    """What the options and the CT give of all that a format shows and needs."""
+    given = {"diameters": options.diameters, "baseline": options.baseline}
+    if "slices" in form.needs:
+        from LesionDetectorLib.exchange.dicom_source import source_slices
 
-
-def _write_dicom(reading: Reading, options: argparse.Namespace) -> None:
-    from LesionDetectorLib.exchange import dicom_seg, dicom_source, dicom_sr
-
-    slices = dicom_source.source_slices(options.ct, reading)
-    if options.format == "sr":
-        notes = dicom_sr.write(options.out, reading, slices)
-    else:
-        notes = dicom_seg.write(options.out, reading, slices, ct_of(reading, options.ct))
-    for note in notes:
-        print(f"Note: {printable(note)}", file=sys.stderr)
+        given["slices"] = source_slices(options.ct, reading)
+    if options.ct is not None and (form.shows or "volume" in form.needs):
+        given["volume"] = ct_of(reading, options.ct)
+    if options.patient:
+        given["patient"] = _patient(given.get("volume"))
+    return given
 
 
 def ct_of(reading: Reading, path: Path) -> ct.Volume:

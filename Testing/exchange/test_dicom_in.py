@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
-from LesionDetectorLib.exchange import dicom_in, dicom_sr, lesions_json
+from LesionDetectorLib.exchange import dicom_in, lesions_json
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Recist, ReviewStatus
 from LesionDetectorLib.reading import Model, Reading, ordered
@@ -73,7 +73,7 @@ def test_json_to_sr_to_json_loses_nothing(study, tmp_path, found, made_by, confi
         confidence=confidence if by_detector else 0.5,
         software_version="0.9 β" if by_detector or measured else empty.software_version,
     )
-    dicom_sr.write(tmp_path / "lesions.dcm", lesions_json.loads(lesions_json.dumps(made)), slices, everything=True)
+    dicom_readings.write_sr(tmp_path / "lesions.dcm", lesions_json.loads(lesions_json.dumps(made)), slices, everything=True)
     back = dicom_in.read(tmp_path / "lesions.dcm", folder)
     same(lesions_json.loads(lesions_json.dumps(back)), made)
 
@@ -83,7 +83,7 @@ def test_ct_of_every_kind_round_trips(kind, tmp_path):
     KINDS[kind](tmp_path / "ct")
     _, reading = read_ct(tmp_path / "ct")
     for everything in (True, False):
-        dicom_sr.write(tmp_path / "lesions.dcm", reading, source_slices(tmp_path / "ct", reading), everything)
+        dicom_readings.write_sr(tmp_path / "lesions.dcm", reading, source_slices(tmp_path / "ct", reading), everything)
         expected = reading if everything else replace(reading, lesions=tuple(reading.reported))
         same(dicom_in.read(tmp_path / "lesions.dcm", tmp_path / "ct"), expected)
 
@@ -96,7 +96,7 @@ def test_forty_lesions_with_names_of_many_scripts(study, tmp_path):
         for n in range(40)
     ]
     made = replace(empty, lesions=tuple(ordered(found)), models=(Model("肝 Größe ☃ Ω", "ab" * 32), Model("модель", "cd" * 32)))
-    dicom_sr.write(tmp_path / "lesions.dcm", made, slices)
+    dicom_readings.write_sr(tmp_path / "lesions.dcm", made, slices)
     same(dicom_in.read(tmp_path / "lesions.dcm", folder), made)
 
 
@@ -151,7 +151,7 @@ def test_bidirectional_measurement_of_ohif_becomes_a_lesion_of_a_reader(study, t
     assert lesion.recist == Recist(((10, 20), (30, 25)), ((20, 18), (18.5, 27)), 18.5, 6.0, (Axis.LONG, Axis.SHORT))
     assert lesion.box == pytest.approx((10 - 1 / 0.7, 18 - 1 / 0.8, 30 + 1 / 0.7, 27 + 1 / 0.8))  # a millimetre round the axes
     assert (read.models, read.warnings, read.geometry) == ((), (), empty.geometry)
-    dicom_sr.write(tmp_path / "ours.dcm", read, slices)
+    dicom_readings.write_sr(tmp_path / "ours.dcm", read, slices)
     same(dicom_in.read(tmp_path / "ours.dcm", folder), read)  # and its tracking UID is kept
 
 
@@ -239,7 +239,7 @@ def test_on_a_file_with_many_frames_one_must_be_named(tmp_path, frames, reason):
         for k, box in ((2, (9.0, 9.0, 20.0, 20.0)), (6, (9.0, 9.0, 30.0, 20.0)))
     ]
     path = tmp_path / "sr.dcm"
-    dicom_sr.write(path, replace(reading, lesions=tuple(found)), source_slices(tmp_path / "ct", reading))
+    dicom_readings.write_sr(path, replace(reading, lesions=tuple(found)), source_slices(tmp_path / "ct", reading))
     document = pydicom.dcmread(path)
     for item in dicom_in._below(document.ContentSequence):
         for image in item.get("ReferencedSOPSequence") or []:
@@ -362,7 +362,9 @@ def test_a_threshold_that_is_none_is_refused(study, tmp_path, threshold):
     folder, empty, slices = study
     box = (9.0, 9.0, 20.0, 20.0)
     path = tmp_path / "sr.dcm"
-    dicom_sr.write(path, replace(empty, lesions=(Lesion(BodyPart.LIVER, 0.9, 1, (1, 1), box, axes_in(box, (0.7, 0.8, 2.5))),)), slices)
+    dicom_readings.write_sr(
+        path, replace(empty, lesions=(Lesion(BodyPart.LIVER, 0.9, 1, (1, 1), box, axes_in(box, (0.7, 0.8, 2.5))),)), slices
+    )
     document = pydicom.dcmread(path)
     texts = [item for item in dicom_in._below(document.ContentSequence) if str(item.get("TextValue", "")).endswith("0.5")]
     for item in texts:

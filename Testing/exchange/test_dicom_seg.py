@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from LesionDetectorLib import ct, recist
-from LesionDetectorLib.exchange import dicom_codes, dicom_seg
+from LesionDetectorLib.exchange import dicom_codes
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
 from LesionDetectorLib.reading import Reading
@@ -22,7 +22,7 @@ from Testing.helpers.dicom_study import write
 
 def written(path: Path, folder: Path, reading: Reading, volume: ct.Volume, everything: bool = False):
     """The SEG as highdicom reads it, and the sentences that writing it returned."""
-    sentences = dicom_seg.write(path, reading, source_slices(folder, reading), volume, everything)
+    sentences = dicom_readings.write_seg(path, reading, source_slices(folder, reading), volume, everything)
     return hd.seg.segread(path), sentences
 
 

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from LesionDetectorLib import ct
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
-from LesionDetectorLib.exchange import dicom_codes, dicom_in, dicom_sr
+from LesionDetectorLib.exchange import dicom_codes, dicom_in
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices, with_series
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
 from LesionDetectorLib.reading import Reading
@@ -42,7 +42,7 @@ def upright(tmp_path_factory) -> Path:
 
 
 def written(path: Path, reading: Reading, folder: Path, everything: bool = False) -> list[str]:
-    return dicom_sr.write(path, reading, source_slices(folder, reading), everything)
+    return dicom_readings.write_sr(path, reading, source_slices(folder, reading), everything)
 
 
 def items(group, name: Code) -> list[pydicom.Dataset]:
@@ -304,7 +304,7 @@ def test_a_reading_of_a_scene_is_written_by_its_places(tmp_path):
     in_scene = replace(reading, geometry=upside_down, lesions=lesions, dicom=None, series_uid="")
     files = sorted(folder.iterdir())
     identified = with_series(in_scene, files)
-    dicom_sr.write(tmp_path / "lesions.dcm", identified, source_slices(files, identified))
+    dicom_readings.write_sr(tmp_path / "lesions.dcm", identified, source_slices(files, identified))
     measured = {group.tracking_uid: group for group in hd.sr.srread(tmp_path / "lesions.dcm").content.get_image_measurement_groups()}
     for lesion in reading.reported:
         long = measured[dicom_codes.tracking_uid(lesion.id)].get_measurements()[0]

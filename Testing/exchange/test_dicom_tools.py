@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from LesionDetectorLib import ct, recist
-from LesionDetectorLib.exchange import dicom_codes, dicom_in, dicom_seg, dicom_sr
+from LesionDetectorLib.exchange import dicom_codes, dicom_in
 from LesionDetectorLib.exchange.dicom_source import Source, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, ReviewStatus, stable_id
 from LesionDetectorLib.reading import Reading, ordered
 
+from Testing.helpers import dicom_readings
 from Testing.helpers.dicom_readings import KINDS, MODELS, read_ct
 
 REAL = {"cmb_crc_chest_dicom": "*.tar.gz", "ircad17_liver_tumours_dicom": "PATIENT_*.tar.gz"}
@@ -44,8 +45,8 @@ class Reports:
         self.folder, self.reading = folder, reading
         self.sr, self.seg = out / "lesions.dcm", out / "outlines.dcm"
         slices = source_slices(folder, reading)
-        dicom_sr.write(self.sr, reading, slices)
-        dicom_seg.write(self.seg, reading, slices, volume)
+        dicom_readings.write_sr(self.sr, reading, slices)
+        dicom_readings.write_seg(self.seg, reading, slices, volume)
 
 
 def lesions_on(volume: ct.Volume, count: int) -> tuple[Lesion, ...]:
@@ -105,7 +106,7 @@ def test_template_validator_finds_no_error(real, tmp_path):
         pytest.skip(f"needs {PIXELMED}, from Debian's pixelmed-apps")
     first, second = real.reading.lesions[:2]
     two = replace(real.reading, lesions=(first, second.edited(key_slice=first.key_slice, slices=first.slices)))  # one image: less to check
-    dicom_sr.write(tmp_path / "two.dcm", two, source_slices(real.folder, two))
+    dicom_readings.write_sr(tmp_path / "two.dcm", two, source_slices(real.folder, two))
     limits = [f"-Djdk.xml.xpath{limit}=0" for limit in ("TotalOpLimit", "ExprOpLimit", "ExprGrpLimit")]  # Java's, too low for the templates
     java = ("java", *limits, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", PIXELMED)  # and what makes a short run short
     checks = ("-checkcontentitemorder", "-checktemplateid")

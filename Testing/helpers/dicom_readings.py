@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
 from LesionDetectorLib import ct
+from LesionDetectorLib.ct import Volume
+from LesionDetectorLib.ct.dicom_slices import Slice
+from LesionDetectorLib.exchange import dicom_seg, dicom_sr
+from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Recist, ReviewStatus, stable_id
 from LesionDetectorLib.reading import Model, Reading, ordered
 
@@ -130,3 +134,17 @@ def lesions(draw: st.DrawFn) -> Lesion:
         marks=draw(st.lists(st.sampled_from(Mark), unique=True).map(tuple)),
         id=draw(st.uuids().map(str)),
     )
+
+
+def write_sr(path: Path, reading: Reading, slices: Sequence[Slice], everything: bool = False) -> list[str]:
+    """Write an SR; its sentences."""
+    dataset, notes = dicom_sr.compose(reading, slices, everything)
+    write_dicom(path, dataset)
+    return notes
+
+
+def write_seg(path: Path, reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False) -> list[str]:
+    """Write a SEG; its sentences."""
+    dataset, notes = dicom_seg.compose(reading, slices, volume, everything)
+    write_dicom(path, dataset)
+    return notes

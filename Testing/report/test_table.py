@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+from LesionDetectorLib.formats import BY_NAME, write
 from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
 from LesionDetectorLib.report import table, text
 
@@ -12,7 +13,7 @@ from Testing.helpers.readings import AXES, lesion, reading
 
 
 def rows(path, *lesions, **changes) -> list[dict[str, str]]:
-    table.write(path / "lesions.csv", reading(*lesions, **changes))
+    write(path / "lesions.csv", BY_NAME["csv"], reading(*lesions, **changes), {})
     with (path / "lesions.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from LesionDetectorLib.formats import BY_NAME, write
 from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
 from LesionDetectorLib.report import text
 
@@ -76,6 +77,6 @@ def test_no_lesion_is_said_honestly():
 
 def test_file_is_utf8(tmp_path):
     path = tmp_path / "report.txt"
-    text.write(path, reading(study="Größe 肝"))
+    write(path, BY_NAME["text"], reading(study="Größe 肝"), {})
     assert "Study: Größe 肝, Series: 01\n" in path.read_bytes().decode("utf-8")
     assert list(tmp_path.iterdir()) == [path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -17,7 +16,6 @@ from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.exchange import dicom_codes as codes
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
-from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Lesion, Origin
 from LesionDetectorLib.reading import Reading
 
@@ -25,22 +23,15 @@ SERIES_NUMBER = 2000
 """Added to that of the CT."""
 
 
-def write(path: Path | str, reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False) -> list[str]:
-    """Write the outlines of the lesions that the report shows, or with `everything` of all, to `path`, all of it or nothing.
-
-    `slices` come from `source_slices`, `volume` is the CT of the reading. Outlines are drawn into the pixels of the CT's files. Returns
-    sentences, and gives UIDs, as `dicom_sr.write` does.
-
-    Raises DicomReportError where `volume` is another CT or there is no lesion to write, and OSError.
-    """
-    dataset, warnings = compose(reading, slices, volume, everything)
-    write_dicom(path, dataset)
-    return warnings
-
-
 @codes.without_name_warnings()
 def compose(reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False) -> tuple[FileDataset, list[str]]:
-    """The object that `write` writes, and its sentences."""
+    """The outlines of the lesions that the report shows, or with `everything` of all, as a segmentation, and sentences on it.
+
+    `slices` come from `source_slices`, `volume` is the CT of the reading. Outlines are drawn into the pixels of the CT's files. Sentences
+    and UIDs are those of `dicom_sr.compose`.
+
+    Raises DicomReportError where `volume` is another CT or there is no lesion to write.
+    """
     if not reading.geometry.matches(Reading.of(volume, []).geometry):
         raise DicomReportError(f"The lesions lie on another CT than {volume.source}: give the one that was read.")
     source = Source.of(reading.geometry, reading.dicom, slices)

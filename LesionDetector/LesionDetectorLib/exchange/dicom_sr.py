@@ -13,7 +13,6 @@ superior extent are the first and last slice that the lesion spans.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from highdicom import sr
@@ -25,7 +24,6 @@ from pydicom.sr.coding import Code
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.exchange import dicom_codes as codes
 from LesionDetectorLib.exchange.dicom_source import Numbered, Source, citable, has_frames, numbered
-from LesionDetectorLib.files import write_dicom
 from LesionDetectorLib.lesion import Axis, Origin, Recist
 from LesionDetectorLib.reading import Reading
 
@@ -33,24 +31,17 @@ SERIES_NUMBER = 1000
 """Added to that of the CT."""
 
 
-def write(path: Path | str, reading: Reading, slices: Sequence[Slice], everything: bool = False) -> list[str]:
-    """Write the lesions that the report shows, or with `everything` all of them, to `path`, all of it or nothing.
-
-    `slices` come from `source_slices`. Returns sentences on what was filled in for the CT's files, and on lesions that were left out since
-    no image of the CT holds the slice that they lie on. Points beyond the border of the image are moved onto it, as DICOM asks.
-
-    The same reading always gets the same UIDs: of the series, of the instance, whenever it is written, and of each lesion for tracking.
-
-    Raises DicomReportError where there is no lesion to write, and OSError.
-    """
-    dataset, warnings = compose(reading, slices, everything)
-    write_dicom(path, dataset)
-    return warnings
-
-
 @codes.without_name_warnings()
 def compose(reading: Reading, slices: Sequence[Slice], everything: bool = False) -> tuple[FileDataset, list[str]]:
-    """The document that `write` writes, and its sentences."""
+    """The lesions that the report shows, or with `everything` all of them, as an SR document, and sentences on it.
+
+    `slices` come from `source_slices`. The sentences tell what was filled in for the CT's files, and which lesions were left out since no
+    image of the CT holds the slice that they lie on. Points beyond the border of the image are moved onto it, as DICOM asks.
+
+    The same reading always gets the same UIDs: of the series, of the instance, whenever it is made, and of each lesion for tracking.
+
+    Raises DicomReportError where there is no lesion to write.
+    """
     source = Source.of(reading.geometry, reading.dicom, slices)
     found, left_out = numbered(reading, source, everything)
     key_places = [source.places[entry.lesion.key_slice] for entry in found]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from pathlib import Path
 
-from LesionDetectorLib.files import write_text
 from LesionDetectorLib.followup.baseline import Entry, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
@@ -41,11 +39,6 @@ def compose(reading: Reading, baseline: bool = False) -> str:
     writer.writerow(COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS)
     writer.writerows(_row(reading, lesion, number) + cells for number, (lesion, cells) in enumerate(zip(shown, more), start=1))
     return file.getvalue()
-
-
-def write(path: Path | str, reading: Reading) -> None:
-    """Write the table to `path` as UTF-8, all of it or nothing. Raises OSError."""
-    write_text(path, compose(reading))
 
 
 def _row(reading: Reading, lesion: Lesion, number: int) -> list:

@@ -7,9 +7,7 @@ study, series and slice, numbered over the whole list.
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 
-from LesionDetectorLib.files import write_text
 from LesionDetectorLib.followup.baseline import as_text, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
@@ -48,11 +46,6 @@ def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -
     paragraphs += [WARNING.format(warning=warning) for warning in reading.warnings]
     paragraphs.append(FOOTER.format(version=reading.software_version))
     return "\n\n".join(paragraphs) + "\n"
-
-
-def write(path: Path | str, reading: Reading, diameters: bool = False) -> None:
-    """Write the report to `path` as UTF-8, all of it or nothing. Raises OSError."""
-    write_text(path, compose(reading, diameters))
 
 
 def _line(number: int, lesion: Lesion, diameters: bool) -> str:

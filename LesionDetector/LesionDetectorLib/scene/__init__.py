@@ -8,7 +8,7 @@ from LesionDetectorLib.scene.files import load_scene, new_scene, render_scene, s
 from LesionDetectorLib.scene.markups import read_lesion, read_lesions
 from LesionDetectorLib.scene.mrml import SceneError
 from LesionDetectorLib.scene.placing import Placing, Shape
-from LesionDetectorLib.scene.reports import ENDINGS, read_lesions_file, report_path, save_report, slice_thickness
+from LesionDetectorLib.scene.reports import read_lesions_file, save_report, slice_thickness
 from LesionDetectorLib.scene.session import Session, is_reviewed
 from LesionDetectorLib.scene.shown import (
     COLUMNS,
@@ -25,7 +25,6 @@ from LesionDetectorLib.scene.shown import (
 
 __all__ = [
     "COLUMNS",
-    "ENDINGS",
     "Placing",
     "SceneError",
     "Session",
@@ -41,7 +40,6 @@ __all__ = [
     "reading_on",
     "remove_lesions",
     "render_scene",
-    "report_path",
     "save_report",
     "save_scene",
     "set_window",

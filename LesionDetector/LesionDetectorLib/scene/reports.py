@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from LesionDetectorLib import formats
 from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.ct.volume import Placed, to_hu
-from LesionDetectorLib.exchange import lesions_json
-from LesionDetectorLib.files import write_text
+from LesionDetectorLib.formats import Format
 from LesionDetectorLib.reading import Reading
-from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.regrid import regrid
-from LesionDetectorLib.report import table, text
 from LesionDetectorLib.scene.mrml import SceneError, slicer_module
 from LesionDetectorLib.scene.shown import geometry_of
 
@@ -24,50 +21,29 @@ if TYPE_CHECKING:
 
     from LesionDetectorLib.scene.session import Session
 
-ENDINGS = (".txt", ".html", ".csv", ".json", ".dcm", ".seg.dcm")
-"""The kinds of files, by the ends of their names."""
 
+def save_report(session: Session, path: Path, form: Format | None = None, accepted_only: bool = False, **given: Any) -> list[str]:
+    """Save the report of a review in a format, by default the one that its name asks for, all of it or nothing.
 
-def save_report(
-    session: Session,
-    path: Path,
-    kind: str = "",
-    accepted_only: bool = False,
-    diameters: bool = False,
-    baseline: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """Save the report of a review as one of the kinds in `ENDINGS`, by default the one that its name asks for, all of it or nothing.
-
-    With `diameters`, those are in the text; with `baseline`, the RECIST 1.1 baseline is in text, page and table. `progress(done, total)`
-    hears of the pictures of a page, and may raise to stop. Returns sentences on what a reader must know of a DICOM file.
+    `given` are "diameters" and "baseline", which a format shows or passes over, and "progress", which hears of the pictures of a page as
+    (done, total) and may raise to stop. Returns sentences on what a reader must know of the file.
 
     Raises Refusal, such as SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
-    reading, volume_node = session.report(accepted_only), session.volume_node
-    match kind or ending(path):
-        case ".txt":
-            write_text(path, text.compose(reading, diameters, baseline))
-        case ".csv":
-            write_text(path, table.compose(reading, baseline))
-        case ".json":
-            lesions_json.write(path, reading)
-        case ".html":
-            from LesionDetectorLib.report import page
+    form = form or formats.of_ending(path)
+    reading = session.report(accepted_only)
+    if "slices" in form.needs:
+        from LesionDetectorLib.exchange import dicom_source
 
-            volume = volume_of(volume_node)
-            moved = regrid(reading, Reading.of(volume, []).geometry)
-            write_text(path, page.compose(moved, volume, diameters, baseline, progress=progress))
-        case ".dcm" | ".seg.dcm" as kind:
-            from LesionDetectorLib.exchange import dicom_seg, dicom_source, dicom_sr
-
-            files = dicom_files(volume_node)
-            reading = dicom_source.with_series(reading, files)
-            slices = dicom_source.source_slices(files, reading)
-            if kind == ".dcm":
-                return dicom_sr.write(path, reading, slices)
-            return dicom_seg.write(path, reading, slices, volume_of(volume_node, turned=False))
-    return []
+        files = dicom_files(session.volume_node)
+        reading = dicom_source.with_series(reading, files)
+        given["slices"] = dicom_source.source_slices(files, reading)
+    if "volume" in form.needs:
+        given["volume"] = volume_of(session.volume_node, turned=False)
+    elif "volume" in form.shows:
+        given["volume"] = volume_of(session.volume_node)
+        reading = regrid(reading, given["volume"].geometry)
+    return formats.write(path, form, reading, given)
 
 
 def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Reading:
@@ -75,28 +51,7 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
 
     Raises Refusal, such as SceneError, which says in one sentence why it cannot be read, and OSError.
     """
-    if path.suffix.lower() == ".json":
-        return lesions_json.read(path)
-    from LesionDetectorLib.exchange import dicom_in
-
-    return dicom_in.read(path, dicom_files(volume_node)[0])
-
-
-def report_path(path: Path, kind: str) -> Path:
-    """The file to save a report of one of the `ENDINGS` to: a name without an ending gets that; Refusal where it has another."""
-    if not path.suffix:
-        return path.with_name(path.name + kind)
-    if not path.name.lower().endswith("." + kind.rpartition(".")[2]):
-        raise Refusal(f"{path.name}: choose a name that ends in {kind}, or another kind of file.")
-    return path
-
-
-def ending(path: Path) -> str:
-    """Which of the `ENDINGS` a name has, the longest that fits; Refusal names them all."""
-    fitting = [known for known in ENDINGS if path.name.lower().endswith(known)]
-    if not fitting:
-        raise Refusal(f"{path.name}: choose a name that ends in one of {', '.join(ENDINGS)}.")
-    return max(fitting, key=len)
+    return formats.read(path, lambda: dicom_files(volume_node)[0])
 
 
 def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volume:
