@@ -259,7 +259,7 @@ def test_missing_torch_is_said_in_one_sentence(tmp_path_factory):
         finish(run)
 
 
-AS_MODULE = "sys.argv.pop(0)\nfrom LesionDetectorLib import cli\nsys.exit(cli.main(sys.argv))"
+AS_MODULE = "sys.argv.pop(0)\nfrom LesionDetectorLib.cli import __main__ as cli\nsys.exit(cli.main(sys.argv))"
 
 
 @pytest.mark.parametrize(("there_is_a_pipe", "error", "closed"), [(1, 0, False), (0, 109, True), (0, 6, False)])

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 
 import pytest
 from LesionDetectorLib import formats
-from LesionDetectorLib.cli import main
+from LesionDetectorLib.cli.__main__ import main
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.formats import BY_NAME, FORMATS, Format
 from LesionDetectorLib.lesion import BodyPart

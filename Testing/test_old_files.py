@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from LesionDetectorLib import cli, ct
+from LesionDetectorLib import ct
+from LesionDetectorLib.cli import __main__ as cli
 from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import BodyPart, ReviewStatus

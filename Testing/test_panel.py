@@ -173,7 +173,7 @@ def test_saving_a_page_can_be_cancelled_and_leaves_nothing(reviewing, tmp_path, 
 
 def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tmp_path):
     application, ui = reviewing.application, reviewing.ui
-    save(reviewing, ".json", tmp_path / "lesions.json")
+    save(reviewing, "json", tmp_path / "lesions.json")
     before = rows(reviewing)
     ui.lesionTable.selectRow(1)
     ui.rejectButton.click()

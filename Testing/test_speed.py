@@ -16,7 +16,9 @@ import LesionDetectorLib
 import numpy as np
 import pytest
 import torch
-from LesionDetectorLib import bench, cli, detect, recist, slices
+from LesionDetectorLib import detect, recist, slices
+from LesionDetectorLib.cli import __main__ as cli
+from LesionDetectorLib.cli import bench
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.detect import Detector, slices_that_fit
 from LesionDetectorLib.models.vfnet import VFNet
@@ -172,7 +174,7 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
 
 def test_threads_that_wait_leave_their_core_to_others():
     """On a machine that does other work too, the network is faster so; OpenMP looks when torch is imported."""
-    program = "import os, sys\nfrom LesionDetectorLib import cli\n"
+    program = "import os, sys\nfrom LesionDetectorLib.cli import __main__ as cli\n"
     program += "cli.main = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\ncli.run()"
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader never sees half of it."""
+"""Writing files and folders so that a reader never sees half of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
@@ -42,6 +44,16 @@ def whole(path: Path | str) -> Iterator[BinaryIO]:
         raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` once all is written, and vanishes on any failure or Ctrl-C. Raises OSError."""
+    with Scratch(f".{path.name}-unfinished-", path.parent) as folder:
+        unfinished = folder / "whole"
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.replace(path)
 
 
 def write_dicom(path: Path | str, dataset: FileDataset) -> None:

@@ -19,6 +19,8 @@ from LesionDetectorLib.refusal import Refusal
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume
 
+DEFAULT_CONFIDENCE = 0.5
+"""From which on lesions of the detector are reported, 0..1."""
 MOST_LESIONS = 10_000
 
 
@@ -29,7 +31,7 @@ def ordered(lesions: Iterable[Lesion]) -> list[Lesion]:
     )
 
 
-def reported(lesions: Iterable[Lesion], confidence: float = 0.5) -> list[Lesion]:
+def reported(lesions: Iterable[Lesion], confidence: float = DEFAULT_CONFIDENCE) -> list[Lesion]:
     """The lesions that a report shows, in its order; a lesion's number, in every text, table, picture and scene, is its place here.
 
     Left out are those that a reader rejected, and those of the detector below `confidence` (0..1) that no reader accepted.
@@ -96,7 +98,7 @@ class Reading:
     dicom: DicomSeries | None = None
     warnings: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
-    confidence: float = 0.5
+    confidence: float = DEFAULT_CONFIDENCE
     lesions: tuple[Lesion, ...] = field(default=())
     software_version: str = __version__
 
@@ -118,7 +120,7 @@ class Reading:
                 raise ValueError(f"Lesion {lesion.id} spans slices {lesion.slices}, but the CT has slices 0..{slices - 1}.")
 
     @classmethod
-    def of(cls, volume: Volume, lesions: Iterable[Lesion], models: Iterable[Model] = (), confidence: float = 0.5) -> Reading:
+    def of(cls, volume: Volume, lesions: Iterable[Lesion], models: Iterable[Model] = (), confidence: float = DEFAULT_CONFIDENCE) -> Reading:
         """The reading of `lesions` on `volume`, found by `models` and reported from `confidence` on.
 
         Files and folders are often named after patients: of the path only the last name is kept, as the source, and in warnings none.

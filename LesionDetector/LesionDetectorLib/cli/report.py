@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from LesionDetectorLib import ct, formats
+from LesionDetectorLib.cli.options import Commands, add_command, share
 from LesionDetectorLib.formats import BY_NAME, Format
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Reading
@@ -26,7 +27,23 @@ The page opens in any browser, without a network; print it from there for a PDF.
 """
 
 
-def report(options: argparse.Namespace) -> int:
+def add(commands: Commands) -> None:
+    """Add the command."""
+    summary = "write a reading again: as text, table, JSON, a page with pictures, DICOM SR or SEG"
+    parser = add_command(commands, "report", summary, EXAMPLES)
+    parser.add_argument("input", type=Path, metavar="LESIONS", help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR")
+    parser.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes")
+    parser.add_argument("--format", choices=list(BY_NAME), default="text", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
+    parser.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")
+    parser.add_argument("--confidence", type=share, help="pending lesions from this confidence on; default: as the reading was made")
+    parser.add_argument("--diameters", action="store_true", help="the two diameters in the structured text")
+    parser.add_argument("--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters")
+    parser.add_argument("--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
     """Run the command; Refusal and OSError for what cannot be used, before anything is written."""
     form = BY_NAME[options.format]
     for name in ("diameters", "baseline", "patient"):

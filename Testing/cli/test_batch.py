@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from LesionDetectorLib import cli
-from LesionDetectorLib.batch import studies
+from LesionDetectorLib.cli import __main__ as cli
+from LesionDetectorLib.cli.batch import studies
 from LesionDetectorLib.detect import ahead
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet

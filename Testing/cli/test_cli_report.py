@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from LesionDetectorLib import cli, cli_report, ct
+from LesionDetectorLib import ct
+from LesionDetectorLib.cli import __main__ as cli
+from LesionDetectorLib.cli import report
 from LesionDetectorLib.ct.dicom import read_patient
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.formats import BY_NAME
@@ -176,35 +178,35 @@ def test_a_copy_of_the_ct_in_another_format_is_the_same_ct(reading, study, tmp_p
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     SimpleITK.WriteImage(image, str(tmp_path / "copy.nrrd"))
-    assert np.array_equal(cli_report.ct_of(reading, tmp_path / "copy.nrrd").hu, volume.hu)
+    assert np.array_equal(report.ct_of(reading, tmp_path / "copy.nrrd").hu, volume.hu)
     copied = Reading.of(ct.read(tmp_path / "copy.nrrd"), [])
-    assert cli_report.ct_of(copied, study).dicom and cli_report.ct_of(copied, tmp_path / "copy.nrrd")
+    assert report.ct_of(copied, study).dicom and report.ct_of(copied, tmp_path / "copy.nrrd")
     image.SetOrigin((-10.0, -20.0, 50.0))
     SimpleITK.WriteImage(image, str(tmp_path / "elsewhere.nrrd"))
     with pytest.raises(ValueError, match=r"elsewhere.nrrd is another CT than that of the lesions, DOE_JANE: its voxels lie elsewhere"):
-        cli_report.ct_of(reading, tmp_path / "elsewhere.nrrd")
+        report.ct_of(reading, tmp_path / "elsewhere.nrrd")
 
 
 def test_of_several_series_that_of_the_reading_is_taken(reading, study, tmp_path):
     write(tmp_path / "more", body(9, seed=1), axial(9), SeriesInstanceUID="1.2.3.99")
     for file in study.iterdir():
         (tmp_path / f"old_{file.name}").write_bytes(file.read_bytes())
-    assert cli_report.ct_of(reading, tmp_path).series_uid == "1.2.3.4"
+    assert report.ct_of(reading, tmp_path).series_uid == "1.2.3.4"
 
 
 def test_another_ct_of_the_same_kind_is_refused(reading, tmp_path):
     files = write(tmp_path / "dicom", body(5), axial(5), SeriesInstanceUID="1.2.3.99")
     with pytest.raises(ValueError, match=r"dicom has no series 1.2.3.4: its axial CT series are 1.2.3.99"):
-        cli_report.ct_of(reading, tmp_path / "dicom")
+        report.ct_of(reading, tmp_path / "dicom")
     with pytest.raises(ValueError, match=r"is another CT than that of the lesions: series 1.2.3.99, not 1.2.3.4\."):
-        cli_report.ct_of(reading, files[0])
+        report.ct_of(reading, files[0])
     paths = [tmp_path / "one.nrrd", tmp_path / "other.nrrd"]
     for seed, path in enumerate(paths):
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(body(5, seed)), str(path))
     one = Reading.of(ct.read(paths[0]), [])
-    assert cli_report.ct_of(one, paths[0])
+    assert report.ct_of(one, paths[0])
     with pytest.raises(ValueError, match=r"other.nrrd is another CT than that of the lesions: series"):
-        cli_report.ct_of(one, paths[1])
+        report.ct_of(one, paths[1])
 
 
 @pytest.mark.parametrize(

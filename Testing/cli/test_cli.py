@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from LesionDetectorLib import cli
+from LesionDetectorLib.cli import __main__ as cli
+from LesionDetectorLib.cli import detect
 from LesionDetectorLib.ct import CTError
 from LesionDetectorLib.ct.geometry import Geometry
 from LesionDetectorLib.exchange import lesions_json
@@ -140,7 +141,7 @@ def test_a_fault_of_the_program_shows_its_traceback(ct_file, place, fault):
     program = f"""
 import sys
 from unittest.mock import patch
-from LesionDetectorLib import cli
+from LesionDetectorLib.cli import __main__ as cli
 sys.argv[1:] = ["measure", {str(ct_file)!r}, "--slice", "4", "--box", "55", "45", "85", "75"]
 with patch("{place}", side_effect={fault}):
     cli.run()
@@ -177,7 +178,7 @@ def test_what_the_user_can_mend_is_one_sentence(monkeypatch, capsys, error, sent
 
 
 def test_pip_knows_every_package_that_the_program_needs():
-    needed = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    needed = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     names = [*needed["dependencies"], *needed["optional-dependencies"]["scene"], *needed["optional-dependencies"]["train"]]
     assert {re.match(r"[\w-]+", name)[0] for name in names} <= {name.partition("[")[0].strip("'") for name in PACKAGES.values()}
 
@@ -230,7 +231,7 @@ def two_runs(tmp_path):
 
 
 def test_new_results_take_the_place_of_all_old_ones_and_the_users_files_stay(two_runs):
-    cli._replace_results(*two_runs)
+    detect._replace_results(*two_runs)
     assert files(two_runs[1]) == dict.fromkeys(NEW, "new") | USERS
 
 
@@ -239,7 +240,7 @@ def test_results_that_cannot_be_replaced_stay_as_they_were(two_runs, monkeypatch
     monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: PermissionError(13, "It is open in another program")))
     before = files(two_runs[1])
     with pytest.raises(PermissionError):
-        cli._replace_results(*two_runs)
+        detect._replace_results(*two_runs)
     assert files(two_runs[1]) == before and files(two_runs[0]) == dict.fromkeys(NEW, "new")
 
 
@@ -262,7 +263,7 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
     if not killed:
         try:
             monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-            cli._replace_results(*two_runs)
+            detect._replace_results(*two_runs)
         finally:
             os._exit(0)
     os.waitpid(killed, 0)
@@ -274,7 +275,7 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
 
 
 def write(out: Path) -> None:
-    cli._write(None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), cli._Progress(as_json=True))
+    detect._write(None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), detect._Progress(as_json=True))
 
 
 @pytest.mark.parametrize("there_is_one", [False, True])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.cli.options import Commands, add_command, add_ct, add_device, weights_of
 from LesionDetectorLib.files import write_text
 from LesionDetectorLib.formats import write_reports
 from LesionDetectorLib.reading import Reading
@@ -42,10 +43,12 @@ examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="detector to time; default: the one that ships")
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "bench", "time the detector on a CT, stage by stage", EXAMPLES)
+    add_ct(parser)
+    add_device(parser)
+    parser.add_argument("--weights", type=Path, nargs=1, metavar="FILE", help="detector to time; default: the one that ships")
     parser.add_argument("--against", choices=("torchvision",), help="time torchvision's detectors too, untrained, on the same slices")
     parser.add_argument("--rounds", type=int, default=3, help="how often all is run; times are medians over the rounds (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the times as JSON")
@@ -56,9 +59,9 @@ def run(options: argparse.Namespace) -> int:
     """Time the stages on `options.input`, print a table, write JSON; returns the exit code."""
     if options.rounds < 1:
         raise Refusal(f"The times are medians over rounds: at least 1, not {options.rounds}.")
-    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector
+    from LesionDetectorLib.detect import Detector
 
-    weights = options.weights or DEFAULT_WEIGHTS
+    (weights,) = weights_of(options)
     result = bench(options.input, options.series, Detector.load(weights, options.device), options.rounds, options.against is not None)
     result = {"ct": options.input.name, "weights": weights.stem, **result}
     print(report(result))

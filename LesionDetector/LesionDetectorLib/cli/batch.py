@@ -10,14 +10,14 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib import ct
-from LesionDetectorLib.files import write_text
+from LesionDetectorLib.cli.options import Commands, add_command, add_detector, weights_of
+from LesionDetectorLib.files import whole_folder, write_text
 from LesionDetectorLib.formats import write_reports
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Model, Reading
@@ -39,8 +39,10 @@ examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "batch", "find the lesions of many CTs and write their reports and tables", EXAMPLES)
+    add_detector(parser)
     parser.add_argument("list", type=Path, metavar="LIST", help="folder of studies, or text file with a path a line")
     parser.set_defaults(run=run)
 
@@ -50,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     waiting = {name: path for name, path in _share(studies(options.list)).items() if not (options.out / name).exists()}
     import torch
 
-    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector, pick_device
+    from LesionDetectorLib.detect import Detector, pick_device
 
-    weights = options.weights or [DEFAULT_WEIGHTS]
+    weights = weights_of(options)
     models = [Model.of(path) for path in weights]
     if pick_device(options.device).type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -128,7 +130,8 @@ def _work_off(
             for detector, device in zip(detectors, devices):
                 detector.to(device)  # the last study may have been too large for the GPU
             lesions = find_lesions(volume.result(), detectors, min(confidence, LOWEST_CONFIDENCE), warn=_warn)
-            _write(Reading.of(volume.result(), lesions, models, confidence), out / name)
+            with whole_folder(out / name) as folder:
+                write_reports(folder, Reading.of(volume.result(), lesions, models, confidence))
         except Exception as error:  # noqa: BLE001 (whatever is wrong with one study, it is written down, and the others are done)
             sentence = refusal(error)
             failed += 1
@@ -145,12 +148,3 @@ def _work_off(
 
 def _warn(sentence: str) -> None:
     print(f"Warning: {printable(sentence)}", file=sys.stderr, flush=True)
-
-
-def _write(reading: Reading, folder: Path) -> None:
-    """The reports of a study in a new folder, which appears when they are whole."""
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-        whole = Path(unfinished, "whole")
-        whole.mkdir()
-        write_reports(whole, reading)
-        whole.replace(folder)

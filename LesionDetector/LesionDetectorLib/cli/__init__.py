@@ -1,0 +1,1 @@
+"""The command line, a file a command; `__main__` brings them together."""
