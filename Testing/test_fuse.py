@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 from LesionDetectorLib.boxes import pairwise_iou
-from LesionDetectorLib.fuse import stack, weighted_boxes_fusion
+from LesionDetectorLib.fuse import weighted_boxes_fusion
 from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.stack import stack
 
 LIVER, LUNG = BodyPart.LIVER.value, BodyPart.LUNG.value
 

@@ -695,7 +695,7 @@ def test_reload_takes_the_library_anew(panel, monkeypatch):
 
 
 def test_starting_slicer_imports_nothing_slow():
-    names = "scipy torch pydicom SimpleITK skimage matplotlib jinja2 highdicom"
+    names = "scipy.ndimage scipy.spatial torch pydicom SimpleITK skimage matplotlib jinja2 highdicom"
     code = (
         "import sys; from LesionDetectorLib import looks, scene; from LesionDetectorLib.child import Detection; "
         f"from LesionDetectorLib.report import text; print([name for name in '{names}'.split() if name in sys.modules])"

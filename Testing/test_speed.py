@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
 import os
-import pstats
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import LesionDetectorLib
 import numpy as np
 import pytest
 import torch
-from LesionDetectorLib import detect, recist, slices
+from LesionDetectorLib import detect, slices
 from LesionDetectorLib.cli import __main__ as cli
 from LesionDetectorLib.cli import bench
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.detect import Detector, slices_that_fit
+from LesionDetectorLib.measure import outline
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.pipeline import find_lesions
-
-OWN_CALLS_A_BOX = 6.5
-"""Calls of this package's functions outside the network, by the boxes that are found: 5.3 when this was written."""
 
 
 @pytest.fixture(scope="module")
@@ -74,27 +69,11 @@ def test_every_slice_with_a_body_passes_the_network_once_without_the_air_around_
 def test_every_slice_is_resampled_once_and_outlines_are_sought_together(eager, volume, monkeypatch):
     resampled, resample = [], slices.interpolate
     monkeypatch.setattr(slices, "interpolate", lambda planes, *size, **how: resampled.append(len(planes)) or resample(planes, *size, **how))
-    calls = counted(monkeypatch, (slices, "body_mask"), (recist, "_best_closed_paths"))
+    calls = counted(monkeypatch, (slices, "body_mask"), (outline, "_best_closed_paths"))
     lesions = find_lesions(volume, [eager])
     assert sum(resampled) == 14, "those with a body and their neighbours 2 mm away"
     assert calls["body_mask"] == 1
     assert calls["_best_closed_paths"] == 3 * -(-len(lesions) // 50), "three rounds for fifty lesions"
-
-
-def test_work_outside_the_network_does_not_grow(eager, volume):
-    """Calls of this package's functions, less those inside the network: what Python does besides."""
-    network = cProfile.Profile()
-    eager.network(torch.zeros(2, 3, 112, 176))
-    network.runcall(eager.network, torch.zeros(2, 3, 112, 176))
-    whole = cProfile.Profile()
-    assert whole.runcall(find_lesions, volume, [eager])
-    boxes = 12 * 100
-    assert boxes < own_calls(whole) - 6 * own_calls(network) <= OWN_CALLS_A_BOX * boxes
-
-
-def own_calls(profile: cProfile.Profile) -> int:
-    folder = str(Path(LesionDetectorLib.__file__).parent)
-    return sum(calls for (file, _, _), (_, calls, *_) in pstats.Stats(profile).stats.items() if file.startswith(folder))
 
 
 def test_a_batch_is_prepared_before_the_boxes_of_the_last_are_waited_for(eager, volume):

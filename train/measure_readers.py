@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from LesionDetectorLib.lesion import Box, Recist
-from LesionDetectorLib.recist import axes, measure, segment
+from LesionDetectorLib.measure.axes import axes
+from LesionDetectorLib.measure.outline import measure, segment
 from LesionDetectorLib.refusal import Refusal
 from scipy import ndimage
 from skimage.filters import threshold_otsu

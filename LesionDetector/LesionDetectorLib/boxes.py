@@ -1,8 +1,11 @@
-"""Boxes as arrays: (n, 4) xyxy, a width is x1 - x0. What they share, and their intersection over union."""
+"""Boxes as arrays, (n, 4) xyxy, a width is x1 - x0: what they share, their intersection over union, and detections in order."""
 
 from __future__ import annotations
 
 import numpy as np
+
+Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Boxes (n, 4), scores (n,) in 0..1, labels (n,) of `BodyPart` codes."""
 
 
 def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -27,3 +30,17 @@ def paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def kept(detections: Detections, skip_below: float) -> Detections:
+    """The detections as arrays, without boxes that have no area or a lower score."""
+    boxes = np.asarray(detections[0], dtype=float).reshape(-1, 4)
+    scores, labels = np.asarray(detections[1], dtype=float), np.asarray(detections[2], dtype=np.int64)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= skip_below)
+    return boxes[keep], scores[keep], labels[keep]
+
+
+def by_falling_score(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Detections:
+    """The detections, the surest first; equally sure ones stay in their order."""
+    order = np.argsort(-scores, kind="stable")
+    return boxes[order], scores[order], labels[order]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.detect import Detector, SliceBoxes, batched, detect
-from LesionDetectorLib.fuse import Candidate, stack
 from LesionDetectorLib.lesion import Lesion, Recist, stable_id
-from LesionDetectorLib.recist import DETECTOR_MARGIN_MM, measure_each, pixels
+from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
+from LesionDetectorLib.measure.outline import measure_each
+from LesionDetectorLib.stack import Candidate, stack
 
 LOWEST_CONFIDENCE = 0.2
 """Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""

@@ -103,7 +103,7 @@ def test_measure_takes_the_number_of_the_report(tmp_path, capsys, monkeypatch):
     row = deeplesion_layout.row(1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5))
     deeplesion_layout.write_csv(tmp_path / "DL_info.csv", [row])
     measured = []
-    monkeypatch.setattr("LesionDetectorLib.recist.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1])
+    monkeypatch.setattr("LesionDetectorLib.measure.outline.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1])
     for number in (7, 9, 11):
         assert cli.main(["measure", str(folder), "--slice", str(number), "--box", "15", "15", "49", "49"]) == 0
         result = json.loads(capsys.readouterr().out)
@@ -136,7 +136,7 @@ FAULTS = ("KeyError('x\\x1b[31m')", "ValueError('deep')", "OSError('a library')"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("place", ["LesionDetectorLib.ct.image_file._hounsfield", "LesionDetectorLib.recist.measure"])
+@pytest.mark.parametrize("place", ["LesionDetectorLib.ct.image_file._hounsfield", "LesionDetectorLib.measure.outline.measure"])
 def test_a_fault_of_the_program_shows_its_traceback(ct_file, place, fault):
     program = f"""
 import sys

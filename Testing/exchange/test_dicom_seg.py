@@ -9,10 +9,11 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from LesionDetectorLib import ct, recist
+from LesionDetectorLib import ct
 from LesionDetectorLib.exchange import dicom_codes
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin
+from LesionDetectorLib.measure import margins, outline
 from LesionDetectorLib.reading import Reading
 
 from Testing.helpers import dicom_readings
@@ -41,8 +42,8 @@ def in_patient(seg: hd.seg.Segmentation, number: int) -> np.ndarray:
 
 def outlined(volume: ct.Volume, lesion: Lesion) -> np.ndarray:
     """LPS mm (n, 3) of the voxels of the mask by which a lesion is measured."""
-    margin = recist.pixels(recist.margin_mm(lesion.origin), volume.spacing)
-    segmentation = recist.segment(volume.hu[lesion.key_slice], lesion.box, margin)
+    margin = margins.pixels(margins.margin_mm(lesion.origin), volume.spacing)
+    segmentation = outline.segment(volume.hu[lesion.key_slice], lesion.box, margin)
     columns_rows = np.argwhere(segmentation.mask >= 0.5)[:, ::-1] + segmentation.offset
     return volume.geometry.to_lps(np.column_stack([columns_rows, np.full(len(columns_rows), lesion.key_slice)]))
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from LesionDetectorLib import ct, recist
+from LesionDetectorLib import ct
 from LesionDetectorLib.exchange import dicom_codes, dicom_in
 from LesionDetectorLib.exchange.dicom_source import Source, source_slices
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, ReviewStatus, stable_id
+from LesionDetectorLib.measure import margins, outline
 from LesionDetectorLib.reading import Reading, ordered
 
 from Testing.helpers import dicom_readings
@@ -52,13 +53,13 @@ class Reports:
 def lesions_on(volume: ct.Volume, count: int) -> tuple[Lesion, ...]:
     """Lesions of all body parts in the middle of a CT, measured as those of the detector are."""
     random = np.random.default_rng(7)
-    margin = recist.pixels(recist.DETECTOR_MARGIN_MM, volume.spacing)
+    margin = margins.pixels(margins.DETECTOR_MARGIN_MM, volume.spacing)
     lesions = []
     for n in range(count):
         k, part, status = int(random.integers(2, len(volume.hu) - 2)), BodyPart(1 + n % 8), list(ReviewStatus)[n % 2]
         corner, size = random.uniform(150, 300, 2), random.uniform(18, 60, 2)
         box = (*corner.tolist(), *(corner + size).tolist())
-        axes = recist.measure(volume.hu[k], volume.spacing[:2], box, margin)
+        axes = outline.measure(volume.hu[k], volume.spacing[:2], box, margin)
         identifier = stable_id(volume.series_uid, k, box, part)
         lesions.append(Lesion(part, float(random.uniform(0.5, 1)), k, (k - 2, k + 1), box, axes, status, id=identifier))
     return tuple(ordered(lesions))

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, and return the exit code. Raises Refusal."""
-    from LesionDetectorLib.recist import measure
+    from LesionDetectorLib.measure.outline import measure
 
     volume = ct.read(options.input, options.series)
     k, last = options.slice - volume.first_slice, volume.slice_number(len(volume.hu) - 1)

@@ -29,8 +29,8 @@ from LesionDetectorLib.ct.dicom_slices import MALFORMED, Slice
 from LesionDetectorLib.exchange import dicom_codes as codes
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, Source
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.measure.margins import reader_box
 from LesionDetectorLib.reading import Model, Reading, ordered
-from LesionDetectorLib.recist import reader_box
 
 MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
 GROUP = Code("125007", "DCM", "Measurement Group")

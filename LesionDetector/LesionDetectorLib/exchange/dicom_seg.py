@@ -11,12 +11,14 @@ from pydicom.dataset import FileDataset
 from pydicom.sr.codedict import codes as standard
 from skimage.draw import polygon2mask
 
-from LesionDetectorLib import __version__, recist
+from LesionDetectorLib import __version__
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.exchange import dicom_codes as codes
 from LesionDetectorLib.exchange.dicom_source import DicomReportError, Numbered, Source, citable, has_frames, numbered
 from LesionDetectorLib.lesion import Lesion, Origin
+from LesionDetectorLib.measure.margins import margin_mm, pixels
+from LesionDetectorLib.measure.outline import segment
 from LesionDetectorLib.reading import Reading
 
 SERIES_NUMBER = 2000
@@ -59,8 +61,8 @@ def compose(reading: Reading, slices: Sequence[Slice], volume: Volume, everythin
 
 def _mask(volume: Volume, lesion: Lesion, source: Source) -> np.ndarray:
     """(rows, columns) of the file: the pixels whose centres lie in the outline, or else the one nearest to its middle."""
-    margin_px = recist.pixels(recist.margin_mm(lesion.origin), volume.spacing)
-    outline = recist.segment(volume.hu[lesion.key_slice], lesion.box, margin_px).outline
+    margin_px = pixels(margin_mm(lesion.origin), volume.spacing)
+    outline = segment(volume.hu[lesion.key_slice], lesion.box, margin_px).outline
     corners = source.pixels(lesion.key_slice, outline)[:, ::-1]
     shape = source.places[lesion.key_slice].shape
     mask = polygon2mask(shape, corners)

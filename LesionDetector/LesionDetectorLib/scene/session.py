@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from LesionDetectorLib import recist, review
+from LesionDetectorLib import review
 from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.exchange.lesions_json import ExchangeError
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import window
+from LesionDetectorLib.measure import margins, outline
 from LesionDetectorLib.reading import Reading, ordered
 from LesionDetectorLib.scene.markups import lesion_slices, ras_to_ijk
 from LesionDetectorLib.scene.mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
@@ -215,7 +216,7 @@ class Session:
         if not 0 <= k < self.volume_node.GetImageData().GetDimensions()[2]:
             raise SceneError("The lesion lies outside of the CT; draw it on one of its slices.")
         box = self._around(k, ijk[0, :2]) if len(points) == 1 else _between(ijk[:, :2])
-        measured = self._measure(k, box, recist.READER_MARGIN_MM)
+        measured = self._measure(k, box, margins.READER_MARGIN_MM)
         lesion = self.review.add(body_part, k, box, measured, self._spanned(k, box, measured))
         self.selected = lesion.id
         self._update()
@@ -266,23 +267,25 @@ class Session:
 
     def _around(self, k: int, point: np.ndarray) -> Box:
         """The box of the lesion round a point (2,) on slice k."""
-        return recist.box_around(self._hu(k), self.volume_node.GetSpacing()[:2], point)
+        return outline.box_around(self._hu(k), self.volume_node.GetSpacing()[:2], point)
 
     def _measured(self, k: int, box: Box, origin: Origin) -> Recist:
-        return self._measure(k, box, recist.margin_mm(origin))
+        return self._measure(k, box, margins.margin_mm(origin))
 
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
-        return recist.measure(self._hu(k), self.volume_node.GetSpacing()[:2], box, recist.pixels(margin_mm, self.volume_node.GetSpacing()))
+        return outline.measure(
+            self._hu(k), self.volume_node.GetSpacing()[:2], box, margins.pixels(margin_mm, self.volume_node.GetSpacing())
+        )
 
     def _spanned(self, k: int, box: Box, measured: Recist) -> tuple[int, int]:
         """The slices of a lesion that was drawn on slice k."""
         hu = slicer_module().util.arrayFromVolume(self.volume_node)
-        margin_px = recist.pixels(recist.READER_MARGIN_MM, self.volume_node.GetSpacing())
-        return recist.slices_spanned(hu, self.volume_node.GetSpacing(), k, box, margin_px, measured.long_mm)
+        margin_px = margins.pixels(margins.READER_MARGIN_MM, self.volume_node.GetSpacing())
+        return outline.slices_spanned(hu, self.volume_node.GetSpacing(), k, box, margin_px, measured.long_mm)
 
     def _area(self, k: int, lesion: Lesion) -> float:
-        margin_px = recist.pixels(recist.margin_mm(lesion.origin), self.volume_node.GetSpacing())
-        return float(recist.segment(self._hu(k), lesion.box, margin_px).mask.sum())
+        margin_px = margins.pixels(margins.margin_mm(lesion.origin), self.volume_node.GetSpacing())
+        return float(outline.segment(self._hu(k), lesion.box, margin_px).mask.sum())
 
     def _hu(self, k: int) -> np.ndarray:
         return slicer_module().util.arrayFromVolume(self.volume_node)[k]

@@ -4,7 +4,7 @@ No trained mask is needed. A DeepLesion box is the extent of the two axes plus 5
 is a strong prior. Rays leave its centre; grey values near the centre tell what the lesion looks like and those near the box's edge what it
 does not; dynamic programming finds the closed outline that parts the two best. The extent then bounds what the axes can be.
 
-SciPy is imported where it is used: 3D Slicer imports this at its start, and SciPy takes seconds.
+SciPy brings its parts when they are first used, which matters: 3D Slicer imports this at its start.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
-from LesionDetectorLib.lesion import Box, Origin, Point, Recist
+from LesionDetectorLib.lesion import Box, Point, Recist
+from LesionDetectorLib.measure.axes import axes_of_outline
+from LesionDetectorLib.measure.margins import READER_MARGIN_MM
 from LesionDetectorLib.refusal import Refusal
 
-DETECTOR_MARGIN_MM = 4.0
-"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""
-READER_MARGIN_MM = 1.0
-"""Between a lesion and the box that a reader draws."""
 _RAYS = 128
 _ANGLES = 2 * np.pi * np.arange(_RAYS) / _RAYS
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
@@ -55,23 +54,6 @@ class Segmentation:
     offset: tuple[int, int]
 
 
-def pixels(mm: float, spacing: Sequence[float]) -> float:
-    """A length in mm as pixels of a slice with the `spacing` (si, sj, ...) mm, the mean of both directions."""
-    return mm / (sum(spacing[:2]) / 2)
-
-
-def margin_mm(origin: Origin) -> float:
-    """Between a lesion and the box of who marked it."""
-    return DETECTOR_MARGIN_MM if origin is Origin.DETECTOR else READER_MARGIN_MM
-
-
-def reader_box(axes: Recist, spacing: Sequence[float]) -> Box:
-    """The box that a reader would draw round a lesion with these axes, on a slice with the `spacing` (si, sj, ...) mm."""
-    ends = np.array([*axes.long_axis, *axes.short_axis])
-    margin = READER_MARGIN_MM / np.array(spacing[:2])
-    return (*(ends.min(axis=0) - margin).tolist(), *(ends.max(axis=0) + margin).tolist())
-
-
 def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point) -> Box:
     """The box that a reader would draw round the lesion at a point, of whatever size it is.
 
@@ -88,12 +70,10 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
     ------
     Refusal: the point lies outside the image.
     """
-    from scipy import ndimage
-
     halves = [size / 2 / np.array(spacing) for size in _SIZES_MM]
     rays = [_Rays(slice_hu, (*(point - half), *(point + half)), 0.0) for half in halves]
     outlines = [each.outline(radius) for each, radius in zip(rays, _outline_radii(rays))]
-    smoothed = ndimage.gaussian_filter(np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
+    smoothed = scipy.ndimage.gaussian_filter(np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
     clearest = max(outlines, key=lambda outline: _clearness(smoothed, spacing, outline))
     margin = READER_MARGIN_MM / np.array(spacing)
     return (*(clearest.min(axis=0) - margin).tolist(), *(clearest.max(axis=0) + margin).tolist())
@@ -101,11 +81,11 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
 
 def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.ndarray) -> float:
     """How much greys differ across an outline (n, 2), in the mean, beside the spread of that difference."""
-    from scipy import ndimage
-
     outward = (outline - outline.mean(axis=0)) * spacing
     outward *= _EDGE_MM / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6) / spacing
-    inside, outside = (ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest") for way in (-1, 1))
+    inside, outside = (
+        scipy.ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest") for way in (-1, 1)
+    )
     return abs((inside - outside).mean()) / ((inside - outside).std() + _EDGE_NOISE_HU)
 
 
@@ -135,7 +115,7 @@ def measure_each(lesions: Sequence[tuple[np.ndarray, Box]], spacing: tuple[float
     """`measure` for many lesions, each a key slice and a box, many times faster than one by one."""
     rays = [_Rays(slice_hu, box, margin_px) for slice_hu, box in lesions]
     return [
-        _axes(each.outline(radius), spacing, _axes_extent(slice_hu.shape, box, margin_px))
+        axes_of_outline(each.outline(radius), spacing, _axes_extent(slice_hu.shape, box, margin_px))
         for each, radius, (slice_hu, box) in zip(rays, _outline_radii(rays), lesions)
     ]
 
@@ -186,29 +166,6 @@ def slices_spanned(volume_hu: np.ndarray, spacing: Sequence[float], k: int, box:
     return end(-1), end(1)
 
 
-def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0.0)) -> Recist:
-    """The long axis of a mask and the longest chord perpendicular to it.
-
-    The outline is the 0.5 level of the mask; the long axis is the longest distance between two vertices of its convex hull.
-
-    Parameters
-    ----------
-    mask: (rows, columns), boolean, or soft with values of 0..1.
-    spacing: (si, sj), mm from column to column and from row to row.
-    offset: (i, j) of the mask's first pixel, added to the end points.
-
-    Raises
-    ------
-    Refusal: no pixel of the mask reaches 0.5.
-    """
-    from skimage.measure import find_contours
-
-    contours = find_contours(np.pad(np.asarray(mask, float), 1), 0.5)
-    if not contours:
-        raise Refusal("The mask is empty: no pixel exceeds 0.5, so there is nothing to measure.")
-    return _axes(np.concatenate(contours)[:, ::-1] - 1 + offset, spacing)
-
-
 def _clipped(shape: tuple[int, int], box: Box) -> Box:
     """The part of a box that lies in the image; Refusal when there is none."""
     rows, columns = shape
@@ -234,13 +191,11 @@ def _axes_extent(shape: tuple[int, int], box: Box, margin_px: float) -> Box:
 
 def _smoothed_crop(slice_hu: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """The smoothed pixels (rows, columns) that a box touches, and (i, j) of the first one."""
-    from scipy import ndimage
-
     x0, y0, x1, y1 = (int(np.floor(value + 0.5)) for value in _clipped(slice_hu.shape, box))
     halo = int(3 * _SMOOTHING_PX)
     left, top = max(x0 - halo, 0), max(y0 - halo, 0)
     around = np.nan_to_num(np.asarray(slice_hu[top : y1 + 1 + halo, left : x1 + 1 + halo], float))
-    smoothed = ndimage.gaussian_filter(np.clip(around, *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
+    smoothed = scipy.ndimage.gaussian_filter(np.clip(around, *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
     return smoothed[y0 - top : y1 + 1 - top, x0 - left : x1 + 1 - left], np.array([x0, y0])
 
 
@@ -251,8 +206,6 @@ class _Rays:
     """
 
     def __init__(self, slice_hu: np.ndarray, box: Box, margin_px: float) -> None:
-        from scipy import ndimage
-
         extent = np.reshape(_axes_extent(slice_hu.shape, box, margin_px), (2, 2))
         self._centre, self._semi_axes = extent.mean(axis=0), (extent[1] - extent[0]) / 2
         self._bounds = np.reshape(_clipped(slice_hu.shape, box), (2, 2))
@@ -266,7 +219,7 @@ class _Rays:
         samples = self._centre + _RADII[:, None] * (_DIRECTIONS * self._semi_axes)[:, None] - self._offset
         low, high = np.percentile(crop, [1, 99])
         grey = np.clip((crop - low) / max(high - low, 1.0), 0, 1) * (_GREY_LEVELS - 1)
-        self._sampled = ndimage.map_coordinates(grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest").astype(int)
+        self._sampled = scipy.ndimage.map_coordinates(grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest").astype(int)
         self._beyond = ((samples < -0.5) | (samples > np.array(crop.shape[::-1]) - 0.5)).any(axis=-1)
         self._outside_grey = grey.astype(int)[outside]
 
@@ -307,10 +260,8 @@ def _at_angle(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _log_histogram(grey: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Logarithm of the smoothed share of each grey level."""
-    from scipy import ndimage
-
     counts = np.bincount(grey, weights, _GREY_LEVELS).astype(float)
-    share = ndimage.gaussian_filter1d(counts, _GREY_SPREAD, mode="nearest") / max(counts.sum(), 1e-9)
+    share = scipy.ndimage.gaussian_filter1d(counts, _GREY_SPREAD, mode="nearest") / max(counts.sum(), 1e-9)
     return np.log((1 - _UNSEEN_GREY) * share + _UNSEEN_GREY / _GREY_LEVELS)
 
 
@@ -337,58 +288,3 @@ def _best_closed_paths(score: np.ndarray) -> np.ndarray:
     closed = np.empty((count, rays), int)
     closed[:, middle % rays] = path[middle].T
     return closed
-
-
-def _axes(outline: np.ndarray, spacing: tuple[float, float], extent: Box | None = None) -> Recist:
-    """The axes of an outline (n, 2) of (i, j): brute force over its convex hull's vertices, within an extent if one is given."""
-    from scipy.spatial import ConvexHull
-
-    points = outline[ConvexHull(outline).vertices] * spacing
-    lines = points - points[:, None]
-    lengths = np.hypot(lines[..., 0], lines[..., 1])
-    low, high = (np.full(2, -np.inf), np.full(2, np.inf)) if extent is None else np.reshape(extent, (2, 2)) * spacing
-    directions = lines / np.maximum(lengths, 1e-9)[..., None]
-    first, second = np.unravel_index(np.argmax(np.minimum(lengths, _room(directions, high - low))), lengths.shape)
-
-    long, short = points[[first, second]], _longest_chord(points, directions[first, second])
-    if extent is not None:
-        long = _fitted(long, low, high, at_least=max(high - low))
-        short = _fitted(short, low, high, at_most=np.hypot(*(long[1] - long[0])))
-    return _recist(long, short, spacing)
-
-
-def _recist(long: np.ndarray, short: np.ndarray, spacing: tuple[float, float]) -> Recist:
-    (a, b), (c, d) = (tuple((float(i), float(j)) for i, j in line / spacing) for line in (long, short))
-    return Recist((a, b), (c, d), float(np.hypot(*(long[1] - long[0]))), float(np.hypot(*(short[1] - short[0]))))
-
-
-def _room(directions: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """The longest line in a direction (..., 2) that fits in an extent of `size` (width, height)."""
-    room = size / np.maximum(np.abs(directions), 1e-9)
-    return np.minimum(room[..., 0], room[..., 1])
-
-
-def _longest_chord(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """The end points (2, 2) of a convex polygon's longest chord perpendicular to a direction.
-
-    A chord's length is a concave, piecewise linear function of its place, so the longest one passes through a vertex.
-    """
-    normal = np.array([-direction[1], direction[0]])
-    along, across = points @ direction, points @ normal
-    start = np.argmin(along)
-    order = np.roll(np.arange(len(points)), -start)
-    end = int(np.flatnonzero(order == np.argmax(along))[0])
-    there, back = order[: end + 1], np.append(order[end:], start)[::-1]
-    sides = np.stack([np.interp(along, along[side], across[side]) for side in (there, back)])
-    widest = np.argmax(np.abs(sides[1] - sides[0]))
-    return along[widest] * direction + sides[:, widest, None] * normal
-
-
-def _fitted(line: np.ndarray, low: np.ndarray, high: np.ndarray, at_least: float = 0.0, at_most: float = np.inf) -> np.ndarray:
-    """A line (2, 2) in mm made as short as an extent and `at_most` ask, or as long as `at_least` if there is room, and moved inside."""
-    length = np.hypot(*(line[1] - line[0]))
-    half = (line[1] - line[0]) / length / 2
-    longest = min(_room(2 * half, high - low), at_most)
-    half = half * min(max(length, at_least), longest)
-    middle = np.clip(line.mean(axis=0), low + np.abs(half), high - np.abs(half))
-    return np.stack([middle - half, middle + half])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from LesionDetectorLib.recist import READER_MARGIN_MM, axes, box_around, measure, pixels, segment, slices_spanned
+from LesionDetectorLib.measure.axes import axes
+from LesionDetectorLib.measure.margins import READER_MARGIN_MM, pixels
+from LesionDetectorLib.measure.outline import box_around, measure, segment, slices_spanned
 
 TOLERANCE_MM = 0.7
 UNIT_PIXELS = (1.0, 1.0)
