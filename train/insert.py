@@ -23,7 +23,7 @@ from LesionDetectorLib.refusal import Refusal
 from scipy import ndimage as ndi
 from tqdm import tqdm
 
-from train.deeplesion_layout import row, series_folder, write_csv, write_png
+from train.data.layout import row, series_folder, write_csv, write_png
 from train.lesion_model import SyntheticLesion, recist_of, sample, sample_size
 from train.places import Body, Place, find_places
 

@@ -23,7 +23,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import morphological_chan_vese, random_walker
 
-from train.deeplesion import DeepLesionError, read_png
+from train.data.deeplesion import DeepLesionError, read_png
 
 MARGIN_PX = 5
 

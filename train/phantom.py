@@ -27,9 +27,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from tqdm import tqdm
 
-from train import deeplesion_layout
 from train.anatomy import Frame, Patient, Tissue
-from train.deeplesion_layout import MARGIN_PX
+from train.data import layout
+from train.data.layout import MARGIN_PX
 from train.lesion_model import SyntheticLesion, recist_of, sample, sample_size
 
 Array = np.ndarray
@@ -443,12 +443,12 @@ def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
     """Render and write patient `number`; the rows of its `DL_info.csv`."""
     lesions = natural_lesions(plan.seed, number) if plan.lesions is None else plan.lesions
     study = Study((plan.seed, number), lesions, plan.balanced, plan.size, plan.region, plan.interval)
-    series = deeplesion_layout.series_folder(number)
+    series = layout.series_folder(number)
     if plan.layout == "deeplesion":
         rows, shown = _rows(study, number, split, plan.context_mm)
         folder = plan.out / "Images_png" / series
         for k in shown:
-            deeplesion_layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
+            layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
         return rows
     rows, _ = _rows(study, number, split, None, from_feet=True)
     hu = np.stack([study.render(k) for k in range(study.slices - 1, -1, -1)])
@@ -488,7 +488,7 @@ def _rows(study: Study, number: int, split: int, context_mm: float | None, from_
 def _row(study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]) -> dict:
     """A row; `numbers` are those of its key slice, and of the first and the last slice that is written."""
     key_number, *slices = numbers
-    return deeplesion_layout.row(
+    return layout.row(
         number,
         key_number,
         recist,
@@ -512,7 +512,7 @@ def _write_dicom(study: Study, hu: Array, number: int, plan: Plan) -> None:
     def uid(*what: object) -> str:
         return generate_uid(entropy_srcs=["phantom", str(plan.seed), str(number), *map(str, what)])
 
-    folder = plan.out / deeplesion_layout.series_folder(number)
+    folder = plan.out / layout.series_folder(number)
     folder.mkdir(parents=True)
     day = (date(2020, 1, 1) + timedelta(days=number % 1000)).strftime("%Y%m%d")
     for index, pixels in enumerate(hu):
@@ -581,7 +581,7 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
         else:
             with ProcessPoolExecutor(workers) as pool:
                 rows += chain.from_iterable(progress(pool.map(work, numbers, splits)))
-        deeplesion_layout.write_csv(folder / "DL_info.csv", rows)
+        layout.write_csv(folder / "DL_info.csv", rows)
     return len(rows)
 
 

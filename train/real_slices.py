@@ -17,8 +17,8 @@ from LesionDetectorLib.ct.deeplesion import USUAL_SPACING
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
 
-from train.deeplesion import UNKNOWN
-from train.deeplesion_layout import COLUMNS, MARGIN_PX, write_csv, write_png
+from train.data.deeplesion import UNKNOWN
+from train.data.layout import COLUMNS, MARGIN_PX, write_csv, write_png
 
 DUPLICATE_IOU = 0.4
 

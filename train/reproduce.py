@@ -24,8 +24,10 @@ import torch
 from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
-from train import balance, fit, paper_table
-from train.deeplesion import SPLITS, DeepLesionError
+from train.data import sets
+from train.data.deeplesion import SPLITS, DeepLesionError
+from train.measuring import paper_table
+from train.training import plan
 
 DETECTORS = ("faster_rcnn", "retinanet", "foveabox", "vfnet")
 EXAMPLES = """
@@ -74,13 +76,13 @@ def draw_sets(csv: Path, runs: Sequence[Run], split_seed: int) -> None:
 
     Marks that are not drawn but lie on a slice of the set come along as of unknown label, so that nothing takes them for background.
     """
-    steps = balance.limited(balance.read_lesions(csv))
-    split = balance.split_by_patient(steps["labelled: D_L"], split_seed)
+    steps = sets.limited(sets.read_lesions(csv))
+    split = sets.split_by_patient(steps["labelled: D_L"], split_seed)
     train = split[split["Train_Val_Test"] == SPLITS["train"]]
     for run in {run.training_set: run for run in runs if not run.training_set.exists()}.values():
-        drawn = balance.draw(train, run.experiment, run.seed)
-        others = balance.unused(steps["neither noisy nor repeated"], balance.subset(split, drawn))
-        balance.write(balance.subset(split, drawn, others), run.training_set)
+        drawn = sets.draw(train, run.experiment, run.seed)
+        others = sets.unused(steps["neither noisy nor repeated"], sets.subset(split, drawn))
+        sets.write(sets.subset(split, drawn, others), run.training_set)
 
 
 def link_images(data: Path, out: Path) -> None:
@@ -190,7 +192,7 @@ def _run(options: argparse.Namespace, runs: Sequence[Run], training: Sequence[st
     if options.data is None:
         raise DeepLesionError("--data is needed: a folder with DL_info.csv and Images_png.")
     for detector in options.detectors:  # so that a wrong option shows at once, and not in the output of every run
-        fit.parse(["--detector", detector, "--data", str(options.data), "--out", str(options.out), *training])
+        plan.parse(["--detector", detector, "--data", str(options.data), "--out", str(options.out), *training])
     csv = options.data / "DL_info.csv"
     check_settings(options.out, {"data": options.data.resolve().name, "split_seed": options.split_seed, "training": list(training)})
     link_images(options.data, options.out)
@@ -210,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for sets, runs, tables and pictures")
     parser.add_argument("--detectors", nargs="+", default=DETECTORS, choices=DETECTORS, help="all four if left out")
     parser.add_argument(
-        "--experiments", nargs="+", default=list(paper_table.EXPERIMENTS), choices=tuple(balance.EXPERIMENTS), help="U BP N S if left out"
+        "--experiments", nargs="+", default=list(paper_table.EXPERIMENTS), choices=tuple(sets.EXPERIMENTS), help="U BP N S if left out"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of draw and training, one run for each (0)")
     parser.add_argument("--split-seed", type=int, default=0, help="of the split by patient, which all runs share (%(default)s)")

@@ -31,7 +31,7 @@ from LesionDetectorLib.refusal import PACKAGES
 from LesionDetectorLib.scene import SceneError
 from LesionDetectorLib.scratch import Scratch
 
-from train import deeplesion_layout
+from train.data import layout
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_measure_takes_the_number_of_the_report(tmp_path, capsys, monkeypatch):
             SimpleITK.GetImageFromArray(np.full((64, 64), 32768 + 300 + number, np.uint16)), str(folder / f"{number:03d}.png")
         )
     recist = Recist(((20, 32), (44, 32)), ((32, 20), (32, 44)), 24.0, 24.0)
-    row = deeplesion_layout.row(1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5))
-    deeplesion_layout.write_csv(tmp_path / "DL_info.csv", [row])
+    row = layout.row(1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5))
+    layout.write_csv(tmp_path / "DL_info.csv", [row])
     measured = []
     monkeypatch.setattr("LesionDetectorLib.measure.outline.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1])
     for number in (7, 9, 11):

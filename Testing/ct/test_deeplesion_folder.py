@@ -114,7 +114,7 @@ def test_no_row_in_any_table(folder: Path):
     ],
 )
 def test_spacing_that_is_signed_zero_or_missing_follows_the_rule_of_training(folder: Path, spacing: str, taken, said: str):
-    train_deeplesion = pytest.importorskip("train.deeplesion", reason="needs pandas: pip install 'lesion-detector[train]'")
+    train_deeplesion = pytest.importorskip("train.data.deeplesion", reason="needs pandas: pip install 'lesion-detector[train]'")
     import pandas as pd
 
     table(folder.parents[1] / "DL_info.csv", spacing)

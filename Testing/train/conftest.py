@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Recist
 
-from train.deeplesion_layout import row, write_csv, write_png
+from train.data.layout import row, write_csv, write_png
 
 SPACING = (0.8, 0.8, 2.0)
 DISC = (70, 60)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.average_precision import average_precision
-from train.froc import Boxes
+from train.measuring.average_precision import average_precision
+from train.measuring.boxes import Boxes
 
 BOX, ELSEWHERE = [10.0, 10, 30, 30], [60.0, 60, 80, 80]
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from LesionDetectorLib.lesion import BodyPart
 
 from train import balance
-from train.balance import draw, first_visit, limited, rarest, repeated, split_by_patient, subset, unused
-from train.deeplesion import DeepLesionError, read_table
-from train.deeplesion_layout import COLUMNS
+from train.data import sets
+from train.data.deeplesion import DeepLesionError, read_table
+from train.data.layout import COLUMNS
+from train.data.sets import draw, first_visit, limited, rarest, repeated, split_by_patient, subset, unused
 
 LARGE = 10.0
 fast = settings(max_examples=25, deadline=None)
@@ -75,7 +76,7 @@ def test_a_lesions_first_visit_keeps_one_mark_of_each_place_and_drops_only_marks
     for _, marks in table.groupby(["Patient_index", "Coarse_lesion_type"]):
         for row, mark in marks.iterrows():
             earlier = marks[marks.index.isin(kept.index) & (marks["Study_index"] < mark["Study_index"])]
-            again = (np.abs(earlier["x"] - mark["x"]) <= balance.SAME_PLACE).any()
+            again = (np.abs(earlier["x"] - mark["x"]) <= sets.SAME_PLACE).any()
             assert (row in kept.index) != again
 
 
@@ -98,7 +99,7 @@ def test_the_steps_drop_noisy_repeated_and_unlabelled_marks():
 
 
 @fast
-@given(tables, seeds, st.sampled_from(list(balance.EXPERIMENTS)), st.none() | st.integers(2, 200))
+@given(tables, seeds, st.sampled_from(list(sets.EXPERIMENTS)), st.none() | st.integers(2, 200))
 def test_a_set_is_rows_of_the_train_split_each_once_and_the_same_for_the_same_seed(table, seed, experiment, wanted):
     drawn = drawn_or_none(table, experiment, seed, lesions=wanted)
     if drawn is not None:
@@ -158,7 +159,7 @@ def test_u_has_the_number_asked_for_and_rf_repeats_just_those_lesions(table, see
 @fast
 @given(st.dictionaries(st.integers(1, 8), st.integers(1, 50), min_size=1), st.integers(0, 300))
 def test_quotas_add_up_and_differ_only_where_a_group_has_no_more(available, total):
-    quotas = balance._quotas(pd.Series(available), total)
+    quotas = sets._quotas(pd.Series(available), total)
     assert sum(quotas.values()) == min(total, sum(available.values()))
     assert all(quotas[group] <= available[group] for group in available)
     assert all(quotas[group] == available[group] or quotas[group] >= max(quotas.values()) - 1 for group in available)
@@ -169,7 +170,7 @@ def varied_table() -> pd.DataFrame:
     return table_of([[((1, 2, 5, 8)[(p + k) % 4], 4.0 + 3 * ((p + k) % 5), 1, 0.1 * k) for k in range(p % 6 + 1)] for p in range(80)])
 
 
-@pytest.mark.parametrize("experiment", balance.EXPERIMENTS)
+@pytest.mark.parametrize("experiment", sets.EXPERIMENTS)
 def test_another_seed_gives_another_set(experiment):
     table = varied_table()
     sets = [draw(table, experiment, seed, lesions=60) for seed in range(3)]
@@ -213,7 +214,7 @@ def test_other_marks_on_the_slices_can_come_along_to_be_ignored():
 @pytest.fixture(scope="module")
 def official(shared_data):
     """D_L of the official test rows, split."""
-    steps = limited(balance.read_lesions(shared_data / "deeplesion" / "DL_info_test.csv"))
+    steps = limited(sets.read_lesions(shared_data / "deeplesion" / "DL_info_test.csv"))
     return steps, split_by_patient(steps["labelled: D_L"])
 
 
@@ -226,18 +227,18 @@ def test_the_first_visit_keeps_the_share_that_the_paper_kept(official):
 def test_the_sets_promised_come_out_of_the_official_test_rows(official):
     _, split = official
     train = split[split["Train_Val_Test"] == 1]
-    sets = {name: draw(train, name, 0) for name in balance.EXPERIMENTS}
+    drawn = {name: draw(train, name, 0) for name in sets.EXPERIMENTS}
     bones = (train["Coarse_lesion_type"] == BodyPart.BONE).sum()
-    assert {name: len(rows) for name, rows in sets.items()} == dict.fromkeys(balance.EXPERIMENTS, 8 * bones)
+    assert {name: len(rows) for name, rows in drawn.items()} == dict.fromkeys(sets.EXPERIMENTS, 8 * bones)
     for name in ("BP", "BPS"):
-        assert (sets[name]["Coarse_lesion_type"].value_counts() == bones).all()
-    assert (sets["S"]["sad_mm"] >= LARGE).sum() == 4 * bones
+        assert (drawn[name]["Coarse_lesion_type"].value_counts() == bones).all()
+    assert (drawn["S"]["sad_mm"] >= LARGE).sum() == 4 * bones
     few = train.groupby("Patient_index")["Patient_index"].transform("size") <= 2
-    assert few[sets["N"].index].sum() == 4 * bones
+    assert few[drawn["N"].index].sum() == 4 * bones
     natural = train["Coarse_lesion_type"].value_counts(normalize=True)
-    assert (sets["U"]["Coarse_lesion_type"].value_counts(normalize=True) - natural).abs().max() < 0.08
-    repeats = sets["RF"].loc[sets["RF"].index.repeat(sets["RF"]["Repeat"]), "Coarse_lesion_type"].value_counts()
-    assert repeats[BodyPart.BONE] > (sets["U"]["Coarse_lesion_type"] == BodyPart.BONE).sum()
+    assert (drawn["U"]["Coarse_lesion_type"].value_counts(normalize=True) - natural).abs().max() < 0.08
+    repeats = drawn["RF"].loc[drawn["RF"].index.repeat(drawn["RF"]["Repeat"]), "Coarse_lesion_type"].value_counts()
+    assert repeats[BodyPart.BONE] > (drawn["U"]["Coarse_lesion_type"] == BodyPart.BONE).sum()
 
 
 def test_the_command_writes_a_csv_of_the_same_form_and_a_picture(shared_data, tmp_path, capsys):

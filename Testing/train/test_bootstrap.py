@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.bootstrap import Bootstrap, interval
-from train.froc import Boxes, froc
+from train.measuring.bootstrap import Bootstrap, interval
+from train.measuring.boxes import Boxes
+from train.measuring.froc import froc
 
 
 def random_case(images=12, seed=0):

@@ -8,9 +8,9 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.detections import Target
 from scipy import ndimage
 
-from train.crops import Augmentation, Crops, Light, _look, _target, collate, relight
-from train.deeplesion import KeySlice, read_info
-from train.prepared import PreparedSlices
+from train.data.crops import Augmentation, Crops, Light, _look, _target, collate, relight
+from train.data.deeplesion import KeySlice, read_info
+from train.data.prepared import PreparedSlices
 
 
 def crops(key_slices, tmp_path, **options) -> Crops:

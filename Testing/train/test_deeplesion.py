@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Recist
 
-from train import deeplesion, fit
-from train.deeplesion import DeepLesionError, counts, published, read_info, read_table
-from train.deeplesion_layout import row, series_folder, write_csv, write_png
+from train import verify
+from train.data.deeplesion import DeepLesionError, read_info, read_table
+from train.data.layout import row, series_folder, write_csv, write_png
+from train.training import loop
+from train.verify import counts, published
 
 SIZE = 40
 RECIST = Recist(((10, 20), (30, 20)), ((20, 15), (20, 25)), 16, 8)
@@ -100,7 +102,7 @@ def test_a_csv_beside_the_images_is_read_and_its_repeats_are_drawn_more_often(tm
 
 def test_training_takes_a_csv_with_a_share(tmp_path):
     write(tmp_path, [lesion(1), lesion(2)], csv="subset.csv")
-    key_slices, shares = fit.read_data((f"{tmp_path / 'subset.csv'}=2",), "train")
+    key_slices, shares = loop.read_data((f"{tmp_path / 'subset.csv'}=2",), "train")
     assert len(key_slices) == 2 and shares.sum() == pytest.approx(2)
 
 
@@ -145,12 +147,12 @@ def download(tmp_path, monkeypatch):
     folder = write(tmp_path, [lesion(1), lesion(2, split=2)])
     known = counts(read_table(folder / "DL_info.csv")).astype(float)
     known.loc["slices", ["train", "val"]] = np.nan
-    monkeypatch.setattr(deeplesion, "published", lambda: known)
+    monkeypatch.setattr(verify, "published", lambda: known)
     return folder
 
 
 def test_a_whole_download_passes(download, capsys):
-    assert deeplesion.main(["verify", str(download), "--full"]) == 0
+    assert verify.main([str(download), "--full"]) == 0
     said = capsys.readouterr().out
     assert "All counts are as published." in said and "6 slices in 2 series belong to it: 0 are missing, 0 damaged" in said
 
@@ -161,23 +163,23 @@ def test_missing_and_damaged_slices_are_listed(download, capsys):
     (series / "002.png").write_bytes(b"")
     whole = (series / "003.png").read_bytes()
     (series / "003.png").write_bytes(whole[: len(whole) // 2])
-    assert deeplesion.main(["verify", str(download)]) == 1
+    assert verify.main([str(download)]) == 1
     assert f"{series}: missing 1, damaged 2\n" in capsys.readouterr().out
-    assert deeplesion.main(["verify", str(download), "--full", "--workers", "2", "--list", str(download / "faults.txt")]) == 1
+    assert verify.main([str(download), "--full", "--workers", "2", "--list", str(download / "faults.txt")]) == 1
     assert "1 are missing, 2 damaged" in capsys.readouterr().out
     assert (download / "faults.txt").read_text() == f"{series}: missing 1, damaged 2-3\n"
 
 
 def test_a_count_that_differs_stands_beside_the_published_one(download, capsys):
     write(download, [lesion(1), lesion(2, split=2, label=BodyPart.BONE)])
-    assert deeplesion.main(["verify", str(download)]) == 1
+    assert verify.main([str(download)]) == 1
     said = capsys.readouterr().out
     assert [line.split() for line in said.splitlines() if line.startswith("Bone")] == [["Bone", "1", "(0)", "0", "1", "(0)", "0"]]
     assert "not the whole DL_info.csv" in said
 
 
 def test_a_folder_that_cannot_be_used_ends_in_one_sentence(tmp_path, capsys):
-    assert deeplesion.main(["verify", str(tmp_path)]) == 2
+    assert verify.main([str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "needs DL_info.csv" in said.err and not said.out
 

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK
 from LesionDetectorLib.lesion import BodyPart, Recist
 
-from train.deeplesion_layout import COLUMNS, row, series_folder, write_csv, write_png
+from train.data.layout import COLUMNS, row, series_folder, write_csv, write_png
 
 
 def published_row() -> dict[str, object]:

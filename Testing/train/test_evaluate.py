@@ -11,11 +11,12 @@ from LesionDetectorLib.detect import SliceBoxes
 from LesionDetectorLib.lesion import BodyPart, Recist
 from matplotlib.image import imread
 
-from train import evaluate, plots
-from train.deeplesion import UNKNOWN, read_info
-from train.deeplesion_layout import row, write_csv, write_png
-from train.report import Evaluation, plain, report, size_groups
-from train.report_tables import markdown
+from train import evaluate
+from train.data.deeplesion import UNKNOWN, read_info
+from train.data.layout import row, write_csv, write_png
+from train.measuring import plots
+from train.measuring.statement import Evaluation, plain, report, size_groups
+from train.measuring.tables import markdown
 
 LIVER, LUNG, BONE = BodyPart.LIVER, BodyPart.LUNG, BodyPart.BONE
 SAD_MM = {1: 16.0, 2: 8.0, 3: 16.0}

@@ -18,14 +18,16 @@ import torch
 from LesionDetectorLib.models import weights
 
 from train import fit
-from train.deeplesion import DeepLesionError, read_info
+from train.data.deeplesion import DeepLesionError, read_info
+from train.training import loop
+from train.training.plan import DEFAULTS, Plan
 
 SMALL = {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "tower_depth": 1}
 TWO_STAGE = {"detector": "faster_rcnn", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "head_depth": 1, "features": 32}
 
 
 def plan(data_set, steps, architecture=SMALL):
-    return fit.Plan((str(data_set),), architecture, steps=steps, batch=2, size=64, warm_up=1, evaluate_every=2, workers=0)
+    return Plan((str(data_set),), architecture, steps=steps, batch=2, size=64, warm_up=1, evaluate_every=2, workers=0)
 
 
 @pytest.mark.parametrize("architecture", [SMALL, TWO_STAGE], ids=lambda architecture: architecture["detector"])
@@ -35,10 +37,10 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     for folder in folders:
         folder.mkdir()
     cpu = torch.device("cpu")
-    whole = fit.Run(plan(data_set, 4, architecture), folders[0], cpu)
+    whole = loop.Run(plan(data_set, 4, architecture), folders[0], cpu)
     whole.train()
 
-    killed = fit.Run(plan(data_set, 4, architecture), folders[1], cpu)
+    killed = loop.Run(plan(data_set, 4, architecture), folders[1], cpu)
     step = killed._step
 
     def dies_after_two(batch):
@@ -49,7 +51,7 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     killed._step = dies_after_two
     with pytest.raises(KeyboardInterrupt):
         killed.train()
-    resumed = fit.Run.resumed(folders[1], cpu)
+    resumed = loop.Run.resumed(folders[1], cpu)
     assert resumed.step == 2
     resumed.train()
 
@@ -106,7 +108,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(data_set, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fit.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan})
+    monkeypatch.setattr(loop.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan})
     options = ["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "2", "--size", "64", "--workers", "0", "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:
         fit.main(options)
@@ -117,15 +119,15 @@ def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monk
 
 def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypatch):
     """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated and saved."""
-    run = fit.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
-    forward = fit.Losses.forward
+    run = loop.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
+    forward = loop.Losses.forward
 
     def steep(self, images, targets):
         steepness = _sum_of_parameters(self).abs().sqrt() * 0 if run.step == 0 else (_sum_of_parameters(self) * 0).sqrt()
         return {**forward(self, images, targets), "steep": steepness}
 
-    monkeypatch.setattr(fit.Losses, "forward", steep)
-    with pytest.raises(fit.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"):
+    monkeypatch.setattr(loop.Losses, "forward", steep)
+    with pytest.raises(loop.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"):
         run.train()
     assert not list(tmp_path.glob("*.safetensors"))
     kept = torch.load(run.checkpoint, weights_only=True)
@@ -133,7 +135,7 @@ def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypa
 
 
 def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(data_set, tmp_path, monkeypatch, capsys):
-    class SlowCrops(fit.Crops):
+    class SlowCrops(loop.Crops):
         def __getitem__(self, item):
             time.sleep(0.2)
             return super().__getitem__(item)
@@ -144,8 +146,8 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
         run.log.append({"step": run.step, "class": 1.0})
         return {}
 
-    monkeypatch.setattr(fit, "Crops", SlowCrops)
-    run = fit.Run(replace(plan(data_set, 6), evaluate_every=6), tmp_path, torch.device("cpu"))
+    monkeypatch.setattr(loop, "Crops", SlowCrops)
+    run = loop.Run(replace(plan(data_set, 6), evaluate_every=6), tmp_path, torch.device("cpu"))
     monkeypatch.setattr(run, "_step", step_of_a_tenth_of_a_second)
     run.train()
     pattern = (
@@ -157,20 +159,20 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 4), (16, 4, 3)])
 def test_crops_are_prepared_by_the_cores_that_training_leaves(monkeypatch, cores, processes, workers):
-    monkeypatch.setattr(fit.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(loop.os, "sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert fit.spare_cores() == workers
+    assert loop.spare_cores() == workers
 
 
 def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
     cpu = torch.device("cpu")
-    first = fit.Run(plan(data_set, 4), tmp_path, cpu)
+    first = loop.Run(plan(data_set, 4), tmp_path, cpu)
     torch.nn.init.constant_(first.average.module.head.initial.bias, 0.25)
     first.export(tmp_path / "trained.safetensors", 0.5)
-    second = fit.Run(plan(data_set, 4), tmp_path, cpu)
+    second = loop.Run(plan(data_set, 4), tmp_path, cpu)
     second.start_from(tmp_path / "trained.safetensors")
     assert (second.model.head.initial.bias == 0.25).all() and (second.average.module.head.initial.bias == 0.25).all()
-    other = fit.Run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
+    other = loop.Run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
     with pytest.raises(weights.WeightsError, match="architecture"):
         other.start_from(tmp_path / "trained.safetensors")
 
@@ -181,15 +183,15 @@ def test_a_detector_brings_its_defaults_and_options_overrule_them(monkeypatch, t
     for number, options in enumerate(([], ["--detector", "jmi"], ["--detector", "jmi", "--rate", "0.01", "--optimiser", "adamw"])):
         fit.main(["--data", "x", "--out", str(tmp_path / str(number)), *options])
     plain, jmi, changed = plans
-    assert plain == fit.Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "pixel_mm": 0.8})
+    assert plain == Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "pixel_mm": 0.8})
     assert jmi.architecture == {"detector": "jmi", "backbone": "vgg16", "slices": 3, "pixel_mm": 0.8}
     assert (jmi.optimiser, jmi.rate, jmi.frozen_stages) == ("sgd", 0.002, 2)
     assert (changed.optimiser, changed.rate, changed.schedule) == ("adamw", 0.01, "step")
 
 
 def test_the_jmi_detectors_learning_rate_falls_to_a_tenth_after_six_of_eight_epochs():
-    plan = fit.Plan((), {}, steps=800, **{name: value for name, value in fit.DEFAULTS["jmi"].items() if name != "backbone"})
-    assert [fit.learning_rate(step, plan) for step in (0, 599, 600, 799)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
+    plan = Plan((), {}, steps=800, **{name: value for name, value in DEFAULTS["jmi"].items() if name != "backbone"})
+    assert [loop.learning_rate(step, plan) for step in (0, 599, 600, 799)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-4])
 
 
 @pytest.mark.parametrize(

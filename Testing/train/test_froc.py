@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train import evaluate
-from train.froc import Boxes, confusion, froc, overlapping
+from train.measuring.boxes import Boxes
+from train.measuring.froc import confusion, froc, overlapping
 
 LESION = np.array([[10.0, 10, 30, 30]])
 HALF, THIRTY_PERCENT = Fraction(1, 2), Fraction(3, 10)
@@ -178,7 +179,7 @@ def test_pairs_made_in_several_blocks_are_all_there(monkeypatch):
     detections = Boxes(rng.integers(0, 5, 400), boxes, rng.integers(1, 4, 400), rng.random(400))
     truth = Boxes(rng.integers(0, 5, 60), boxes[:60], rng.integers(1, 4, 60))
     whole = froc(detections, truth, 5)
-    monkeypatch.setattr("train.froc.PAIRS_AT_ONCE", 50)
+    monkeypatch.setattr("train.measuring.froc.PAIRS_AT_ONCE", 50)
     parts = froc(detections, truth, 5)
     np.testing.assert_array_equal(whole.found, parts.found)
     np.testing.assert_array_equal(whole.false, parts.false)

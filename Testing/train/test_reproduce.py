@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Recist
 
-from train import paper_table, reproduce
-from train.deeplesion_layout import row, write_csv, write_png
+from train import reproduce
+from train.data.layout import row, write_csv, write_png
+from train.measuring import paper_table
 
 TRAINING = ["--steps", "2", "--batch", "2", "--size", "64", "--warm-up", "1", "--evaluate-every", "2", "--workers", "0", "--device", "cpu"]
 PLACES = {BodyPart.BONE: (40, 60), BodyPart.LUNG: (84, 64)}

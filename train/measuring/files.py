@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from train import boxes_csv, plots
-from train.deeplesion import KeySlice, read_png
-from train.froc import Froc
-from train.report import Evaluation, matrix
-from train.report_tables import markdown
+from train.data.deeplesion import KeySlice, read_png
+from train.measuring import boxes_csv, plots
+from train.measuring.froc import Froc
+from train.measuring.statement import Evaluation, matrix
+from train.measuring.tables import markdown
 
 
 def write(folder: Path, result: dict, evaluation: Evaluation, key_slices: Sequence[KeySlice], title: str) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from train import boxes_csv
-from train.bootstrap import Bootstrap
-from train.deeplesion import DeepLesionError
-from train.froc import SECOND_HIT, Froc, froc
-from train.report import ALL_LABELS, HOW_COUNTED, OWN_LABEL, label_groups, of_that_label, plain, stated
+from train.data.deeplesion import DeepLesionError
+from train.measuring import boxes_csv
+from train.measuring.bootstrap import Bootstrap
+from train.measuring.froc import SECOND_HIT, Froc, froc
+from train.measuring.statement import ALL_LABELS, HOW_COUNTED, OWN_LABEL, label_groups, of_that_label, plain, stated
 
 
 def froc_of_csv(

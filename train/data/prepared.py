@@ -10,7 +10,7 @@ import numpy as np
 from LesionDetectorLib.files import whole, write_text
 from LesionDetectorLib.slices import PIXEL_MM, Frame, NetworkSlices
 
-from train.deeplesion import KeySlice
+from train.data.deeplesion import KeySlice
 
 
 class PreparedSlices:

@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 from LesionDetectorLib.lesion import BodyPart
 
-from train import boxes_csv, plots
-from train.bootstrap import Bootstrap, interval
-from train.deeplesion import DeepLesionError, read_info
-from train.froc import Froc, confusion, froc
-from train.report import LARGE_SAD_MM, label_groups
-from train.report_tables import markdown_table, percent
+from train.data.deeplesion import DeepLesionError, read_info
+from train.measuring import boxes_csv, plots
+from train.measuring.bootstrap import Bootstrap, interval
+from train.measuring.froc import Froc, confusion, froc
+from train.measuring.statement import LARGE_SAD_MM, label_groups
+from train.measuring.tables import markdown_table, percent
 
 RATE, IOU, REPLICATES = 4.0, 0.3, 1000
 EXPERIMENTS = ("U", "BP", "N", "S")

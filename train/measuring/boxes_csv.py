@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from LesionDetectorLib.lesion import BodyPart
 
-from train.deeplesion import UNKNOWN, DeepLesionError
-from train.froc import Boxes
+from train.data.deeplesion import UNKNOWN, DeepLesionError
+from train.measuring.boxes import Boxes
 
 SIDES = ["x1", "y1", "x2", "y2"]
 

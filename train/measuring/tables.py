@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from train.report import ALL_LABELS, OWN_LABEL
+from train.measuring.statement import ALL_LABELS, OWN_LABEL
 
 LABEL_COLUMNS = {
     ALL_LABELS: "FP of all labels",

@@ -15,10 +15,11 @@ import numpy as np
 from LesionDetectorLib.lesion import BodyPart
 from tqdm import tqdm
 
-from train import average_precision
-from train.bootstrap import Bootstrap, interval
-from train.deeplesion import KeySlice
-from train.froc import SECOND_HIT, Boxes, Froc, confusion, froc
+from train.data.deeplesion import KeySlice
+from train.measuring import average_precision
+from train.measuring.bootstrap import Bootstrap, interval
+from train.measuring.boxes import Boxes
+from train.measuring.froc import SECOND_HIT, Froc, confusion, froc
 
 if TYPE_CHECKING:
     from LesionDetectorLib.detect import SliceBoxes

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from LesionDetectorLib.lesion import BodyPart
 
-from train.deeplesion import UNKNOWN
-from train.froc import Boxes, froc
+from train.data.deeplesion import UNKNOWN
+from train.measuring.boxes import Boxes
+from train.measuring.froc import froc
 
 if TYPE_CHECKING:
     import torch

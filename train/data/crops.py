@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset, default_collate
 
-from train.deeplesion import UNKNOWN, KeySlice
-from train.prepared import PreparedSlices
+from train.data.deeplesion import UNKNOWN, KeySlice
+from train.data.prepared import PreparedSlices
 
 _GREY = 255 / (WINDOW[1] - WINDOW[0])
 """Grey levels a HU."""

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from train.deeplesion import UNKNOWN
-from train.froc import Froc
+from train.data.deeplesion import UNKNOWN
+from train.measuring.froc import Froc
 
 GROUND_TRUTH, TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = "lime", "yellow", "red", "0.6"
 RATES_SHOWN = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.froc import Froc, allowed_false_positives
+from train.measuring.froc import Froc, allowed_false_positives
 
 
 @dataclass(frozen=True)

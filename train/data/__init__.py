@@ -1,0 +1,1 @@
+"""Data sets in DeepLesion's layout: read, checked, balanced, prepared and cropped."""

@@ -1,0 +1,1 @@
+"""How good detections are: matching, FROC, average precision, intervals, tables and pictures."""

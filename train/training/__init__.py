@@ -1,0 +1,1 @@
+"""Training: a plan, the loop that follows it, its pace and its curves."""

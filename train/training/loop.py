@@ -1,0 +1,311 @@
+"""The loop of a training: it can be killed at any moment and resumed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from LesionDetectorLib.detect import Detector
+from LesionDetectorLib.files import whole
+from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.detections import Target
+from LesionDetectorLib.models.losses import process_number, processes, sum_over_processes
+from LesionDetectorLib.refusal import Refusal
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from train.data.crops import Batch, Crops, collate
+from train.data.deeplesion import DeepLesionError, KeySlice, read_info
+from train.data.prepared import PreparedSlices
+from train.measuring.detected import detect_key_slices, match
+from train.measuring.statement import label_sensitivities
+from train.training.curves import picture
+from train.training.pace import Pace
+from train.training.plan import Plan
+
+
+class TrainingError(Refusal):
+    """A training cannot go on; the message says why and what to change."""
+
+
+def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice], np.ndarray]:
+    """The key slices of several folders, or csv files as `read_info` takes them, and how often each is to be drawn.
+
+    "FOLDER=2" draws a folder's slices twice as often in all.
+    """
+    key_slices, shares = [], []
+    for entry in specification:
+        folder, _, share = entry.partition("=")
+        found = read_info(Path(folder), split)
+        key_slices += found
+        shares += [float(share or 1) / max(len(found), 1)] * len(found)
+    return key_slices, np.array(shares)
+
+
+def learning_rate(step: int, plan: Plan) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the rate, or a step down to 10 % after three quarters of the run."""
+    if step < plan.warm_up:
+        return plan.rate * (step + 1) / plan.warm_up
+    if plan.schedule == "step":
+        return plan.rate * (1.0 if step < 0.75 * plan.steps else 0.1)
+    progress = (step - plan.warm_up) / max(plan.steps - plan.warm_up, 1)
+    return plan.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+class Losses(nn.Module):
+    """A model and its loss as one module, which is how several processes train it: some parameters are used in the loss only."""
+
+    def __init__(self, model: weights.Model, precision: str) -> None:
+        super().__init__()
+        self.model, self.mixed = model, precision == "bfloat16"
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """The losses by name, in float32 whatever the layers' precision."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            return self.model.loss(self.model(images), targets)  # a second stage is part of the loss
+
+
+class Run:
+    """One training: the model, its running average and optimiser, and the folder that they are saved in."""
+
+    def __init__(self, plan: Plan, folder: Path, device: torch.device, backbone_weights: Path | None = None) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan, self.folder, self.device = plan, folder, device
+        self.model = weights.build(plan.architecture)
+        if backbone_weights is not None:
+            weights.load_backbone(self.model, backbone_weights)
+        for stage in self.model.pyramid.stages[: plan.frozen_stages]:
+            stage.requires_grad_(False)
+        self.model.to(device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
+        groups = _parameter_groups(self.model, plan.weight_decay, plan.backbone_rate)
+        if plan.optimiser == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=plan.rate, momentum=0.9)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=plan.rate)
+        losses = Losses(self.model, plan.precision)
+        self.losses = DistributedDataParallel(losses) if distributed.is_initialized() else losses
+        self.step, self.best, self.since_best = 0, -1.0, 0
+        self.log: list[dict[str, float]] = []
+
+    def start_from(self, path: Path) -> None:
+        """Take over trained weights of the same architecture; WeightsError where they are none."""
+        trained, _ = weights.load(path)
+        if trained.architecture != self.model.architecture:
+            raise weights.WeightsError(f"{path} has the architecture {trained.architecture}, this run {self.model.architecture}.")
+        for model in (self.model, self.average.module):
+            model.load_state_dict(trained.state_dict())
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint so that a kill at any moment leaves a whole one; of several processes the first does.
+
+        TrainingError where the weights are not finite: then the last checkpoint stays.
+        """
+        self._check_weights()
+        if not is_first():
+            return
+        state = {
+            "plan": vars(self.plan),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.step, "best": self.best, "since_best": self.since_best},
+            "log": self.log,
+        }
+        with whole(self.checkpoint) as file:
+            torch.save(state, file)
+
+    @classmethod
+    def resumed(cls, folder: Path, device: torch.device) -> Run:
+        """The run that was stopped in `folder`."""
+        state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
+        run = cls(Plan(**state["plan"]), folder, device)
+        run.model.load_state_dict(state["model"])
+        run.average.load_state_dict(state["average"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.log = state["log"]
+        vars(run).update(state["progress"])
+        return run
+
+    def train(self) -> None:
+        """Train to the end of the plan, or until validation sensitivity has not risen for `patience` evaluations."""
+        plan = self.plan
+        key_slices, shares = read_data(plan.data, "train")
+        if not key_slices:
+            raise DeepLesionError(f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv.")
+        validation = _spread(read_data(plan.data, "val")[0], plan.validation_slices)
+        crops = Crops(key_slices, shares, plan.steps * plan.batch, self._prepared(), plan.size, seed=plan.seed)
+        epoch = math.ceil(len(key_slices) / plan.batch)
+        loader = DataLoader(
+            Subset(crops, self._own_share(len(crops))),
+            plan.batch // processes(),
+            collate_fn=collate,
+            num_workers=spare_cores() if plan.workers is None else plan.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        pace = Pace(plan.batch)
+        with tqdm(initial=self.step, total=plan.steps, unit="step", smoothing=0.05, disable=not is_first()) as bar:
+            for batch, waited in _timed(loader):
+                started = time.monotonic()
+                losses = self._step(batch)
+                pace.add(waited, time.monotonic() - started)
+                bar.update()
+                bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, **pace.figures()})
+                if self.step % plan.evaluate_every == 0 or self.step == plan.steps:
+                    self._evaluate(validation)
+                    if self.since_best >= plan.patience:
+                        bar.write(f"Stopped early: no better for {plan.patience} evaluations.")
+                        break
+                elif self.step % epoch == 0:
+                    self.save()
+        if is_first():
+            print(f"{self.step} steps done: {pace.summary()}.")
+
+    def _prepared(self) -> PreparedSlices:
+        cache = Path(self.plan.cache) if self.plan.cache else self.folder / "cache"
+        return PreparedSlices(cache, self.model.architecture["slices"], self.model.architecture["pixel_mm"])
+
+    def _own_share(self, count: int) -> np.ndarray:
+        """Which of `count` crops this process still has to see: its part of every batch, so that all together see the whole batch."""
+        batches = np.arange(self.step * self.plan.batch, count).reshape(-1, processes(), self.plan.batch // processes())
+        return batches[:, process_number()].reshape(-1)
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """Learn from a batch; the losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.plan) * group.get("factor", 1.0)
+        torch.manual_seed(self.plan.seed + self.step)  # two-stage detectors draw regions; a resumed run draws the same
+        self.model.train()
+        losses = self.losses(*batch.on(self.device))
+        arriving = _on_its_way(sum_over_processes(torch.stack(list(losses.values()))) / processes())
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        values = dict(zip(losses, arriving()))
+        if not all(map(math.isfinite, values.values())):
+            shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise TrainingError(f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate.")
+        self.step += 1
+        self.log.append({"step": self.step, **values})
+        return values
+
+    def _check_weights(self) -> None:
+        """TrainingError where the last update left weights that are not finite, so that they are never kept: the average has them all."""
+        tensors = [tensor for tensor in self.average.state_dict().values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            raise TrainingError(f"The weights are not finite after step {self.step - 1}; train again with a lower --rate.")
+
+    def _evaluate(self, validation: list[KeySlice]) -> None:
+        """Validate, and write checkpoint, weights and log: the first process does, the others learn the outcome."""
+        self._check_weights()
+        sensitivity = self._sensitivity(validation) if is_first() else float("nan")
+        if distributed.is_initialized():
+            outcome = torch.tensor(sensitivity, device=self.device)
+            distributed.broadcast(outcome, 0)
+            sensitivity = float(outcome)
+        if validation:
+            self.log[-1]["sensitivity"] = sensitivity
+        better = not validation or sensitivity > self.best
+        self.best, self.since_best = (sensitivity, 0) if better else (self.best, self.since_best + 1)
+        if is_first():
+            for name in ("best", "last") if better else ("last",):
+                self.export(self.folder / f"{name}.safetensors", sensitivity)
+            self._write_log()
+        self.save()
+
+    def _sensitivity(self, validation: list[KeySlice]) -> float:
+        if not validation:
+            return float("nan")
+        found = detect_key_slices(Detector(self.average.module, self.device), validation, cache=self._prepared().cache)
+        return label_sensitivities(match(validation, found))["mean"]
+
+    def export(self, path: Path, sensitivity: float) -> None:
+        """Write the averaged weights with a card."""
+        weights.save(self.average.module, path, card(self.plan, self.step, sensitivity))
+
+    def _write_log(self) -> None:
+        with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["step", *[name for name in self.log[0] if name != "step"], "sensitivity"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.log)
+        picture(self.log, self.folder / "curves.png")
+
+
+def _timed(batches: Iterable) -> Iterator[tuple]:
+    """Each of `batches`, and the seconds that it was waited for."""
+    batches = iter(batches)
+    while True:
+        started = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.monotonic() - started
+
+
+def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
+    """`values` on their way to the CPU: calling waits until they are there, not until the device has done what it is given later."""
+    copy = values.to("cpu", non_blocking=True)
+    if not values.is_cuda:
+        return copy.tolist
+    there = torch.cuda.current_stream(values.device).record_event()
+
+    def arrived() -> list[float]:
+        there.synchronize()
+        return copy.tolist()
+
+    return arrived
+
+
+def spare_cores() -> int:
+    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the machine, 1 to 4."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), 4)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that validates, saves and talks."""
+    return process_number() == 0
+
+
+def card(plan: Plan, step: int, sensitivity: float) -> dict:
+    """What the weights' card says about how they were made."""
+    return {
+        "training": {
+            **{name: value for name, value in vars(plan).items() if name not in ("architecture", "cache")},
+            "data": [Path(entry).name for entry in plan.data],
+            "steps_done": step,
+        },
+        "results": {"validation": {"mean_sensitivity_4_fp_iou_0.3": None if math.isnan(sensitivity) else sensitivity}},
+    }
+
+
+def _parameter_groups(model: nn.Module, decay: float, backbone_rate: float) -> list[dict]:
+    """No weight decay on biases and norms; a pretrained backbone learns at `backbone_rate` times the rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1, name.startswith("pyramid.stages")), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay if decayed else 0.0, "factor": backbone_rate if body else 1.0}
+        for (decayed, body), parameters in groups.items()
+    ]
+
+
+def _spread(items: list, count: int) -> list:
+    """At most `count` of `items`, evenly spread."""
+    return items if len(items) <= count else [items[place] for place in np.linspace(0, len(items) - 1, count).astype(int)]
