@@ -24,8 +24,8 @@ from scipy import ndimage as ndi
 from tqdm import tqdm
 
 from train.data.layout import row, series_folder, write_csv, write_png
-from train.lesion_model import SyntheticLesion, recist_of, sample, sample_size
-from train.places import Body, Place, find_places
+from train.synthetic.lesions import SyntheticLesion, recist_of, sample, sample_size
+from train.synthetic.places import Body, Place, find_places
 
 WEIGHTS = dict.fromkeys(BodyPart, 1.0) | {BodyPart.MEDIASTINUM: 1.6, BodyPart.LIVER: 1.6, BodyPart.LUNG: 1.3}
 COARSEST_MM = 1.2

@@ -27,10 +27,12 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from tqdm import tqdm
 
-from train.anatomy import Frame, Patient, Tissue
 from train.data import layout
 from train.data.layout import MARGIN_PX
-from train.lesion_model import SyntheticLesion, recist_of, sample, sample_size
+from train.synthetic.canvas import Frame
+from train.synthetic.lesions import SyntheticLesion, recist_of, sample, sample_size
+from train.synthetic.patient import Patient
+from train.synthetic.tissues import Tissue
 
 Array = np.ndarray
 OVERSAMPLING = 2

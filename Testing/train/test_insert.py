@@ -8,7 +8,7 @@ from LesionDetectorLib.ct import Volume, read
 from LesionDetectorLib.lesion import BodyPart
 
 from train.insert import insert, main, narrow_view, prepare
-from train.places import find_places
+from train.synthetic.places import find_places
 
 SPACING = (4.0, 4.0, 6.0)
 

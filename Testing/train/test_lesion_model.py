@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from LesionDetectorLib.lesion import BodyPart
 
-from train.lesion_model import SyntheticLesion, recist_of, sample, sample_size
+from train.synthetic.lesions import SyntheticLesion, recist_of, sample, sample_size
 
 GRID = np.arange(-30, 30.5, 0.5, dtype=np.float32)
 COARSE = GRID[::4]

@@ -14,8 +14,9 @@ from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import BodyPart
 
 from train import phantom
-from train.anatomy import Patient, Tissue
 from train.phantom import Study
+from train.synthetic.patient import Patient
+from train.synthetic.tissues import Tissue
 
 SMALL = ["--patients", "1", "--size", "128", "--lesions-per-patient", "2", "--context-mm", "2", "--labels", "balanced"]
 
