@@ -7,7 +7,8 @@ import SimpleITK
 from LesionDetectorLib.ct import Volume, read
 from LesionDetectorLib.lesion import BodyPart
 
-from train.insert import insert, main, narrow_view, prepare
+from train.insert import main
+from train.synthetic.insertion import insert, narrow_view, prepare
 from train.synthetic.places import find_places
 
 SPACING = (4.0, 4.0, 6.0)

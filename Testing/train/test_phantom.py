@@ -14,8 +14,9 @@ from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import BodyPart
 
 from train import phantom
-from train.phantom import Study
+from train.synthetic.canvas import Frame
 from train.synthetic.patient import Patient
+from train.synthetic.study import Study, recist_box, volume
 from train.synthetic.tissues import Tissue
 
 SMALL = ["--patients", "1", "--size", "128", "--lesions-per-patient", "2", "--context-mm", "2", "--labels", "balanced"]
@@ -38,7 +39,7 @@ def patient() -> Patient:
 
 
 def seen(patient: Patient, z: float) -> set[Tissue]:
-    frame = phantom.Frame(-250, -250, 2.0, 250)
+    frame = Frame(-250, -250, 2.0, 250)
     return {Tissue(code) for code in np.unique(patient.paint(z * patient.scale[2], frame))}
 
 
@@ -57,7 +58,7 @@ GOLDEN = {
 def test_a_patient_is_painted_as_it_always_was(seed: int) -> None:
     patient, digest = Patient(np.random.default_rng(seed)), hashlib.sha256()
     for z in range(-180, 471, 26):
-        digest.update(patient.paint(z * patient.scale[2], phantom.Frame(-250, -250, 4.0, 125)).tobytes())
+        digest.update(patient.paint(z * patient.scale[2], Frame(-250, -250, 4.0, 125)).tobytes())
     assert digest.hexdigest() == GOLDEN[seed]
 
 
@@ -97,7 +98,7 @@ def test_every_label_finds_a_place_and_is_measured_where_it_lies(part: BodyPart,
     (lesion,) = study.lesions
     key = study.key_slice(lesion)
     recist = next(r for found, r in study.measured(key) if found is lesion)
-    x0, y0, x1, y1 = phantom.recist_box(recist, margin=1 + 0.15 * lesion.axes_mm[0] / study.frame.pixel)
+    x0, y0, x1, y1 = recist_box(recist, margin=1 + 0.15 * lesion.axes_mm[0] / study.frame.pixel)
     i, j = ((lesion.centre_mm[a] - corner) / study.frame.pixel for a, corner in enumerate((study.frame.x, study.frame.y)))
     assert lesion.body_part == part
     assert x0 < i < x1
@@ -129,7 +130,7 @@ def test_organs_lie_at_their_levels(patient: Patient) -> None:
 
 
 def test_liver_is_on_the_right_and_the_spine_behind(patient: Patient) -> None:
-    frame = phantom.Frame(-250, -250, 2.0, 250)
+    frame = Frame(-250, -250, 2.0, 250)
     tissue = patient.paint(200 * patient.scale[2], frame, 1)
     assert np.nonzero(tissue == Tissue.LIVER)[1].mean() < 115
     assert np.nonzero(tissue == Tissue.CANAL)[0].mean() > np.nonzero(tissue == Tissue.LIVER)[0].mean()
@@ -145,8 +146,8 @@ def test_sizes_follow_the_label(patient: Patient) -> None:
 
 
 def test_volume_has_annotated_lesions_inside() -> None:
-    hu, spacing, origin, lesions = phantom.volume(1, slices=8, size=128, lesions=2)
-    again, *_ = phantom.volume(1, slices=8, size=128, lesions=2)
+    hu, spacing, origin, lesions = volume(1, slices=8, size=128, lesions=2)
+    again, *_ = volume(1, slices=8, size=128, lesions=2)
     assert hu.shape == (8, 128, 128)
     assert hu.dtype == np.int16
     assert np.array_equal(hu, again)
