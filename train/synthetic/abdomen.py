@@ -11,8 +11,100 @@ from train.synthetic.skeleton import paint_hip_bone
 from train.synthetic.template import cavity, spine_y
 from train.synthetic.tissues import Tissue
 
+_LIVER = {
+    92: ellipse(-102, 2, 12, 20),
+    130: [(-118, 5), (-108, -34), (-90, -50), (-70, -42), (-68, -5), (-78, 28), (-104, 38)],
+    170: [(-121, 8), (-110, -45), (-82, -72), (-50, -74), (-42, -42), (-50, -5), (-60, 22), (-80, 48), (-108, 44)],
+    200: [
+        (-124, 8),
+        (-112, -48),
+        (-80, -78),
+        (-40, -86),
+        (8, -78),
+        (30, -58),
+        (0, -42),
+        (-28, -26),
+        (-34, 5),
+        (-46, 28),
+        (-75, 60),
+        (-110, 48),
+    ],
+    228: [
+        (-122, 10),
+        (-108, -48),
+        (-78, -76),
+        (-30, -84),
+        (22, -78),
+        (62, -60),
+        (38, -42),
+        (2, -34),
+        (-12, -8),
+        (-24, 16),
+        (-45, 42),
+        (-80, 66),
+        (-110, 46),
+    ],
+    250: [
+        (-116, 0),
+        (-100, -48),
+        (-70, -66),
+        (-30, -68),
+        (15, -62),
+        (42, -52),
+        (20, -38),
+        (-10, -22),
+        (-22, 10),
+        (-45, 40),
+        (-78, 56),
+        (-104, 38),
+    ],
+    266: ellipse(-74, -4, 36, 46),
+}
+_SPLEEN = {
+    165: ellipse(104, 42, 12, 20),
+    190: [(116, 12), (122, 40), (108, 68), (82, 76), (80, 62), (94, 42), (100, 15)],
+    218: [(118, 5), (124, 40), (108, 70), (76, 80), (74, 62), (92, 42), (98, 10)],
+    245: [(104, 20), (112, 44), (98, 64), (74, 68), (72, 52), (88, 30)],
+}
+_STOMACH = {
+    150: ellipse(5, -58, 24, 13),
+    165: ellipse(28, -60, 42, 17, -8),
+    185: ellipse(50, -52, 36, 24, 12),
+    210: ellipse(60, -35, 31, 34, 8),
+    232: ellipse(62, -14, 32, 38),
+    250: ellipse(64, -2, 26, 30),
+}
+_PANCREAS = [
+    (-42, -22, 150, 12),
+    (-38, -24, 168, 13),
+    (-22, -26, 178, 10),
+    (0, -36, 184, 9),
+    (30, -22, 190, 9.5),
+    (58, 2, 198, 10),
+    (82, 22, 206, 8),
+]
+_PSOAS = {
+    -85: ellipse(58, -22, 17, 18),
+    -50: ellipse(55, -12, 19, 21),
+    0: ellipse(50, 12, 20, 22),
+    50: ellipse(44, 22, 19, 21),
+    100: ellipse(37, 30, 15, 17),
+    150: ellipse(30, 36, 9, 12),
+    185: ellipse(26, 42, 5, 7),
+}
+
 
 def grow_abdomen(patient: Anatomy, rng: np.random.Generator) -> None:
+    """The domes of the diaphragm, the organs below them, and what lies in the pelvis."""
+    _grow_domes(patient, rng)
+    _grow_upper_organs(patient, rng)
+    patient.kidneys = [_kidney(rng, side) for side in (-1, 1)]
+    bulk = rng.normal(0, 0.12)
+    patient.psoas = [Loft(_PSOAS, 10).varied(rng, 1.5, 0.05).scaled(float(np.exp(bulk)), side) for side in (-1, 1)]
+    _grow_pelvis(patient, rng)
+
+
+def _grow_domes(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.right_dome = Loft(
         {205: ellipse(-60, -18, 72, 82), 232: ellipse(-66, -10, 63, 82), 255: ellipse(-72, -6, 50, 66), 272: ellipse(-74, -4, 32, 42)},
         12,
@@ -21,117 +113,26 @@ def grow_abdomen(patient: Anatomy, rng: np.random.Generator) -> None:
         {205: ellipse(62, -18, 70, 84), 228: ellipse(68, -8, 58, 80), 248: ellipse(72, -4, 46, 62), 262: ellipse(74, -2, 28, 38)}, 12
     ).varied(rng, 3, 0.03, 0.02)
     patient.middle_dome = Loft({195: ellipse(0, -18, 132, 84), 222: ellipse(0, -34, 100, 58), 240: ellipse(4, -40, 80, 42)}, 10)
-    patient.liver = Loft(
-        {
-            92: ellipse(-102, 2, 12, 20),
-            130: [(-118, 5), (-108, -34), (-90, -50), (-70, -42), (-68, -5), (-78, 28), (-104, 38)],
-            170: [(-121, 8), (-110, -45), (-82, -72), (-50, -74), (-42, -42), (-50, -5), (-60, 22), (-80, 48), (-108, 44)],
-            200: [
-                (-124, 8),
-                (-112, -48),
-                (-80, -78),
-                (-40, -86),
-                (8, -78),
-                (30, -58),
-                (0, -42),
-                (-28, -26),
-                (-34, 5),
-                (-46, 28),
-                (-75, 60),
-                (-110, 48),
-            ],
-            228: [
-                (-122, 10),
-                (-108, -48),
-                (-78, -76),
-                (-30, -84),
-                (22, -78),
-                (62, -60),
-                (38, -42),
-                (2, -34),
-                (-12, -8),
-                (-24, 16),
-                (-45, 42),
-                (-80, 66),
-                (-110, 46),
-            ],
-            250: [
-                (-116, 0),
-                (-100, -48),
-                (-70, -66),
-                (-30, -68),
-                (15, -62),
-                (42, -52),
-                (20, -38),
-                (-10, -22),
-                (-22, 10),
-                (-45, 40),
-                (-78, 56),
-                (-104, 38),
-            ],
-            266: ellipse(-74, -4, 36, 46),
-        },
-        12,
-    ).varied(rng, 4, 0.06, 0.03)
+
+
+def _grow_upper_organs(patient: Anatomy, rng: np.random.Generator) -> None:
+    patient.liver = Loft(_LIVER, 12).varied(rng, 4, 0.06, 0.03)
     patient.gallbladder = Loft({150: ellipse(-52, -48, 11, 13), 172: ellipse(-48, -38, 12, 16, 20)}, 16).varied(rng, 5, 0.2)
     patient.has_gallbladder = bool(rng.random() < 0.82)
-    patient.spleen = Loft(
-        {
-            165: ellipse(104, 42, 12, 20),
-            190: [(116, 12), (122, 40), (108, 68), (82, 76), (80, 62), (94, 42), (100, 15)],
-            218: [(118, 5), (124, 40), (108, 70), (76, 80), (74, 62), (92, 42), (98, 10)],
-            245: [(104, 20), (112, 44), (98, 64), (74, 68), (72, 52), (88, 30)],
-        },
-        12,
-    ).varied(rng, 4, 0.10, 0.03)
-    patient.stomach = Loft(
-        {
-            150: ellipse(5, -58, 24, 13),
-            165: ellipse(28, -60, 42, 17, -8),
-            185: ellipse(50, -52, 36, 24, 12),
-            210: ellipse(60, -35, 31, 34, 8),
-            232: ellipse(62, -14, 32, 38),
-            250: ellipse(64, -2, 26, 30),
-        },
-        9,
-    ).varied(rng, 5, 0.10, 0.05)
+    patient.spleen = Loft(_SPLEEN, 12).varied(rng, 4, 0.10, 0.03)
+    patient.stomach = Loft(_STOMACH, 9).varied(rng, 5, 0.10, 0.05)
     content = rng.choice(4, p=[0.35, 0.3, 0.2, 0.15])
     patient.stomach_content = (Tissue.BOWEL_FLUID, Tissue.BOWEL_CONTRAST, Tissue.FAECES, Tissue.BOWEL_FLUID)[content]
     patient.stomach_gas = float(rng.uniform(-0.6, 0.3)) if content != 3 else -1.0
     patient.stomach_wall = float(rng.uniform(3, 6))
-    patient.pancreas = Sweep.join(
-        [
-            Sweep.along(
-                [
-                    (-42, -22, 150, 12),
-                    (-38, -24, 168, 13),
-                    (-22, -26, 178, 10),
-                    (0, -36, 184, 9),
-                    (30, -22, 190, 9.5),
-                    (58, 2, 198, 10),
-                    (82, 22, 206, 8),
-                ],
-                Tissue.PANCREAS,
-            )
-        ]
-    )
-    patient.pancreas = patient.pancreas.shifted(rng, 4)
+    patient.pancreas = Sweep.join([Sweep.along(_PANCREAS, Tissue.PANCREAS)]).shifted(rng, 4)
     patient.adrenals = [
         ([(-30, 24, 0), (-40, 36, 0), (-52, 46, 0)], [(-40, 36, 0), (-34, 48, 0)], rng.uniform(196, 214)),
         ([(32, 16, 0), (38, 32, 0), (52, 42, 0)], [(38, 32, 0), (34, 46, 0)], rng.uniform(190, 208)),
     ]
-    patient.kidneys = [kidney(patient, rng, side) for side in (-1, 1)]
-    psoas = {
-        -85: ellipse(58, -22, 17, 18),
-        -50: ellipse(55, -12, 19, 21),
-        0: ellipse(50, 12, 20, 22),
-        50: ellipse(44, 22, 19, 21),
-        100: ellipse(37, 30, 15, 17),
-        150: ellipse(30, 36, 9, 12),
-        185: ellipse(26, 42, 5, 7),
-    }
-    bulk = rng.normal(0, 0.12)
-    patient.psoas = [Loft(psoas, 10).varied(rng, 1.5, 0.05).scaled(float(np.exp(bulk)), side) for side in (-1, 1)]
+
+
+def _grow_pelvis(patient: Anatomy, rng: np.random.Generator) -> None:
     full = rng.uniform(0.55, 1.2)
     patient.bladder = Loft(
         {
@@ -152,7 +153,7 @@ def grow_abdomen(patient: Anatomy, rng: np.random.Generator) -> None:
         patient.ovaries = [Loft({-112: ellipse(side * 20, 28, 20, 6, side * -18)}, 8).varied(rng, 3) for side in (-1, 1)]
 
 
-def kidney(patient: Anatomy, rng: np.random.Generator, side: int) -> tuple[Loft, Loft, Loft, Loft, list[Loft]]:
+def _kidney(rng: np.random.Generator, side: int) -> tuple[Loft, Loft, Loft, Loft, list[Loft]]:
     """Cortex, medulla region, sinus fat, renal pelvis, calyces (as lofts) of one kidney."""
     z = 148.0 if side < 0 else 158.0
     bean = [(84, 40), (80, 22), (66, 12), (48, 14), (42, 26), (54, 38), (50, 52), (60, 66), (76, 62)]

@@ -10,21 +10,34 @@ from train.synthetic.shapes import Array, Loft, Room, Sweep, ellipse, grow_tree,
 from train.synthetic.template import cavity
 from train.synthetic.tissues import Tissue
 
+_MEDIASTINUM = {
+    235: ellipse(15, -25, 75, 55),
+    265: [(95, -35), (80, -70), (20, -92), (-45, -75), (-58, -30), (-40, 15), (-28, 60), (35, 60), (48, 25)],
+    300: [(90, -25), (70, -62), (15, -92), (-35, -72), (-52, -30), (-38, 20), (-28, 60), (40, 60), (50, 20)],
+    330: [(70, -25), (45, -62), (5, -90), (-25, -65), (-48, -25), (-40, 15), (-26, 60), (40, 60), (48, 20)],
+    360: [(48, -5), (32, -50), (3, -86), (-18, -60), (-42, -25), (-40, 10), (-24, 58), (38, 58), (45, 25)],
+    400: [(38, 5), (20, -45), (2, -80), (-14, -60), (-34, -25), (-28, 15), (-22, 52), (34, 52), (36, 25)],
+    435: [(36, 0), (25, -35), (0, -64), (-28, -42), (-38, -5), (-26, 25), (-20, 45), (22, 45), (30, 25)],
+    475: ellipse(0, 2, 46, 46),
+}
+_PECTORAL = {
+    355: ellipse(75, -104, 30, 3, 22),
+    385: ellipse(78, -98, 46, 8, 24),
+    420: ellipse(84, -86, 52, 12, 28),
+    450: ellipse(95, -68, 50, 14, 30),
+}
+
 
 def grow_chest(patient: Anatomy, rng: np.random.Generator) -> None:
-    patient.mediastinum = Loft(
-        {
-            235: ellipse(15, -25, 75, 55),
-            265: [(95, -35), (80, -70), (20, -92), (-45, -75), (-58, -30), (-40, 15), (-28, 60), (35, 60), (48, 25)],
-            300: [(90, -25), (70, -62), (15, -92), (-35, -72), (-52, -30), (-38, 20), (-28, 60), (40, 60), (50, 20)],
-            330: [(70, -25), (45, -62), (5, -90), (-25, -65), (-48, -25), (-40, 15), (-26, 60), (40, 60), (48, 20)],
-            360: [(48, -5), (32, -50), (3, -86), (-18, -60), (-42, -25), (-40, 10), (-24, 58), (38, 58), (45, 25)],
-            400: [(38, 5), (20, -45), (2, -80), (-14, -60), (-34, -25), (-28, 15), (-22, 52), (34, 52), (36, 25)],
-            435: [(36, 0), (25, -35), (0, -64), (-28, -42), (-38, -5), (-26, 25), (-20, 45), (22, 45), (30, 25)],
-            475: ellipse(0, 2, 46, 46),
-        },
-        30,
-    ).varied(rng, 3, 0.04, 0.02)
+    """The mediastinum with heart and airway, the thyroid, and what lies on the front of the chest."""
+    patient.mediastinum = Loft(_MEDIASTINUM, 30).varied(rng, 3, 0.04, 0.02)
+    _grow_heart(patient, rng)
+    _grow_airway(patient, rng)
+    patient.thyroid = [Loft({470: ellipse(s * 18, -2, 9, 14), 495: ellipse(s * 18, 0, 8, 12)}, 12).varied(rng) for s in (-1, 1)]
+    _grow_front(patient, rng)
+
+
+def _grow_heart(patient: Anatomy, rng: np.random.Generator) -> None:
     tilt = rng.normal(28, 8)
     patient.heart = Loft(
         {
@@ -48,6 +61,9 @@ def grow_chest(patient: Anatomy, rng: np.random.Generator) -> None:
         ),
         (Loft({298: ellipse(10, 8, 28, 14), 320: ellipse(8, 8, 34, 15)}, 14).varied(rng, 2), Tissue.LEFT_HEART),
     ]
+
+
+def _grow_airway(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.airway = Sweep.join(
         Sweep.along(path, Tissue.OESOPHAGUS)
         for path in (
@@ -62,14 +78,10 @@ def grow_chest(patient: Anatomy, rng: np.random.Generator) -> None:
         [(6, 26, 520, 7), (5, 32, 440, 7), (6, 34, 380, 7), (8, 32, 320, 7.5), (14, 28, 270, 8), (28, 15, 245, 9)], Tissue.OESOPHAGUS
     )
     patient.oesophagus_gas = rng.uniform(1.5, 4.5) if rng.random() < 0.5 else 0.0
-    patient.thyroid = [Loft({470: ellipse(s * 18, -2, 9, 14), 495: ellipse(s * 18, 0, 8, 12)}, 12).varied(rng) for s in (-1, 1)]
-    pectoral = {
-        355: ellipse(75, -104, 30, 3, 22),
-        385: ellipse(78, -98, 46, 8, 24),
-        420: ellipse(84, -86, 52, 12, 28),
-        450: ellipse(95, -68, 50, 14, 30),
-    }
-    patient.pectorals = [Loft(pectoral, 12).varied(rng, 2).scaled(side=side) for side in (-1, 1)]
+
+
+def _grow_front(patient: Anatomy, rng: np.random.Generator) -> None:
+    patient.pectorals = [Loft(_PECTORAL, 12).varied(rng, 2).scaled(side=side) for side in (-1, 1)]
     volume = rng.uniform(0.6, 1.3)
     breast = {
         290: ellipse(78, -108, 42, 12),
