@@ -49,11 +49,13 @@ class LesionDetector(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["LesionDetectorExtension developers (SlicerLesionDetector)"]
         parent.helpText = _(
-            "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets you review and report "
+            "Finds lesions on a CT, labels them with one of eight body parts, measures their RECIST axes, and lets "
+            "you review and report "
             'them. Research use only. Not a medical device. <a href="{url}">Documentation</a>'
         ).format(url="https://github.com/SlicerLesionDetector/SlicerLesionDetectorExtension#readme")
         parent.acknowledgementText = _(
-            "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: Zhang et al., CVPR 2021. "
+            "Labels and the layout of training data follow DeepLesion (Yan et al., J. Med. Imaging 2018). VFNet: "
+            "Zhang et al., CVPR 2021. "
             "Response criteria: RECIST 1.1, Eisenhauer et al., 2009."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
@@ -82,9 +84,10 @@ def registerSampleData():
 class LesionDetectorParameterNode:
     """What the panel is set to, kept in the scene.
 
-    inputVolume: the CT. weights: a file of trained weights, "" for the detector that ships. device: where the detector runs.
-    confidence: pending lesions below it are hidden. zoom, bodyPartWindow: whether a step to a lesion shows a small field round it, and in
-    the window of its body part.
+    inputVolume: the CT. weights: a file of trained weights, "" for the detector that ships. device: where the detector
+        runs.
+    confidence: pending lesions below it are hidden. zoom, bodyPartWindow: whether a step to a lesion shows a small
+    field round it, and in the window of its body part.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -123,7 +126,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         header = self.ui.lesionTable.horizontalHeader()
         header.connect("sectionClicked(int)", self.onHeaderClicked)
         for column in range(self.ui.lesionTable.columnCount):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch if column == BODY_PART_COLUMN else qt.QHeaderView.ResizeToContents)
+            header.setSectionResizeMode(
+                column, qt.QHeaderView.Stretch if column == BODY_PART_COLUMN else qt.QHeaderView.ResizeToContents
+            )
         for part in BodyPart:
             self.ui.bodyPartComboBox.addItem(part.title, int(part))
         for title in (_("Soft tissue"), _("Lung"), _("Bone"), _("All values")):
@@ -172,11 +177,14 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.windowComboBox.connect("activated(int)", self.onWindow)
         self.ui.lesionTable.connect("itemSelectionChanged()", self.onRowSelected)
         for name, mark in MARK_BOXES.items():
-            getattr(self.ui, name).connect("clicked(bool)", lambda on, mark=mark: self.session().mark(self.session().selected, mark, on))
+            getattr(self.ui, name).connect(
+                "clicked(bool)", lambda on, mark=mark: self.session().mark(self.session().selected, mark, on)
+            )
         for box in (self.ui.diametersCheckBox, self.ui.acceptedOnlyCheckBox, self.ui.baselineCheckBox):
             box.connect("toggled(bool)", self.updateReport)
 
-    # -- life of the panel ---------------------------------------------------------------------------------------------------------------
+    # -- life of the panel
+    # ---------------------------------------------------------------------------------------------------------------
 
     def cleanup(self):
         """Called when the application closes or the module is reloaded."""
@@ -282,7 +290,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The review of that CT, None where there is none."""
         return self.logic.session(self.volumeNode())
 
-    # -- detection -----------------------------------------------------------------------------------------------------------------------
+    # -- detection -----------------------------------------------------------------------------------------------------
+    # ------------------
 
     def onDetect(self, *_args):
         """Detect lesions, or cancel while that is done."""
@@ -321,14 +330,19 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     self.updateInput()
         if failure is not None:
             self.ui.progressLabel.text = str(failure)
-            slicer.util.errorDisplay(str(failure), windowTitle=_("Lesion Detector"), detailedText=getattr(failure, "output", ""))
+            slicer.util.errorDisplay(
+                str(failure), windowTitle=_("Lesion Detector"), detailedText=getattr(failure, "output", "")
+            )
         elif session is not None:
             self.onDetected(session)
         elif not self.logic.running:
             self.ui.progressLabel.text = _("The CT was taken out of the scene before the detector was done.")
 
     def onDetected(self, session):
-        """Called when a detector is done, with the review of what it found; another CT, or another module, may be shown by now."""
+        """Called when a detector is done, with the review of what it found.
+
+        Another CT, or another module, may be shown by now.
+        """
         parameterNode = self.logic.getParameterNode()
         self.logic.setConfidence(session.volume_node, parameterNode.confidence)
         count = len(session.listed)
@@ -363,7 +377,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.detectButton.text = _("Cancel") if running else _("Detect lesions")
         self.ui.detectButton.enabled = running or volumeNode is not None
         self.ui.openButton.enabled = not running and volumeNode is not None
-        tip = _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
+        tip = (
+            _("Stop the detector at once; nothing is changed") if running else hint or _("Find the lesions on this CT")
+        )
         self.ui.detectButton.toolTip = tip
         self.ui.progressBar.visible = running
         weights = self.weights()
@@ -381,7 +397,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return _("{path} is not there: choose other weights, or Default.").format(path=missing[0])
         return scene.why_not_a_ct(self.volumeNode())
 
-    # -- review --------------------------------------------------------------------------------------------------------------------------
+    # -- review --------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def onStep(self, by):
         """Look at the next or the previous lesion of the list as it is sorted."""
@@ -520,7 +537,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def updateButtons(self, session, selected):
         """Enable what can be done with the list and with the selected lesion."""
         one = selected is not None
-        pending = session is not None and any(lesion.status is ReviewStatus.PENDING for _number, lesion in session.listed)
+        pending = session is not None and any(
+            lesion.status is ReviewStatus.PENDING for _number, lesion in session.listed
+        )
         for name in ("acceptButton", "rejectButton", "deleteButton", "editButton", "largestSliceButton", *MARK_BOXES):
             getattr(self.ui, name).enabled = one
         for name in ("acceptAllButton", "rejectAllButton"):
@@ -549,7 +568,8 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             STATUS_SIGNS[lesion.status],
         )
 
-    # -- report --------------------------------------------------------------------------------------------------------------------------
+    # -- report --------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def asked(self):
         """What the report is to hold, as the user chose."""
@@ -567,7 +587,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onOpen(self, *_args):
         """Review the lesions that were saved before, or by another program."""
-        path = qt.QFileDialog.getOpenFileName(self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)"))
+        path = qt.QFileDialog.getOpenFileName(
+            self.parent, _("Open lesions on this CT"), "", _("Lesions (*.json *.dcm);;All files (*)")
+        )
         if path and self.mayReplaceReview():
             with slicer.util.tryWithErrorDisplay(_("The lesions cannot be opened."), waitCursor=True):
                 if self.havePackagesFor(Path(path)):
@@ -599,7 +621,9 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if (
                 path != Path(chosen)
                 and path.exists()
-                and not slicer.util.confirmOkCancelDisplay(_("{name} is there already and will be replaced.").format(name=path.name))
+                and not slicer.util.confirmOkCancelDisplay(
+                    _("{name} is there already and will be replaced.").format(name=path.name)
+                )
             ):
                 return
             if self.havePackagesFor(path):
@@ -607,9 +631,13 @@ class LesionDetectorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def save(self, path, form):
         """Save the report with its progress shown; the user may cancel."""
-        dialog = slicer.util.createProgressDialog(parent=self.parent, labelText=_("Saving the report"), windowModality=qt.Qt.WindowModal)
+        dialog = slicer.util.createProgressDialog(
+            parent=self.parent, labelText=_("Saving the report"), windowModality=qt.Qt.WindowModal
+        )
         try:
-            notes = scene.save_report(self.session(), path, form, **self.asked(), progress=lambda *news: self.onSaving(dialog, *news))
+            notes = scene.save_report(
+                self.session(), path, form, **self.asked(), progress=lambda *news: self.onSaving(dialog, *news)
+            )
             self.ui.progressLabel.text = " ".join(notes) or _("Saved as {name}.").format(name=path.name)
         except InterruptedError:
             self.ui.progressLabel.text = _("Cancelled; nothing was saved.")
@@ -650,7 +678,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         return next((node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
 
-    # -- detection -----------------------------------------------------------------------------------------------------------------------
+    # -- detection -----------------------------------------------------------------------------------------------------
+    # ------------------
 
     @property
     def running(self) -> bool:
@@ -658,7 +687,10 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         return self._run is not None
 
     def ensureDependencies(self) -> bool:
-        """Ask for what the detector needs and Slicer lacks, and install it; False where the user declines. Raises RuntimeError."""
+        """Ask for what the detector needs and Slicer lacks, and install it; False where the user declines.
+
+        Raises RuntimeError.
+        """
         import importlib.util
 
         import slicer.packaging  # Slicer does not import it by itself
@@ -669,15 +701,23 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             except ImportError as error:
                 advice = _("install the extension PyTorch with the Extensions Manager, restart Slicer, and try again")
                 raise RuntimeError(_("The detector needs PyTorch: {advice}.").format(advice=advice)) from error
-            if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH) is None:
+            if (
+                PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH)
+                is None
+            ):
                 return False
         elif not slicer.packaging.pip_check(f"torch{TORCH}"):
             advice = _("uninstall it in the module PyTorch Utils, restart Slicer, and try again")
-            raise RuntimeError(_("The detector needs PyTorch {version}: {advice}.").format(version=TORCH, advice=advice))
+            raise RuntimeError(
+                _("The detector needs PyTorch {version}: {advice}.").format(version=TORCH, advice=advice)
+            )
         return self.ensurePackages()
 
     def ensurePackages(self) -> bool:
-        """Ask for the small packages that Slicer lacks for detecting, pages and DICOM reports; False where the user declines."""
+        """Ask for the small packages that Slicer lacks for detecting, pages and DICOM reports.
+
+        False where the user declines.
+        """
         import slicer.packaging  # Slicer does not import it by itself
 
         requirements = slicer.packaging.load_requirements(Path(__file__).parent / "Resources" / "requirements.txt")
@@ -688,12 +728,18 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         return True
 
     def prepare(self, weights=(), device="auto") -> None:
-        """Load a detector in a child process that waits for `start`, where PyTorch is there; it takes some memory until `release`."""
+        """Load a detector in a child process that waits for `start`, where PyTorch is there.
+
+        It takes some memory until `release`.
+        """
         import importlib.util
 
         if self.running or not importlib.util.find_spec("torch") or not all(path.is_file() for path in weights):
             return
-        if self._ready is None or self._ready[1:] != (list(weights), device):  # also where that one has ended: it would end again
+        if self._ready is None or self._ready[1:] != (
+            list(weights),
+            device,
+        ):  # also where that one has ended: it would end again
             self._load(weights, device)
 
     def _load(self, weights, device) -> None:
@@ -706,7 +752,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def python() -> str:
-        """The interpreter that has PyTorch: Slicer's own, by its full path, lest one of that name in the working folder is run."""
+        """The interpreter that has PyTorch: Slicer's own, by its full path, lest one of that name in the working
+        folder is run."""
         places = [Path(slicer.app.slicerHome) / "bin" / name for name in ("PythonSlicer", "PythonSlicer.exe")]
         return next((str(place) for place in places if place.is_absolute() and place.is_file()), sys.executable)
 
@@ -717,7 +764,10 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             self._ready = None
 
     def start(self, volumeNode, weights=(), device="auto") -> None:
-        """Start the detector on a CT, as a child process; `poll` tells of it. Raises SceneError, OSError; RuntimeError if one runs."""
+        """Start the detector on a CT, as a child process; `poll` tells of it.
+
+        Raises SceneError, OSError; RuntimeError if one runs.
+        """
         if self.running:
             raise RuntimeError(_("A detector is running already; cancel it first."))
         if self._ready is None or not self._ready[0].alive or self._ready[1:] != (list(weights), device):
@@ -727,10 +777,12 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         self._run = (detection, volumeNode)
 
     def poll(self, progress=lambda progress: None):
-        """Hear from the detector. Returns the review of what it found once it is done, and None before, or where its CT is gone.
+        """Hear from the detector.
 
-        `running` tells whether it is at work still. After an error it is not. Raises ChildError where the detector failed, and SceneError
-        where the CT has become another image meanwhile.
+        Returns the review of what it found once it is done, and None before, or where its CT is gone.
+
+        `running` tells whether it is at work still. After an error it is not. Raises ChildError where the detector
+        failed, and SceneError where the CT has become another image meanwhile.
         """
         if not self.running:
             return None
@@ -763,10 +815,14 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             session = self.poll()
         return session
 
-    # -- review --------------------------------------------------------------------------------------------------------------------------
+    # -- review --------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def review(self, volumeNode, reading):
-        """Begin the review of a reading of this CT, in place of one that there is. Raises SceneError where it is of another CT."""
+        """Begin the review of a reading of this CT, in place of one that there is.
+
+        Raises SceneError where it is of another CT.
+        """
         moved = scene.reading_on(volumeNode, reading)
         if moved.slice_thickness is None:
             moved = replace(moved, slice_thickness=scene.slice_thickness(volumeNode))
@@ -777,7 +833,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         return session
 
     def open(self, volumeNode, path):
-        """Begin the review of the lesions in a lesions.json or a DICOM SR. Raises ValueError, SceneError and OSError."""
+        """Begin the review of the lesions in a lesions.json or a DICOM SR. Raises ValueError, SceneError and
+        OSError."""
         return self.review(volumeNode, scene.read_lesions_file(volumeNode, path))
 
     def restore(self, warn=lambda sentence: None) -> None:
@@ -844,7 +901,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
             self._placing.stop()
             self._placing = None
 
-    # -- report --------------------------------------------------------------------------------------------------------------------------
+    # -- report --------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def reportText(self, session, accepted_only=False, diameters=False, baseline=False) -> str:
         """The structured report of a review; `scene.save_report` saves it, as a text or in another form."""
@@ -854,7 +912,8 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
 class LesionDetectorTest(ScriptedLoadableModuleTest):
     """The whole way of a reader through the panel, inside Slicer and, on slicer-core, in the project's own tests.
 
-    It needs nothing but Slicer: no network and no PyTorch, for a recorded reading stands in for the detector. It prints what it does:
+    It needs nothing but Slicer: no network and no PyTorch, for a recorded reading stands in for the detector. It prints
+        what it does:
 
         Slicer --testing --no-splash --additional-module-paths LesionDetector --python-code
             "import slicer.testing; slicer.testing.runUnitTest([], 'LesionDetector.LesionDetectorTest')"
@@ -889,7 +948,8 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         slicer.app.processEvents()
 
     def chooseCT(self, name="CT"):
-        """A small CT with a bright ball and a dark one, oblique and from head to feet, and the reading of a detector that finds both."""
+        """A small CT with a bright ball and a dark one, oblique and from head to feet, and the reading of a detector
+        that finds both."""
         import numpy as np
         from LesionDetectorLib.ct import Volume
         from LesionDetectorLib.lesion import Lesion, Recist
@@ -927,7 +987,9 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
     def rows(self):
         """The texts of the list, a row a lesion."""
         table = self.panel.ui.lesionTable
-        return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+        return [
+            [table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)
+        ]
 
     def rasAt(self, ijk):
         """RAS mm of voxel indices of the CT."""
@@ -956,7 +1018,9 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         ui.acceptButton.click()
         ui.nextButton.click()
         ui.rejectButton.click()
-        self.assertEqual([row[5] for row in self.rows()], [STATUS_SIGNS[ReviewStatus.ACCEPTED], STATUS_SIGNS[ReviewStatus.REJECTED]])
+        self.assertEqual(
+            [row[5] for row in self.rows()], [STATUS_SIGNS[ReviewStatus.ACCEPTED], STATUS_SIGNS[ReviewStatus.REJECTED]]
+        )
         ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Lung"))
         self.panel.onRelabel(ui.bodyPartComboBox.findText("Lung"))
         self.assertEqual(self.rows()[1][1], "Lung")
@@ -987,7 +1051,10 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
         ui.editButton.checked = True
         box = slicer.mrmlScene.GetFirstNodeByName("Box of the lesion")
         box.SetCenter(
-            *(box.GetCenter()[axis] + shift for axis, shift in enumerate(self.rasAt((3.0, 0.0, 0.0)) - self.rasAt((0.0, 0.0, 0.0))))
+            *(
+                box.GetCenter()[axis] + shift
+                for axis, shift in enumerate(self.rasAt((3.0, 0.0, 0.0)) - self.rasAt((0.0, 0.0, 0.0)))
+            )
         )
         box.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
         moved = session.review.lesion(added.id)
@@ -1026,7 +1093,10 @@ class LesionDetectorTest(ScriptedLoadableModuleTest):
                     self.say(f"{form.title} was saved")
 
     def test_saving_loading_and_closing_the_scene(self):
-        """A review is as it was once its scene was saved and loaded; after a scene was closed, the open panel takes up the next CT."""
+        """A review is as it was once its scene was saved and loaded.
+
+        After a scene was closed, the open panel takes up the next CT.
+        """
         import tempfile
 
         ui = self.panel.ui

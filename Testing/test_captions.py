@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from LesionDetectorLib.captions import place_caption, shared_areas
 
-BOX = st.tuples(*[st.floats(0, 400)] * 2, *[st.floats(5, 90)] * 2).map(lambda box: (*box[:2], box[0] + box[2], box[1] + box[3]))
+BOX = st.tuples(*[st.floats(0, 400)] * 2, *[st.floats(5, 90)] * 2).map(
+    lambda box: (*box[:2], box[0] + box[2], box[1] + box[3])
+)
 
 
 @settings(max_examples=200, deadline=None)

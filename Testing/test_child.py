@@ -25,7 +25,9 @@ from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.reading import Reading
 
 SLICES = 6
-READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))
+READING = Reading(
+    "ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3)
+)
 DONE = ["os.mkdir('found')", f"open('found/lesions.json', 'w').write({lesions_json.dumps(READING)!r})"]
 
 
@@ -172,11 +174,20 @@ def test_cancel_while_the_real_detector_works():
         (["os.kill(os.getpid(), 9)"], "memory runs out.*: close other programs or choose the CPU"),
         (["print('Traceback: no luck')", "sys.exit(3)"], "code 3 .*: try again with the CPU"),
         (["sys.exit(1)"], "code 1 .*: close other programs or choose the CPU"),
-        (["print('error: [/opt/Slicer/bin/./python-real] exit abnormally - Report the problem.')", "sys.exit(1)"], "crashed, or .* memory"),
+        (
+            ["print('error: [/opt/Slicer/bin/./python-real] exit abnormally - Report the problem.')", "sys.exit(1)"],
+            "crashed, or .* memory",
+        ),
         (["raise MemoryError"], "ran out of memory .*: close other programs"),
-        (["print('DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.')", "sys.exit(1)"], "ran out of memory"),
+        (
+            ["print('DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.')", "sys.exit(1)"],
+            "ran out of memory",
+        ),
         (["os.makedirs('found/lesions.json')"], r"cannot be read; run the detector again.*lesions\.json"),
-        (["os.mkdir('found')", "open('found/lesions.json', 'w').write('{')"], "cannot be read; run the detector again.*not valid JSON"),
+        (
+            ["os.mkdir('found')", "open('found/lesions.json', 'w').write('{')"],
+            "cannot be read; run the detector again.*not valid JSON",
+        ),
         (["sys.exit(0)"], "code 0 before it was done"),
         (["""print('{"event": "error", "text": "ct.nrrd is no CT."}')""", "sys.exit(2)"], "ct.nrrd is no CT."),
     ],
@@ -210,9 +221,13 @@ def test_warnings_are_kept_and_foreign_lines_are_only_remembered():
     assert run.warnings == ["ä slice is missing"] and list(run._last) == FOREIGN
 
 
-def test_a_reading_is_given_where_the_folder_cannot_be_deleted_yet_and_the_next_start_deletes_it(temporary, monkeypatch):
+def test_a_reading_is_given_where_the_folder_cannot_be_deleted_yet_and_the_next_start_deletes_it(
+    temporary, monkeypatch
+):
     def held(path, *_):
-        raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(path))
+        raise PermissionError(
+            13, "The process cannot access the file because it is being used by another process", str(path)
+        )
 
     with monkeypatch.context() as windows:
         windows.setattr(scratch.shutil, "rmtree", held)
@@ -224,7 +239,11 @@ def test_a_reading_is_given_where_the_folder_cannot_be_deleted_yet_and_the_next_
 
 
 def test_a_fault_of_the_listener_ends_the_run():
-    run = begun(script("""print('{"event": "progress", "stage": "read", "done": 0, "total": 1}', flush=True)""", "time.sleep(60)"))
+    run = begun(
+        script(
+            """print('{"event": "progress", "stage": "read", "done": 0, "total": 1}', flush=True)""", "time.sleep(60)"
+        )
+    )
     with pytest.raises(ZeroDivisionError):
         while run.poll(lambda progress: 1 / progress.done) is None:
             time.sleep(0.01)
@@ -254,7 +273,9 @@ def test_a_ct_that_cannot_be_written_leaves_nothing():
 def test_missing_torch_is_said_in_one_sentence(tmp_path_factory):
     without = tmp_path_factory.mktemp("without")
     (without / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-    run = begun([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(without)!r}); sys.argv[0:2] = []\n{AS_MODULE}"])
+    run = begun(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(without)!r}); sys.argv[0:2] = []\n{AS_MODULE}"]
+    )
     with pytest.raises(ChildError, match="Python package torch is missing; install it with: pip install torch"):
         finish(run)
 
@@ -263,7 +284,9 @@ AS_MODULE = "sys.argv.pop(0)\nfrom LesionDetectorLib.cli import __main__ as cli\
 
 
 @pytest.mark.parametrize(("there_is_a_pipe", "error", "closed"), [(1, 0, False), (0, 109, True), (0, 6, False)])
-def test_on_windows_a_broken_pipe_alone_means_that_the_application_has_ended(monkeypatch, there_is_a_pipe, error, closed):
+def test_on_windows_a_broken_pipe_alone_means_that_the_application_has_ended(
+    monkeypatch, there_is_a_pipe, error, closed
+):
     kernel = SimpleNamespace(PeekNamedPipe=lambda *_: there_is_a_pipe)
     windows = SimpleNamespace(WinDLL=lambda *_, **__: kernel, c_void_p=int, get_last_error=lambda: error)
     monkeypatch.setitem(sys.modules, "ctypes", windows)
@@ -303,8 +326,11 @@ SLOW = script(
 
 
 def killed(temporary: Path, ct: Path, python: list[str], stage: str, seconds: float, both: bool) -> list[str]:
-    """The names of the files that are left of a run of which the application was killed `seconds` after `stage` had begun, or both were."""
-    with subprocess.Popen([sys.executable, "-c", APPLICATION, temporary, ct, *python], stdout=subprocess.PIPE, text=True) as application:
+    """The names of the files that are left of a run of which the application was killed `seconds` after `stage` had
+    begun, or both were."""
+    with subprocess.Popen(
+        [sys.executable, "-c", APPLICATION, temporary, ct, *python], stdout=subprocess.PIPE, text=True
+    ) as application:
         detector = psutil.Process(int(application.stdout.readline()))
         while stage and application.stdout.readline().strip() not in (stage, ""):
             pass

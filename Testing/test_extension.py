@@ -19,7 +19,12 @@ def cmake_list(name: str) -> set[str]:
 
 
 def files(*patterns: str) -> set[str]:
-    found = {path for pattern in patterns for path in MODULE.glob(pattern) if path.is_file() and "__pycache__" not in path.parts}
+    found = {
+        path
+        for pattern in patterns
+        for path in MODULE.glob(pattern)
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     return {path.relative_to(MODULE).as_posix() for path in found}
 
 
@@ -46,7 +51,9 @@ def test_the_index_entry_fits_the_project():
     assert entry["scm_url"].endswith(f"/Slicer{project}.git")
     for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
         assert re.search(rf'set\(EXTENSION_{name} ".+"\)', top)
-    assert re.search(r'EXTENSION_CONTRIBUTORS "[^"(]+ \([^")]+\)"', top), "names with their organization, as the index asks"
+    assert re.search(r'EXTENSION_CONTRIBUTORS "[^"(]+ \([^")]+\)"', top), (
+        "names with their organization, as the index asks"
+    )
     local = re.search(r'EXTENSION_ICONURL ".*?/main/(.+?)"', top).group(1)
     assert (PROJECT / local).is_file()
 

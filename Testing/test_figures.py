@@ -74,7 +74,10 @@ def test_the_enlargement_holds_the_whole_box(volume, lesions):
 
 @pytest.mark.parametrize("enlarged", [False, True])
 def test_a_panel_by_itself_is_that_of_the_picture(volume, lesions, enlarged):
-    half, (panel,) = figures.lesion_figure(volume, lesions, 1).axes[enlarged], figures.panel_figure(volume, lesions, 1, enlarged).axes
+    half, (panel,) = (
+        figures.lesion_figure(volume, lesions, 1).axes[enlarged],
+        figures.panel_figure(volume, lesions, 1, enlarged).axes,
+    )
     assert (panel.get_xlim(), panel.get_ylim()) == (half.get_xlim(), half.get_ylim())
     assert [text.get_text() for text in panel.texts] == [text.get_text() for text in half.texts]
     if enlarged:
@@ -106,7 +109,8 @@ def test_captions_cover_no_lesion_of_the_slice(volume, lesions):
 
 
 @pytest.mark.parametrize(
-    ("direction", "letters"), [((1, 0, 0), "L"), ((-1, 0, 0), "R"), ((0, 1, 0), "P"), ((0, 0, -1), "I"), ((0.1, -0.9, 0.42), "AS")]
+    ("direction", "letters"),
+    [((1, 0, 0), "L"), ((-1, 0, 0), "R"), ((0, 1, 0), "P"), ((0, 0, -1), "I"), ((0.1, -0.9, 0.42), "AS")],
 )
 def test_orientation_letters(direction, letters):
     assert figures.orientation_letters(np.array(direction)) == letters

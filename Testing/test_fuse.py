@@ -22,7 +22,9 @@ def random_predictions(rng: np.random.Generator, models: int) -> list[tuple[np.n
     for _ in range(models):
         seen = np.repeat(lesions[rng.random(12) < 0.8], 2, axis=0)
         boxes = seen + rng.uniform(-4, 4, seen.shape)
-        predictions.append((boxes, rng.uniform(0.01, 1, len(boxes)), rng.choice([LIVER, LUNG], len(boxes), p=[0.8, 0.2])))
+        predictions.append(
+            (boxes, rng.uniform(0.01, 1, len(boxes)), rng.choice([LIVER, LUNG], len(boxes), p=[0.8, 0.2]))
+        )
     return predictions
 
 
@@ -68,7 +70,9 @@ def test_box_that_one_of_two_models_saw_keeps_half_of_its_score():
 def test_single_model_comes_back_as_it_is():
     boxes = np.array([[0.0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 50, 60], [20, 20, 40, 40]])
     kept, scores, labels = weighted_boxes_fusion([(boxes, [0.3, 0.8, 0.9, 0.04], [4, 4, 4, 4])], skip_below=0.05)
-    np.testing.assert_array_equal(kept, boxes[[1, 0]])  # overlapping boxes stay apart, the empty and the unlikely one go
+    np.testing.assert_array_equal(
+        kept, boxes[[1, 0]]
+    )  # overlapping boxes stay apart, the empty and the unlikely one go
     assert scores.tolist() == [0.8, 0.3]
     assert labels.tolist() == [4, 4]
 
@@ -133,12 +137,18 @@ def test_order_of_slices_does_not_matter():
 def test_slice_without_the_lesion_ends_it():
     box = (50, 50, 20, 0.9, LIVER)
     assert [lesion.slices for lesion in stack([on_slice(1, box), on_slice(2), on_slice(3, box)])] == [(1, 1), (3, 3)]
-    assert [lesion.slices for lesion in stack([on_slice(1, box), on_slice(3, box)])] == [(1, 3)]  # every second slice was looked at
+    assert [lesion.slices for lesion in stack([on_slice(1, box), on_slice(3, box)])] == [
+        (1, 3)
+    ]  # every second slice was looked at
 
 
 def test_boxes_that_overlap_too_little_stay_apart():
-    assert len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (57, 50, 20, 0.9, LIVER))])) == 2  # IoU 13 / 27
-    assert len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (56, 50, 20, 0.9, LIVER))])) == 1  # IoU 14 / 26
+    assert (
+        len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (57, 50, 20, 0.9, LIVER))])) == 2
+    )  # IoU 13 / 27
+    assert (
+        len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (56, 50, 20, 0.9, LIVER))])) == 1
+    )  # IoU 14 / 26
 
 
 def test_box_joins_the_lesion_that_it_overlaps_most():
@@ -184,7 +194,9 @@ def test_doubtful_tail_of_a_vessel_does_not_lengthen_the_lesion():
 def test_thin_and_thick_slices_find_the_same_sphere(spacing, slices):
     heights = np.arange(-(slices // 2), slices // 2 + 1) * spacing
     sides = 2 * np.sqrt(10**2 - heights**2) + 10  # a sphere of 20 mm, seen with a margin of 5 mm
-    (lesion,) = stack([on_slice(k, (50, 50, side, 0.9 - abs(z) / 40, LUNG)) for k, (z, side) in enumerate(zip(heights, sides))])
+    (lesion,) = stack(
+        [on_slice(k, (50, 50, side, 0.9 - abs(z) / 40, LUNG)) for k, (z, side) in enumerate(zip(heights, sides))]
+    )
     assert lesion.key_slice == slices // 2
     assert lesion.slices == (0, slices - 1)
 

@@ -31,9 +31,13 @@ def test_the_detector_that_ships_finds_the_same_lesions():
         sorted(lesions, key=lambda lesion: (lesion.key_slice, lesion.box))
         for lesions in (lesions_json.read(OLD / "lesions.json").lesions, found)
     )
-    assert [(lesion.key_slice, lesion.body_part) for lesion in new] == [(lesion.key_slice, lesion.body_part) for lesion in old]
+    assert [(lesion.key_slice, lesion.body_part) for lesion in new] == [
+        (lesion.key_slice, lesion.body_part) for lesion in old
+    ]
     for numbers in ("box", "slices", "confidence"):
-        np.testing.assert_allclose(*([getattr(lesion, numbers) for lesion in lesions] for lesions in (new, old)), atol=1e-3)
+        np.testing.assert_allclose(
+            *([getattr(lesion, numbers) for lesion in lesions] for lesions in (new, old)), atol=1e-3
+        )
     np.testing.assert_allclose(*([lesion.recist.long_mm for lesion in lesions] for lesions in (new, old)), atol=0.1)
 
 

@@ -1,4 +1,5 @@
-"""Scrolling through a CT with two hundred lesions costs at most twice what it costs without any: side by side, on the real nodes."""
+"""Scrolling through a CT with two hundred lesions costs at most twice what it costs without any: side by side, on
+the real nodes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def lesions() -> list[Lesion]:
         k, (x, y), side = int(rng.integers(2, SLICES - 2)), rng.uniform(20, 220, 2), rng.uniform(8, 20)
         middle, ends = (x + side / 2, y + side / 2), (x + 3, x + side - 3)
         axes = ((ends[0], middle[1]), (ends[1], middle[1])), ((middle[0], y + 3), (middle[0], y + side - 3))
-        found.append(Lesion(BodyPart.LIVER, 0.7, k, (k - 2, k + 2), (x, y, x + side, y + side), Recist(*axes, side, side)))
+        found.append(
+            Lesion(BodyPart.LIVER, 0.7, k, (k - 2, k + 2), (x, y, x + side, y + side), Recist(*axes, side, side))
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""The panel, driven through stand-ins for Slicer's widgets on the real scene: from the click on Detect lesions to the saved report."""
+"""The panel, driven through stand-ins for Slicer's widgets on the real scene: from the click on Detect lesions to
+the saved report."""
 
 from __future__ import annotations
 
@@ -132,7 +133,9 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
         save(reviewing, form, tmp_path / name)
     assert (tmp_path / "report.txt").read_text() == reviewing.ui.reportText.plainText
     assert (tmp_path / "table.csv").read_text().count("\n") == 3, "the lesions of the report and their titles"
-    assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), "a name without an ending gets that of its kind"
+    assert (tmp_path / "table.csv").read_text().startswith("number,body_part"), (
+        "a name without an ending gets that of its kind"
+    )
     assert len(lesions_json.read(tmp_path / "lesions.json").lesions) == 3
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
     written = sorted(path.name for path in tmp_path.iterdir())
@@ -140,14 +143,19 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
     save(reviewing, "text", tmp_path / "report.doc")
     save(reviewing, "sr", tmp_path / "report.dcm")
     refused, not_dicom = reviewing.application.errors
-    assert "report.doc: choose a name that ends in .txt" in refused and "was not loaded from Slicer's DICOM database" in not_dicom
+    assert (
+        "report.doc: choose a name that ends in .txt" in refused
+        and "was not loaded from Slicer's DICOM database" in not_dicom
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == written
 
 
 def test_a_dicom_seg_is_written_whatever_ending_the_dialog_gives_its_name(reviewing, tmp_path, monkeypatch):
     kinds = []
     monkeypatch.setattr(
-        reviewing.module.scene, "save_report", lambda session, path, form, **asked: kinds.append((path.name, form.name)) or []
+        reviewing.module.scene,
+        "save_report",
+        lambda session, path, form, **asked: kinds.append((path.name, form.name)) or [],
     )
     save(reviewing, "seg", tmp_path / "report.dcm")
     save(reviewing, "sr", tmp_path / "report.dcm")
@@ -205,7 +213,9 @@ def test_marks_change_the_baseline_and_can_be_undone(reviewing):
     ui.undoButton.click()
     assert not ui.targetCheckBox.checked and not ui.lymphNodeCheckBox.checked
     ui.lesionTable.selectRow(0)
-    assert "no reader marked a soft-tissue part" in baseline_row(reviewing, 1) or "it has no axes" in baseline_row(reviewing, 1)
+    assert "no reader marked a soft-tissue part" in baseline_row(reviewing, 1) or "it has no axes" in baseline_row(
+        reviewing, 1
+    )
 
 
 def baseline_row(panel, number: int) -> str:
@@ -325,11 +335,16 @@ def test_a_damaged_review_is_named_and_the_others_go_on(reviewing):
     reviewing.logic.review(other, Reading.of(volume, some_lesions()))
     other.SetName("Other CT")
     reviewing.logic.close()
-    texts = [node for node in mrml.all_nodes(scene, "vtkMRMLTextNode") if node.GetNodeReferenceID(mrml.VOLUME) == other.GetID()]
+    texts = [
+        node
+        for node in mrml.all_nodes(scene, "vtkMRMLTextNode")
+        if node.GetNodeReferenceID(mrml.VOLUME) == other.GetID()
+    ]
     texts[0].SetText(texts[0].GetText()[:-9])
     reviewing.onSceneEndImport()
     assert [
-        error.startswith("The review of Other CT cannot be continued: this is not valid JSON") for error in reviewing.application.errors
+        error.startswith("The review of Other CT cannot be continued: this is not valid JSON")
+        for error in reviewing.application.errors
     ] == [True]
     assert rows(reviewing) == before and reviewing.logic.session(other) is None
 
@@ -389,7 +404,10 @@ def test_a_scene_of_the_command_line_is_taken_over_into_a_review(panel, tmp_path
     panel.ui.lesionTable.selectRow(1)
     panel.ui.rejectButton.click()
     assert rows(panel)[1][5] == "\u2717"
-    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == 0 and scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+    assert (
+        scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode") == 0
+        and scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+    )
 
 
 def finding(monkeypatch, panel, reading, fault=None):
@@ -637,7 +655,10 @@ def test_a_user_who_declines_to_install_is_told_and_gets_no_error(reviewing, mon
 
     monkeypatch.setattr(reviewing.module.slicer.packaging, "pip_ensure", decline)
     reviewing.ui.detectButton.click()
-    assert reviewing.ui.progressLabel.text == "Nothing was installed, so the detector cannot run." and not reviewing.logic.running
+    assert (
+        reviewing.ui.progressLabel.text == "Nothing was installed, so the detector cannot run."
+        and not reviewing.logic.running
+    )
     save(reviewing, "html", tmp_path / "page.html")
     assert "Nothing was installed" in reviewing.ui.progressLabel.text and not list(tmp_path.iterdir())
     assert not reviewing.application.errors
@@ -660,7 +681,9 @@ def test_an_older_pytorch_and_a_missing_extension_are_told_apart(panel, monkeypa
 def test_nothing_else_can_be_clicked_while_a_report_is_saved(reviewing, monkeypatch, tmp_path):
     dialogs, create = [], reviewing.module.slicer.util.createProgressDialog
     monkeypatch.setattr(
-        reviewing.module.slicer.util, "createProgressDialog", lambda **options: dialogs.append(options) or create(**options)
+        reviewing.module.slicer.util,
+        "createProgressDialog",
+        lambda **options: dialogs.append(options) or create(**options),
     )
     save(reviewing, "html", tmp_path / "page.html")
     assert dialogs[0]["windowModality"] == reviewing.module.qt.Qt.WindowModal
@@ -685,7 +708,9 @@ def test_the_child_runs_slicers_own_python_by_its_full_path(panel, monkeypatch, 
 
 def test_reload_takes_the_library_anew(panel, monkeypatch):
     reloaded = []
-    monkeypatch.setattr(panel.module.ScriptedLoadableModuleWidget, "onReload", lambda self: reloaded.append(True), raising=False)
+    monkeypatch.setattr(
+        panel.module.ScriptedLoadableModuleWidget, "onReload", lambda self: reloaded.append(True), raising=False
+    )
     kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "LesionDetectorLib"}
     try:
         panel.onReload()

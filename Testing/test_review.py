@@ -57,7 +57,9 @@ def test_ticking_and_unticking_are_edits_of_one_lesion():
     state = fresh()
     state.mark(LIVER.id, Mark.TARGET, True)
     state.mark(LIVER.id, Mark.LYMPH_NODE, True)
-    assert state.lesion(LIVER.id) == LIVER.edited(marks=(Mark.LYMPH_NODE, Mark.TARGET)) and state.lesion(LUNG.id) == LUNG
+    assert (
+        state.lesion(LIVER.id) == LIVER.edited(marks=(Mark.LYMPH_NODE, Mark.TARGET)) and state.lesion(LUNG.id) == LUNG
+    )
     state.mark(LIVER.id, Mark.TARGET, True)
     state.mark(LUNG.id, Mark.TARGET, False)
     state.mark(LIVER.id, Mark.TARGET, False)
@@ -149,7 +151,12 @@ def test_a_review_goes_through_its_json_with_its_undo(steps):
     state = fresh()
     edit_at_random(state, steps)
     again = review.loads(review.dumps(state))
-    assert (again.lesions, again.done, again.undone, again.found) == (state.lesions, state.done, state.undone, state.found)
+    assert (again.lesions, again.done, again.undone, again.found) == (
+        state.lesions,
+        state.done,
+        state.undone,
+        state.found,
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,9 +167,17 @@ def test_a_review_goes_through_its_json_with_its_undo(steps):
         (lambda record: record.pop("done"), "damaged"),
         (lambda record: record["done"].append({"action": "accept", "before": None, "after": None}), "without a lesion"),
         (lambda record: record["done"].append({"action": "fly", "before": None, "after": None}), "damaged"),
-        (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": []}), "'after.body_part' is missing"),
+        (
+            lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": []}),
+            "'after.body_part' is missing",
+        ),
         (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": 0}), "damaged"),
-        (lambda record: record["done"].append({"action": "relabel", "before": LESION, "after": LESION | {"id": "b"}}), "of two lesions"),
+        (
+            lambda record: record["done"].append(
+                {"action": "relabel", "before": LESION, "after": LESION | {"id": "b"}}
+            ),
+            "of two lesions",
+        ),
         (lambda record: record["found"].pop("ct"), "'ct' is missing"),
     ],
 )

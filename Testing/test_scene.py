@@ -1,4 +1,7 @@
-"""The Slicer scene: written, read back in a fresh process, edited, rendered; in axial, oblique and left-handed geometry."""
+"""The Slicer scene: written, read back in a fresh process, edited, rendered.
+
+In axial, oblique and left-handed geometry.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ for path in sys.argv[1:]:
     array = slicer.util.arrayFromVolume(volume)
     labels = scene.GetFirstNodeByClass("vtkMRMLMarkupsFiducialNode")
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    parent = lambda box: hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(box)))
     result[path] = {
         "lesions": [asdict(lesion) for lesion in s.read_lesions(scene)],
         "names": [box.GetName() for box in boxes],
@@ -56,7 +60,7 @@ for path in sys.argv[1:]:
         "ijk to ras": mrml.ijk_to_ras(volume).tolist(),
         "shape": array.shape,
         "voxels": [int(array[2, 3, 4]), int(array.sum())],
-        "parents": sorted({hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(box))) for box in boxes}),
+        "parents": sorted({parent(box) for box in boxes}),
     }
 print("RESULT" + json.dumps(result))
 """
@@ -208,7 +212,9 @@ def test_a_lesion_without_its_ct_is_refused(shown):
 
 
 def test_lesions_fit_a_volume_node_with_its_voxels_in_another_order(lesions):
-    lesions = [replace(lesion, recist=lesion.recist and replace(lesion.recist, drawn=(Axis.LONG,))) for lesion in lesions]
+    lesions = [
+        replace(lesion, recist=lesion.recist and replace(lesion.recist, drawn=(Axis.LONG,))) for lesion in lesions
+    ]
     volume = volume_with(GEOMETRIES["oblique"])
     flips = np.diag((-1.0, 1.0, -1.0))
     origin = tuple(volume.geometry.to_lps((SHAPE[2] - 1, 0, SHAPE[0] - 1)))
@@ -264,7 +270,9 @@ def test_a_scene_that_would_fill_the_disk_is_refused_before_it_is_unpacked(tmp_p
     monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("it is unpacked"))
     large = _archive(tmp_path / "large.mrb", {f"{number}": bytes(2**18) for number in range(5)})
     assert large.stat().st_size < 2**13
-    with pytest.raises(SceneError, match=r"large.mrb unpacks to 5 files of 1 MB, and at most 20 of 1 MB are read: open it in 3D Slicer"):
+    with pytest.raises(
+        SceneError, match=r"large.mrb unpacks to 5 files of 1 MB, and at most 20 of 1 MB are read: open it in 3D Slicer"
+    ):
         lesion_scene.load_scene(large)
     with pytest.raises(SceneError, match="unpacks to 21 files of 0 MB"):
         lesion_scene.load_scene(_archive(tmp_path / "many.mrb", {f"{number}": b"" for number in range(21)}))

@@ -30,7 +30,9 @@ def session(request, tmp_path, monkeypatch):
     KINDS[kind](tmp_path / "ct")
     volume, reading = read_ct(tmp_path / "ct")
     files = {dcmread(path, stop_before_pixels=True).SOPInstanceUID: path for path in (tmp_path / "ct").iterdir()}
-    monkeypatch.setattr(slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(files.get(uid, ""))), raising=False)
+    monkeypatch.setattr(
+        slicer, "dicomDatabase", SimpleNamespace(fileForInstance=lambda uid: str(files.get(uid, ""))), raising=False
+    )
     if reversed_slices:
         top = tuple(volume.geometry.to_lps((0, 0, len(volume.hu) - 1)))
         volume = Volume(volume.hu[::-1], volume.spacing, top, volume.direction * (1, 1, -1), volume.source)
@@ -67,8 +69,13 @@ def test_a_review_comes_back_to_the_same_scene_through_a_file(session, tmp_path,
         assert_same(found[lesion.id], lesion)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(found=st.lists(lesions(), min_size=1, max_size=40, unique_by=lambda one: one.id), name=st.sampled_from(["lesions.json", "r.dcm"]))
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    found=st.lists(lesions(), min_size=1, max_size=40, unique_by=lambda one: one.id),
+    name=st.sampled_from(["lesions.json", "r.dcm"]),
+)
 @pytest.mark.parametrize("session", ["upright, from head to feet"], indirect=True)
 def test_whatever_is_reviewed_comes_back(session, tmp_path, found, name):
     reading = replace(session.review.found, lesions=tuple(found))
@@ -90,11 +97,17 @@ def test_outlines_lie_in_their_boxes(session, tmp_path):
     frames = written.PerFrameFunctionalGroupsSequence
     assert len(frames) == len(written.SegmentSequence)
     for frame, mask, lesion in zip(frames, written.pixel_array, session.report().reported):
-        orientation = (frame if "PlaneOrientationSequence" in frame else written.SharedFunctionalGroupsSequence[0]).PlaneOrientationSequence
+        orientation = (
+            frame if "PlaneOrientationSequence" in frame else written.SharedFunctionalGroupsSequence[0]
+        ).PlaneOrientationSequence
         rows, columns = np.nonzero(mask)
         di, dj = np.reshape(orientation[0].ImageOrientationPatient, (2, 3)).astype(float)
         sj, si = map(float, written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing)
-        middle = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) + columns.mean() * si * di + rows.mean() * sj * dj
+        middle = (
+            np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+            + columns.mean() * si * di
+            + rows.mean() * sj * dj
+        )
         x0, y0, x1, y1 = lesion.box
         centre = to_mm(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice))
         assert np.linalg.norm(middle - centre) < 0.25 * np.linalg.norm(to_mm((x1, y1, 0)) - to_mm((x0, y0, 0)))

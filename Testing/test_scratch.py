@@ -25,7 +25,9 @@ sys.stdin.read()
 
 def other_process(parent) -> tuple[subprocess.Popen, str]:
     """A process that holds a folder until its stdin is closed or it is killed, and the name of the folder."""
-    process = subprocess.Popen([sys.executable, "-c", OTHER_PROCESS, parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     return process, process.stdout.readline().strip()
 
 
@@ -81,7 +83,9 @@ def test_the_folder_of_another_user_stays(tmp_path, monkeypatch):
 
 def test_what_cannot_be_deleted_now_is_deleted_by_the_next_run(tmp_path, monkeypatch):
     def held(path):
-        raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(path))
+        raise PermissionError(
+            13, "The process cannot access the file because it is being used by another process", str(path)
+        )
 
     run = Scratch(PREFIX, tmp_path)
     (run.path / "ct.nrrd").write_text("a patient")

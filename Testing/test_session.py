@@ -1,4 +1,5 @@
-"""The review of one CT in a scene, on the real MRML nodes: followed through edits, undo, saving, loading and closing."""
+"""The review of one CT in a scene, on the real MRML nodes: followed through edits, undo, saving, loading and
+closing."""
 
 from __future__ import annotations
 
@@ -36,8 +37,14 @@ def cut_by_slice(session: Session, name: str, k: int) -> list[tuple]:
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
     model = session.scene.GetFirstNodeByName(name)
-    points = vtk_to_numpy(model.GetPolyData().GetPoints().GetData()) if model.GetPolyData().GetNumberOfPoints() else np.zeros((0, 3))
-    corners = (np.c_[points, np.ones(len(points))] @ np.linalg.inv(mrml.ijk_to_ras(session.volume_node)).T)[:, :3].reshape(-1, 4, 3)
+    points = (
+        vtk_to_numpy(model.GetPolyData().GetPoints().GetData())
+        if model.GetPolyData().GetNumberOfPoints()
+        else np.zeros((0, 3))
+    )
+    corners = (np.c_[points, np.ones(len(points))] @ np.linalg.inv(mrml.ijk_to_ras(session.volume_node)).T)[
+        :, :3
+    ].reshape(-1, 4, 3)
     cut = [wall[:2, :2] for wall in corners if wall[:, 2].min() < k < wall[:, 2].max()]
     return [tuple(np.round(line.ravel(), 3)) for line in cut]
 
@@ -47,7 +54,9 @@ def captions(session: Session, k: int) -> list[str]:
     texts = []
     for labels in mrml.all_nodes(session.scene, "vtkMRMLMarkupsFiducialNode"):
         for index in range(labels.GetNumberOfControlPoints()):
-            (ijk,) = markup_nodes.ras_to_ijk(np.array([labels.GetNthControlPointPositionWorld(index)]), session.volume_node)
+            (ijk,) = markup_nodes.ras_to_ijk(
+                np.array([labels.GetNthControlPointPositionWorld(index)]), session.volume_node
+            )
             texts += [labels.GetNthControlPointLabel(index)] * (round(float(ijk[2])) == k)
     return texts
 
@@ -101,7 +110,9 @@ def test_a_lesion_is_drawn_on_the_slices_that_it_spans_and_its_axes_on_the_key_s
         assert np.allclose(np.array(lines[:4]).reshape(-1, 2).min(axis=0), soft.box[:2], atol=1e-3)
         assert np.allclose(np.array(lines[:4]).reshape(-1, 2).max(axis=0), soft.box[2:], atol=1e-3)
         assert "2 Soft tissue 87 % 18 x 18 mm" in captions(session, k)
-    assert not cut_by_slice(session, "Lesions pending", first - 1) and not cut_by_slice(session, "Lesions pending", last + 1)
+    assert not cut_by_slice(session, "Lesions pending", first - 1) and not cut_by_slice(
+        session, "Lesions pending", last + 1
+    )
     assert len(cut_by_slice(session, "Lesions rejected", 6)) == 4 and "- Lung" in captions(session, 6)
     session.set_status(soft.id, ReviewStatus.ACCEPTED)
     assert not cut_by_slice(session, "Lesions pending", 6) and len(cut_by_slice(session, "Lesions accepted", 6)) == 6
@@ -141,7 +152,9 @@ def test_a_ct_that_no_view_shows_has_no_overlay(session):
     models = mrml.all_nodes(session.scene, "vtkMRMLModelNode")
     lesion_scene.show_in_slice_views(session.scene, other)
     assert not any(model.GetDisplayNode().GetVisibility() for model in models)
-    session.scene.GetSingletonNode("Green", "vtkMRMLSliceCompositeNode").SetBackgroundVolumeID(session.volume_node.GetID())
+    session.scene.GetSingletonNode("Green", "vtkMRMLSliceCompositeNode").SetBackgroundVolumeID(
+        session.volume_node.GetID()
+    )
     assert all(model.GetDisplayNode().GetVisibility() for model in models)
     assert {model.GetDisplayNode().GetNthViewNodeID(0) for model in models} == {"vtkMRMLSliceNodeGreen"}
     assert {model.GetDisplayNode().GetNumberOfViewNodeIDs() for model in models} == {1}
@@ -228,7 +241,9 @@ def test_lesions_are_added_by_a_box_and_by_a_click(session):
     clicked = session.add(BodyPart.SOFT_TISSUE, mrml.ras(session.volume_node, (70.0, 40.0, 6))[None])
     x0, y0, x1, y1 = clicked.box
     assert (x0, x1) == pytest.approx((63.3, 76.7), abs=1) and (y0, y1) == pytest.approx((31.2, 48.8), abs=1)
-    assert clicked.recist.long_mm == pytest.approx(19.2, abs=1.5) and clicked.recist.short_mm == pytest.approx(18, abs=1.5)
+    assert clicked.recist.long_mm == pytest.approx(19.2, abs=1.5) and clicked.recist.short_mm == pytest.approx(
+        18, abs=1.5
+    )
     with pytest.raises(lesion_scene.SceneError, match="smaller than a voxel"):
         session.add(BodyPart.BONE, corners[[0, 0]])
     with pytest.raises(lesion_scene.SceneError, match="outside"):
@@ -252,7 +267,9 @@ def test_a_scene_that_is_saved_and_loaded_goes_on_where_it_was(session, tmp_path
     (again,) = Session.kept(scene)
     assert (again.confidence, again.selected, again.listed) == (0.25, soft.id, session.listed)
     drawn = ("vtkMRMLMarkupsNode", "vtkMRMLModelNode", "vtkMRMLMarkupsDisplayNode", "vtkMRMLModelDisplayNode")
-    assert [len(mrml.all_nodes(scene, name)) for name in drawn] == [len(mrml.all_nodes(session.scene, name)) for name in drawn]
+    assert [len(mrml.all_nodes(scene, name)) for name in drawn] == [
+        len(mrml.all_nodes(session.scene, name)) for name in drawn
+    ]
     again.undo()
     assert again.review.lesion(soft.id) == soft
     again.close()
@@ -262,10 +279,16 @@ def test_what_is_taken_out_of_the_scene_is_drawn_anew_or_ends_the_review(session
     session.select(session.listed[1][1].id)
     session.editing = True
     observers = session.observers
-    for node in [*mrml.all_nodes(session.scene, "vtkMRMLModelNode"), *markups(session), *mrml.all_nodes(session.scene, "vtkMRMLTableNode")]:
+    for node in [
+        *mrml.all_nodes(session.scene, "vtkMRMLModelNode"),
+        *markups(session),
+        *mrml.all_nodes(session.scene, "vtkMRMLTableNode"),
+    ]:
         session.scene.RemoveNode(node)
         assert not session.closed and session.observers == observers
-        assert len(cut_by_slice(session, "Lesions rejected", 6)) == 4 and "2 Soft tissue 87 % 18 x 18 mm" in captions(session, 6)
+        assert len(cut_by_slice(session, "Lesions rejected", 6)) == 4 and "2 Soft tissue 87 % 18 x 18 mm" in captions(
+            session, 6
+        )
         assert len(handles(session)) == 3 and session.scene.GetFirstNodeByClass("vtkMRMLTableNode") is not None
     session.scene.RemoveNode(session.volume_node)
     assert session.closed and session.observers == 0
@@ -351,7 +374,9 @@ def test_the_caption_of_the_selected_lesion_stays_inside_a_small_view(session):
     scale, _ = _index_to_screen(session.volume_node)
     left, bottom, right, top = _bounds(red, session.volume_node, scale)
     labels = session.scene.GetFirstNodeByName("Captions pending")
-    (index,) = [i for i in range(labels.GetNumberOfControlPoints()) if labels.GetNthControlPointDescription(i) == soft.id][:1]
+    (index,) = [
+        i for i in range(labels.GetNumberOfControlPoints()) if labels.GetNthControlPointDescription(i) == soft.id
+    ][:1]
     (ijk,) = markup_nodes.ras_to_ijk(np.array([labels.GetNthControlPointPositionWorld(index)]), session.volume_node)
     x, y = scale @ ijk[:2]
     mm_per_px = red.GetFieldOfView()[0] / 300

@@ -1,4 +1,5 @@
-"""The stand-in of the application refuses what Slicer refuses: the table against its sources, and the module with old faults put back."""
+"""The stand-in of the application refuses what Slicer refuses: the table against its sources, and the module with
+old faults put back."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def module_with(tmp_path: Path, *changes: tuple[str, str]):
     return load(path)
 
 
-# ------------------------------------------------------------------------------------------------------- old faults, put back one by one
+# ------------------------------------------------------------------------------------------------------- old faults,
+# put back one by one
 
 
 def test_a_text_on_a_combo_box_needs_its_choices(application, tmp_path):
@@ -110,7 +112,12 @@ def test_a_path_that_was_chosen_stays_when_its_field_is_emptied(application, tmp
         (r'connect\("activated\(int\)"', 'connect("activated(QString)"', AttributeError, "does not exist on QComboBox"),
         (r"lesionTable\.columnCount\)", "lesionTable.columnCount())", TypeError, "'int' object is not callable"),
         (r"lesionTable\.currentRow\(\)", "lesionTable.currentRow", TypeError, "QTableWidget.currentRow is a method"),
-        (r"(button|detectButton)\.toolTip = ", r"\1.tooltip = ", AttributeError, "'tooltip' does not exist on QPushButton"),
+        (
+            r"(button|detectButton)\.toolTip = ",
+            r"\1.tooltip = ",
+            AttributeError,
+            "'tooltip' does not exist on QPushButton",
+        ),
         (r"progressBar\.value = ", "progressBar.setValue = ", AttributeError, "Slot 'setValue' can not be overwritten"),
         (r"qt\.QHeaderView\.Stretch ", "qt.QHeaderView.Stretched ", AttributeError, "no attribute 'Stretched'"),
         (r"setSectionResizeMode\(column, ", "setSectionResizeMode(0, column, ", ValueError, "takes 1 to 2"),
@@ -144,7 +151,8 @@ def test_the_module_as_it_is_is_refused_nothing(application):
     assert [source.sampleName for source in slicer.modules.sampleDataSources["LesionDetector"]] == ["CTLiver"]
 
 
-# ------------------------------------------------------------------------------------------------------------------ PythonQt's manner
+# ------------------------------------------------------------------------------------------------------------------
+# PythonQt's manner
 
 
 def test_nothing_can_be_added_to_a_widget_and_nothing_unknown_is_read(qt):
@@ -215,7 +223,11 @@ def test_the_user_chooses_in_a_file_dialog(application, qt):
     application.chosen_path, application.chosen_filter = "/tmp/report", "DICOM SEG (*.seg.dcm)"
     dialog = qt.QFileDialog(None, "Save", "", "Text (*.txt);;DICOM SEG (*.seg.dcm)")
     dialog.acceptMode = qt.QFileDialog.AcceptSave
-    assert dialog.exec_() and dialog.selectedFiles() == ["/tmp/report"] and dialog.selectedNameFilter() == "DICOM SEG (*.seg.dcm)"
+    assert (
+        dialog.exec_()
+        and dialog.selectedFiles() == ["/tmp/report"]
+        and dialog.selectedNameFilter() == "DICOM SEG (*.seg.dcm)"
+    )
     assert qt.QFileDialog.getSaveFileName(None, "Save", "", "") == "/tmp/report"
     application.chosen_path = ""
     assert not dialog.exec_()
@@ -224,7 +236,10 @@ def test_the_user_chooses_in_a_file_dialog(application, qt):
 def test_a_keyword_that_a_dialog_has_not_is_refused(application):
     slicer.util.errorDisplay("No CT", windowTitle="Lesion Detector", detailedText="nothing")
     assert application.errors == ["No CT"]
-    for call in (lambda: slicer.util.errorDisplay("No CT", detail="x"), lambda: slicer.util.createProgressDialog(label="x")):
+    for call in (
+        lambda: slicer.util.errorDisplay("No CT", detail="x"),
+        lambda: slicer.util.createProgressDialog(label="x"),
+    ):
         with pytest.raises(TypeError, match="unexpected keyword argument"):
             call()
     application.agrees = False
@@ -237,7 +252,8 @@ def test_the_ui_file_sets_nothing_that_its_widgets_have_not():
         assert names - slicer_qt.TABLE[widget.get("class")].properties == set(), widget.get("name")
 
 
-# ----------------------------------------------------------------------------------------------------------- the table and its sources
+# ----------------------------------------------------------------------------------------------------------- the table
+# and its sources
 
 
 @pytest.mark.parametrize("name", [name for name in slicer_qt.TABLE if name.startswith("Q")])
@@ -253,7 +269,11 @@ def test_qt_has_what_the_table_says(name):
 
 def signature(function) -> str:
     found = inspect.signature(function)
-    return str(found.replace(parameters=[p.replace(annotation=p.empty) for p in found.parameters.values()], return_annotation=found.empty))
+    return str(
+        found.replace(
+            parameters=[p.replace(annotation=p.empty) for p in found.parameters.values()], return_annotation=found.empty
+        )
+    )
 
 
 def in_the_manner_of_the_table(arguments: ast.arguments) -> str:
@@ -307,5 +327,8 @@ def test_the_headers_have_the_properties_signals_and_methods_of_the_table(name):
     assert table.properties - above.properties - set(re.findall(r"Q_PROPERTY\([\w:<>]+ +(\w+) ", text)) == set()
     for method in table.methods.keys() - above.methods.keys():
         assert re.search(rf"\b{method}\(", text), method
-    declared = {f"{found}({','.join(map(without_name, given.split(',')))})" for found, given in re.findall(r"void (\w+)\(([^)]*)\)", text)}
+    declared = {
+        f"{found}({','.join(map(without_name, given.split(',')))})"
+        for found, given in re.findall(r"void (\w+)\(([^)]*)\)", text)
+    }
     assert set(table.signals) - set(above.signals) - declared == set()

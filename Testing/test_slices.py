@@ -63,7 +63,8 @@ def test_window_maps_hu_to_0_255_exactly():
 
 @pytest.mark.parametrize(("interval", "count"), [(1.0, 3), (2.0, 3), (5.0, 9), (0.7, 9)])
 def test_neighbours_lie_2_mm_apart(interval, count):
-    """On a ramp over z every neighbour has its own position's value: none is mis-weighted, also with nine slices of a thick CT."""
+    """On a ramp over z every neighbour has its own position's value: none is mis-weighted, also with nine slices of
+    a thick CT."""
     slices = 60
     ramp = np.arange(slices) * interval
     hu = np.broadcast_to(np.round(ramp * 10)[:, None, None], (slices, 40, 40)).astype(np.int16)

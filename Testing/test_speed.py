@@ -68,7 +68,11 @@ def test_every_slice_with_a_body_passes_the_network_once_without_the_air_around_
 
 def test_every_slice_is_resampled_once_and_outlines_are_sought_together(eager, volume, monkeypatch):
     resampled, resample = [], slices.interpolate
-    monkeypatch.setattr(slices, "interpolate", lambda planes, *size, **how: resampled.append(len(planes)) or resample(planes, *size, **how))
+    monkeypatch.setattr(
+        slices,
+        "interpolate",
+        lambda planes, *size, **how: resampled.append(len(planes)) or resample(planes, *size, **how),
+    )
     calls = counted(monkeypatch, (slices, "body_mask"), (outline, "_best_closed_paths"))
     lesions = find_lesions(volume, [eager])
     assert sum(resampled) == 14, "those with a body and their neighbours 2 mm away"
@@ -97,7 +101,9 @@ def test_a_batch_is_prepared_before_the_boxes_of_the_last_are_waited_for(eager, 
     assert steps == ["prepare 2", "network", "prepare 7", "boxes", "network", "prepare 12", "boxes", "network", "boxes"]
 
 
-@pytest.mark.parametrize(("free", "needed", "fitting"), [(1 << 34, 1 << 28, 32), (1 << 32, 1 << 28, 8), (1 << 28, 1 << 30, 1), (0, 0, 1)])
+@pytest.mark.parametrize(
+    ("free", "needed", "fitting"), [(1 << 34, 1 << 28, 32), (1 << 32, 1 << 28, 8), (1 << 28, 1 << 30, 1), (0, 0, 1)]
+)
 def test_slices_that_fit_into_the_memory_of_a_gpu(free, needed, fitting):
     assert slices_that_fit(free, needed) == fitting
 
@@ -125,7 +131,9 @@ def test_work_goes_on_in_smaller_batches_and_then_on_the_cpu_when_memory_runs_ou
     assert turns == ["2.", "1.", "the CPU.", "1."]
     assert [len(entry.boxes) for entry in found] == [len(entry.boxes) for entry in expected]
     for ours, theirs in zip(found[2:14], expected[2:14], strict=True):
-        assert (np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2).min(axis=1) < 0.05).all(), "in any order: some scores are equal"
+        assert (np.abs(ours.boxes[:, None] - theirs.boxes).max(axis=2).min(axis=1) < 0.05).all(), (
+            "in any order: some scores are equal"
+        )
 
 
 def test_float16_as_on_a_gpu_finds_the_same(volume):
@@ -138,7 +146,9 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     half = detector.network(image)
     detector.boxes(half, image)
     assert detector.precision == torch.float16
-    assert any((ours != theirs).any() for ours, theirs in zip(half.refined, exact.refined)), "it was computed in float16"
+    assert any((ours != theirs).any() for ours, theirs in zip(half.refined, exact.refined)), (
+        "it was computed in float16"
+    )
     for ours, theirs in zip((*half.logits, *half.refined), (*exact.logits, *exact.refined)):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
     with torch.no_grad():

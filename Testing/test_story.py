@@ -1,4 +1,5 @@
-"""The whole story on a CT of a patient: detect in a child process, review by button and mouse, report, save, load, find all as it was."""
+"""The whole story on a CT of a patient: detect in a child process, review by button and mouse, report, save, load,
+find all as it was."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Draw the training sets of the class-imbalance experiments from a `DL_info.csv` and write each as a csv of the same form.
+"""Draw the training sets of the class-imbalance experiments from a `DL_info.csv` and write each as a csv of the same
+form.
 
-Erickson, Mathai, Summers, "Class Imbalance Correction for Improved Universal Lesion Detection and Tagging in CT", 2025: keep the first
-visit, then the labelled lesions (D_L), split D_L by patient, and draw from its train split
+Erickson, Mathai, Summers, "Class Imbalance Correction for Improved Universal Lesion Detection and Tagging in CT", 2025:
+keep the first visit, then the labelled lesions (D_L), split D_L by patient, and draw from its train split
   BP   the same number of lesions of every body part
   N    as many lesions of patients with 1-2 lesions as of patients with 3 or more
   S    as many lesions with a short axis of 10 mm or more as below
@@ -45,7 +46,12 @@ MANY = 15
 """Patients with so many lesions or more share a bar of the picture."""
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 """Of the plain sample, and of the sets beside it."""
-PAPER = {"rows of the csv": (32735, 32120), "first visit": (26034, 25568), "labelled: D_L": (8104, 7953), "drawn": (1331, 1309)}
+PAPER = {
+    "rows of the csv": (32735, 32120),
+    "first visit": (26034, 25568),
+    "labelled: D_L": (8104, 7953),
+    "drawn": (1331, 1309),
+}
 """Lesions and slices of the paper after each step."""
 EXAMPLES = """
 examples:
@@ -63,7 +69,9 @@ def _steps(steps: dict[str, pd.DataFrame], split: pd.DataFrame, drawn: pd.DataFr
         counts = (len(rows), rows["File_name"].nunique(), rows["Patient_index"].nunique())
         paper = PAPER.get(step.split(" from")[0], ("", ""))
         lines.append(
-            f"{step:32}" + "".join(f"{count:9,}" for count in counts) + "".join(f"{n:{w},}" if n else "" for n, w in zip(paper, (17, 9)))
+            f"{step:32}"
+            + "".join(f"{count:9,}" for count in counts)
+            + "".join(f"{n:{w},}" if n else "" for n, w in zip(paper, (17, 9)))
         )
     return "\n".join(lines)
 
@@ -88,7 +96,9 @@ def _composition(train: pd.DataFrame, drawn: pd.DataFrame) -> str:
     if REPEAT in drawn.columns:
         columns["with repeats"] = drawn.index.repeat(drawn[REPEAT])
     groups = _groups(train)
-    table = {title: {name: int(held.loc[rows].sum()) for name, held in groups.items()} for title, rows in columns.items()}
+    table = {
+        title: {name: int(held.loc[rows].sum()) for name, held in groups.items()} for title, rows in columns.items()
+    }
     return pd.DataFrame(table).to_string()
 
 
@@ -98,36 +108,55 @@ def _remarks(steps: dict[str, pd.DataFrame], train: pd.DataFrame, drawn: pd.Data
     known = (clean["Coarse_lesion_type"] != UNKNOWN).sum()
     kept = len(steps["labelled: D_L"]) / max(known, 1)
     remarks = [
-        f"The first visit keeps {len(visit) / len(clean):.1%} of all marks (paper: 79.5%) and {kept:.1%} of the labelled (paper: 82.6%)."
+        f"The first visit keeps {len(visit) / len(clean):.1%} of all marks (paper: 79.5%) and {kept:.1%} of the "
+        "labelled (paper: 82.6%)."
     ]
     if len(steps["rows of the csv"]) != PAPER["rows of the csv"][0]:
         remarks.append(
-            "This csv is not the whole DL_info.csv: the share of the labelled marks compares with the paper's, the counts do not."
+            "This csv is not the whole DL_info.csv: the share of the labelled marks compares with the paper's, the "
+            "counts do not."
         )
     absent = [part.title for part in BodyPart if part not in train["Coarse_lesion_type"].to_numpy()]
     if absent:
-        remarks.append(f"The train split has no lesion of {', '.join(absent)}; the other labels are balanced among themselves.")
+        remarks.append(
+            f"The train split has no lesion of {', '.join(absent)}; the other labels are balanced among themselves."
+        )
     if len(drawn) != wanted:
-        remarks.append(f"{wanted:,} lesions were wanted; {len(drawn):,} are the most that the rule of the experiment allows below that.")
+        remarks.append(
+            f"{wanted:,} lesions were wanted; {len(drawn):,} are the most that the rule of the experiment allows "
+            "below that."
+        )
     return remarks
 
 
 def picture(lesions: pd.DataFrame, train: pd.DataFrame, sets: dict[str, pd.DataFrame], path: Path) -> None:
-    """Draw the paper's Figure 1 (a)-(e) as PNG: `lesions` by label and by patient, and the `sets` by label, patients' group and size.
+    """Draw the paper's Figure 1 (a)-(e) as PNG: `lesions` by label and by patient, and the `sets` by label,
+    patients' group and size.
 
-    `lesions` is D_L, `train` its train split, `sets` has "U" beside any of the other experiments; a set is drawn where it is balanced.
+    `lesions` is D_L, `train` its train split, `sets` has "U" beside any of the other experiments; a set is drawn where
+    it is balanced.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 8), layout="constrained")
     panels = figure.subplot_mosaic([list("aaaabbbb"), list("ccccddee")])
-    per_label = lesions["Coarse_lesion_type"].value_counts().reindex(list(BodyPart), fill_value=0).sort_values(ascending=False)
+    per_label = (
+        lesions["Coarse_lesion_type"].value_counts().reindex(list(BodyPart), fill_value=0).sort_values(ascending=False)
+    )
     parts = [BodyPart(label).title for label in per_label.index]
     panels["a"].bar_label(panels["a"].bar(parts, per_label), fontsize=8)
     panels["a"].set(title="(a) lesions of each label in $D_L$", ylabel="lesions")
-    per_patient = lesions.groupby("Patient_index").size().clip(upper=MANY).value_counts().reindex(range(1, MANY + 1), fill_value=0)
+    per_patient = (
+        lesions.groupby("Patient_index")
+        .size()
+        .clip(upper=MANY)
+        .value_counts()
+        .reindex(range(1, MANY + 1), fill_value=0)
+    )
     panels["b"].bar_label(panels["b"].bar([*map(str, range(1, MANY)), f"{MANY}+"], per_patient), fontsize=8)
-    panels["b"].set(title="(b) patients with so many lesions in $D_L$", xlabel="lesions of the patient", ylabel="patients")
+    panels["b"].set(
+        title="(b) patients with so many lesions in $D_L$", xlabel="lesions of the patient", ylabel="patients"
+    )
     groups = _groups(train)
     for panel, what, names, title in (
         ("c", "label", parts, "(c) lesions of each label"),
@@ -148,7 +177,9 @@ def _bars(axes, sets: dict[str, pd.DataFrame], groups: dict[str, pd.Series], tit
         taken = rows.index.repeat(rows[REPEAT]) if REPEAT in rows.columns else rows.index
         heights = [int(held.loc[taken].sum()) for held in groups.values()]
         x = np.arange(len(groups)) + (place - (len(sets) - 1) / 2) * width
-        axes.bar_label(axes.bar(x, heights, width, label=f"$D_{{{name}}}$", color=COLOURS[place % len(COLOURS)]), fontsize=7)
+        axes.bar_label(
+            axes.bar(x, heights, width, label=f"$D_{{{name}}}$", color=COLOURS[place % len(COLOURS)]), fontsize=7
+        )
     axes.set_xticks(range(len(groups)), [name.replace(": ", "\n").replace("SAD ", "SAD\n") for name in groups])
     axes.set(title=title, ylabel="lesions")
     axes.margins(y=0.2)
@@ -190,7 +221,10 @@ def _balance(options: argparse.Namespace) -> None:
             else "count as background; --ignore-others brings them along with label -1"
         )
         print(f"{len(others)} other marks on the slices of the three splits {fate}.")
-    print(f"{options.out} holds {len(rows):,} lesions. To train: python -m train.fit --data {options.out} --out runs/{options.out.stem}")
+    print(
+        f"{options.out} holds {len(rows):,} lesions. To train: python -m train.fit --data {options.out} --out "
+        f"runs/{options.out.stem}"
+    )
 
 
 def _drawn(options: argparse.Namespace) -> list[str]:
@@ -213,26 +247,41 @@ def _seed(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m train.balance", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m train.balance",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("csv", type=Path, help="the official DL_info.csv, or one of its form")
     parser.add_argument("--experiment", required=True, choices=tuple(EXPERIMENTS))
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="SUBSET.csv", help="csv to write; put it beside Images_png to train on it"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="SUBSET.csv",
+        help="csv to write; put it beside Images_png to train on it",
     )
     parser.add_argument("--seed", type=_seed, default=0, help="of the draw; same seed, same set (%(default)s)")
-    parser.add_argument("--split-seed", type=_seed, default=0, help="of the split, which all experiments should share (%(default)s)")
+    parser.add_argument(
+        "--split-seed", type=_seed, default=0, help="of the split, which all experiments should share (%(default)s)"
+    )
     parser.add_argument(
         "--first-visit",
         choices=("lesion", "study", "all"),
         default="lesion",
-        help="keep marks of each lesion's first visit (default: fits the paper's counts), of the patient's first study, or all",
+        help=(
+            "keep marks of each lesion's first visit (default: fits the paper's counts), of the patient's first "
+            "study, or all"
+        ),
     )
     parser.add_argument(
         "--same-place",
         type=float,
         default=SAME_PLACE,
-        help="for --first-visit lesion: how far apart, along each axis of the relative location, a lesion is still the same (%(default)s)",
+        help=(
+            "for --first-visit lesion: how far apart, along each axis of the relative location, a lesion is still the "
+            "same (%(default)s)"
+        ),
     )
     parser.add_argument(
         "--lesions",
@@ -241,10 +290,15 @@ def _parser() -> argparse.ArgumentParser:
         help="size of the set: rarest (default) = labels x lesions of the rarest, all, or a number; the paper has 1331",
     )
     parser.add_argument(
-        "--repeat-below", type=float, default=REPEAT_BELOW, help="for RF: repeat labels on less than this share of the slices (%(default)s)"
+        "--repeat-below",
+        type=float,
+        default=REPEAT_BELOW,
+        help="for RF: repeat labels on less than this share of the slices (%(default)s)",
     )
     parser.add_argument(
-        "--ignore-others", action="store_true", help="bring along further marks on these slices with label -1, to be ignored"
+        "--ignore-others",
+        action="store_true",
+        help="bring along further marks on these slices with label -1, to be ignored",
     )
     parser.add_argument("--picture", action="store_true", help="also draw the paper's Figure 1 (a)-(e) as SUBSET.png")
     return parser

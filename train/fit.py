@@ -1,7 +1,8 @@
 """Train a detector on data sets in DeepLesion's layout: a plain loop that can be killed and resumed.
 
-Every sample is a crop round a key slice, scaled, flipped and brightened at random; what crop comes when is fixed by the seed, so that a
-resumed run continues as if it had never stopped. Started by torchrun, every process trains on its share of each batch, on a GPU of its own.
+Every sample is a crop round a key slice, scaled, flipped and brightened at random; what crop comes when is fixed by the
+seed, so that a resumed run continues as if it had never stopped. Started by torchrun, every process trains on its share
+of each batch, on a GPU of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _join_others(options.device)
         _run(options, parser).train()
     except KeyboardInterrupt:
-        parser.exit(130, f"\nStopped; continue from the last checkpoint with: python -m train.fit --out {options.out} --resume\n")
+        parser.exit(
+            130,
+            f"\nStopped; continue from the last checkpoint with: python -m train.fit --out {options.out} --resume\n",
+        )
     except Refusal as error:
         parser.exit(2, f"{error}\n")
     finally:
@@ -48,7 +52,9 @@ def _join_others(device: str) -> None:
 
 def _check_shares(batch: int, parser: argparse.ArgumentParser) -> None:
     if batch % processes():
-        parser.error(f"a batch of {batch} cannot be shared by {processes()} processes; start as many processes as divide it")
+        parser.error(
+            f"a batch of {batch} cannot be shared by {processes()} processes; start as many processes as divide it"
+        )
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
@@ -60,12 +66,20 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         _check_shares(run.plan.batch, parser)
         return run
     if not options.data:
-        parser.error("--data is needed: a folder with DL_info.csv and Images_png, for example one made by python -m train.phantom")
+        parser.error(
+            "--data is needed: a folder with DL_info.csv and Images_png, for example one made by python -m "
+            "train.phantom"
+        )
     if (options.out / "checkpoint.pt").exists():
         parser.error(f"{options.out} already holds a run; continue it with --resume, or choose another --out")
     _check_shares(options.batch, parser)
     options.out.mkdir(parents=True, exist_ok=True)
-    architecture = {"detector": options.detector, "backbone": options.backbone, "slices": options.slices, "pixel_mm": options.pixel_mm}
+    architecture = {
+        "detector": options.detector,
+        "backbone": options.backbone,
+        "slices": options.slices,
+        "pixel_mm": options.pixel_mm,
+    }
     names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}
     plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
     run = Run(plan, options.out, device, options.backbone_weights)

@@ -1,7 +1,8 @@
-"""Compare ways to measure a lesion in its box with what readers measured: `python -m train.measure_readers DEEPLESION_DIR`.
+"""Compare ways to measure a lesion in its box with what readers measured: `python -m train.measure_readers
+DEEPLESION_DIR`.
 
-The folder holds `Images_png`, `boxes.csv` (marks with `diameters_px`) and `DL_info_test.csv`, on which the linear fit learns what the sides
-of a box alone say; patients whose marks are measured here take no part in that fit.
+The folder holds `Images_png`, `boxes.csv` (marks with `diameters_px`) and `DL_info_test.csv`, on which the linear fit
+learns what the sides of a box alone say; patients whose marks are measured here take no part in that fit.
 """
 
 from __future__ import annotations
@@ -57,14 +58,18 @@ def read_marks(folder: Path) -> list[Mark]:
     """The marks of `boxes.csv` whose diameters are known; DeepLesionError when the file is absent."""
     csv = folder / "boxes.csv"
     if not csv.is_file():
-        raise DeepLesionError(f"{csv} is missing; give the folder that holds boxes.csv, DL_info_test.csv and Images_png.")
+        raise DeepLesionError(
+            f"{csv} is missing; give the folder that holds boxes.csv, DL_info_test.csv and Images_png."
+        )
     marks = []
     for row in pd.read_csv(csv).dropna(subset="diameters_px").itertuples():
         series, number = row.File_name.removesuffix(".png").rsplit("_", 1)
         si, sj, _ = _numbers(row.spacing)
         long, short = _numbers(row.diameters_px)
         box = (row.x1 - 1, row.y1 - 1, row.x2 - 1, row.y2 - 1)
-        marks.append(Mark(row.patient, folder / "Images_png" / series / f"{number}.png", (si, sj), box, (long * si, short * si)))
+        marks.append(
+            Mark(row.patient, folder / "Images_png" / series / f"{number}.png", (si, sj), box, (long * si, short * si))
+        )
     return marks
 
 
@@ -123,17 +128,31 @@ def read_geometry(folder: Path) -> pd.DataFrame:
     boxes = np.array([_numbers(text) for text in table["Bounding_boxes"]])
     sides = np.sort((boxes[:, 2:] - boxes[:, :2] - 2 * MARGIN_PX) * spacing)[:, ::-1]
     diameters = np.array([_numbers(text) for text in table["Lesion_diameters_Pixel_"]]) * spacing
-    return pd.DataFrame({"patient": table["Patient_index"], **dict(zip("wh", sides.T)), "long": diameters[:, 0], "short": diameters[:, 1]})
+    return pd.DataFrame(
+        {
+            "patient": table["Patient_index"],
+            **dict(zip("wh", sides.T)),
+            "long": diameters[:, 0],
+            "short": diameters[:, 1],
+        }
+    )
 
 
 def summary(errors: np.ndarray, patients: np.ndarray, draws: int = 2000) -> str:
-    """A table's cells: bias and mean absolute error of both diameters, and their mean error's 95 % interval over patients drawn anew."""
+    """A table's cells: bias and mean absolute error of both diameters, and their mean error's 95 % interval over
+    patients drawn anew."""
     random = np.random.default_rng(0)
     of_patient = [np.abs(errors[patients == patient]) for patient in np.unique(patients)]
-    means = [np.concatenate([of_patient[k] for k in random.integers(len(of_patient), size=len(of_patient))]).mean() for _ in range(draws)]
+    means = [
+        np.concatenate([of_patient[k] for k in random.integers(len(of_patient), size=len(of_patient))]).mean()
+        for _ in range(draws)
+    ]
     (bias_long, bias_short), (long, short) = errors.mean(axis=0), np.abs(errors).mean(axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
-    return f"{bias_long:+.2f} / {long:.2f} | {bias_short:+.2f} / {short:.2f} | {np.abs(errors).mean():.2f} ({low:.2f} to {high:.2f})"
+    return (
+        f"{bias_long:+.2f} / {long:.2f} | {bias_short:+.2f} / {short:.2f} | {np.abs(errors).mean():.2f} ({low:.2f} to "
+        f"{high:.2f})"
+    )
 
 
 def _numbers(text: str) -> list[float]:

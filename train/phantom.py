@@ -1,8 +1,8 @@
 """Synthetic CT studies of a torso with lesions of the eight labels, in DeepLesion's layout, as NRRD or as DICOM.
 
-A study is a random `Patient` seen by a random scanner (pixel size, slice interval and thickness, point spread, correlated noise,
-couch) with random lesions in it. Every slice is rendered by itself, so a training set holds only the slices round its key
-slices. The same seed gives the same bytes, whatever the number of workers.
+A study is a random `Patient` seen by a random scanner (pixel size, slice interval and thickness, point spread,
+correlated noise, couch) with random lesions in it. Every slice is rendered by itself, so a training set holds only the
+slices round its key slices. The same seed gives the same bytes, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -76,10 +76,14 @@ def natural_lesions(seed: int, number: int) -> int:
     return int(np.clip(np.rint(rng.lognormal(LOG_LESIONS, LOG_LESIONS_SPREAD)), 1, MOST_LESIONS))
 
 
-def _rows(study: Study, number: int, split: int, context_mm: float | None, from_feet: bool = False) -> tuple[list[dict], list[int]]:
-    """One row per lesion and key slice on which it is worth annotating, and the slices to render: `context_mm` either side (None: all).
+def _rows(
+    study: Study, number: int, split: int, context_mm: float | None, from_feet: bool = False
+) -> tuple[list[dict], list[int]]:
+    """One row per lesion and key slice on which it is worth annotating, and the slices to render: `context_mm`
+    either side (None: all).
 
-    Rows number slices from 1 at the head, as DeepLesion does, or `from_feet`, as a report on a CT from another file does.
+    Rows number slices from 1 at the head, as DeepLesion does, or `from_feet`, as a report on a CT from another file
+    does.
     """
     rows, shown = [], set()
     reach = study.slices if context_mm is None else int(np.ceil(context_mm / study.scanner.interval))
@@ -93,7 +97,9 @@ def _rows(study: Study, number: int, split: int, context_mm: float | None, from_
     return rows, sorted(shown)
 
 
-def _row(study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]) -> dict:
+def _row(
+    study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]
+) -> dict:
     """A row; `numbers` are those of its key slice, and of the first and the last slice that is written."""
     key_number, *slices = numbers
     return layout.row(
@@ -134,7 +140,10 @@ def split_of(patients: int, percent: Sequence[float], seed: int) -> Array:
 
 
 def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], workers: int) -> int:
-    """Write a whole data set to `plan.out`; returns the number of rows. FileExistsError where the folder holds files already."""
+    """Write a whole data set to `plan.out`; returns the number of rows.
+
+    FileExistsError where the folder holds files already.
+    """
     if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
         raise FileExistsError(f"{plan.out} exists and is not empty; choose another --out or remove it.")
     numbers, splits = range(first, first + patients), split_of(patients, percent, plan.seed).tolist()
@@ -165,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m train.phantom --out data/phantom --patients 40 --seed 0 --labels balanced\n"
-        "  python -m train.phantom --out data/deeplesion-like --patients 900 --lesions-per-patient natural --labels natural\n"
+        "  python -m train.phantom --out data/deeplesion-like --patients 900 --lesions-per-patient natural --labels "
+        "natural\n"
         "  python -m train.phantom --out data/ct --patients 1 --format dicom --region chest\n",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -182,13 +192,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="or natural: 1 to 30, as in DeepLesion (default 6)",
     )
     parser.add_argument(
-        "--labels", choices=("natural", "balanced"), default="natural", help="as common as in DeepLesion, or equally common"
+        "--labels",
+        choices=("natural", "balanced"),
+        default="natural",
+        help="as common as in DeepLesion, or equally common",
     )
-    parser.add_argument("--context-mm", type=float, default=5.0, help="slices rendered either side of a key slice (deeplesion only)")
-    parser.add_argument("--interval-mm", type=float, help="distance between slices (default: 1, 2, 2.5 or 5, as common as in DeepLesion)")
+    parser.add_argument(
+        "--context-mm", type=float, default=5.0, help="slices rendered either side of a key slice (deeplesion only)"
+    )
+    parser.add_argument(
+        "--interval-mm",
+        type=float,
+        help="distance between slices (default: 1, 2, 2.5 or 5, as common as in DeepLesion)",
+    )
     parser.add_argument("--size", type=int, default=512, help="rows and columns of a slice")
     parser.add_argument(
-        "--splits", type=float, nargs=3, default=(70, 15, 15), metavar=("TRAIN", "VAL", "TEST"), help="per cent of patients"
+        "--splits",
+        type=float,
+        nargs=3,
+        default=(70, 15, 15),
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="per cent of patients",
     )
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args(arguments)
@@ -199,7 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or given.size < 64
     ):
         parser.error(
-            "--patients, --workers and --first-patient must be at least 1, --size at least 64, --seed and --lesions-per-patient at least 0"
+            "--patients, --workers and --first-patient must be at least 1, --size at least 64, --seed and "
+            "--lesions-per-patient at least 0"
         )
     if min(given.splits) < 0 or sum(given.splits) <= 0 or given.context_mm < 0:
         parser.error("--splits and --context-mm must not be negative, and one split must be more than 0")

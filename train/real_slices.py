@@ -1,7 +1,9 @@
-"""Bring the scattered real slices of DeepLesion that ship with papers and tools into DeepLesion's own layout, for training and measuring.
+"""Bring the scattered real slices of DeepLesion that ship with papers and tools into DeepLesion's own layout, for
+training and measuring.
 
-Reads `boxes.csv` beside `Images_png` (16-bit) and `key_slices_8bit/boxes.csv` (8-bit, linear -1024..3071 HU); patients of the official
-test split stay test, all others train. Boxes of unknown type keep the type -1: a trainer ignores them, an evaluator too.
+Reads `boxes.csv` beside `Images_png` (16-bit) and `key_slices_8bit/boxes.csv` (8-bit, linear -1024..3071 HU); patients
+of the official test split stay test, all others train. Boxes of unknown type keep the type -1: a trainer ignores them,
+an evaluator too.
 """
 
 from __future__ import annotations

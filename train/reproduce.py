@@ -1,9 +1,11 @@
-"""Reproduce Table 1 of the class-imbalance paper: every detector trained on every balanced set, measured on the same test patients.
+"""Reproduce Table 1 of the class-imbalance paper: every detector trained on every balanced set, measured on the same
+test patients.
 
-Erickson, Mathai, Summers, "Class Imbalance Correction for Improved Universal Lesion Detection and Tagging in CT", 2025. On DeepLesion this
-is the paper's experiment; any data set of its layout will do. Each run draws its training set (`train.balance`), trains (`train.fit`) and
-is evaluated (`train.evaluate`), as processes of their own. What is done stays done: the same command again goes on where it stopped, and
-more detectors, experiments or seeds may be added to an --out.
+Erickson, Mathai, Summers, "Class Imbalance Correction for Improved Universal Lesion Detection and Tagging in CT", 2025.
+On DeepLesion this is the paper's experiment; any data set of its layout will do. Each run draws its training set
+(`train.balance`), trains (`train.fit`) and is evaluated (`train.evaluate`), as processes of their own. What is done
+stays done: the same command again goes on where it stopped, and more detectors, experiments or seeds may be added to an
+--out.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from train.training import plan
 DETECTORS = ("faster_rcnn", "retinanet", "foveabox", "vfnet")
 EXAMPLES = """
 examples:
-  python -m train.reproduce --data DeepLesion --out runs/table1 --steps 4000 --backbone resnet50 --backbone-weights resnet50.pth
-  python -m train.reproduce --data DeepLesion --out runs/table1 --seeds 0 1 2 --detectors vfnet          two more seeds for one of them
+  python -m train.reproduce --data DeepLesion --out table1 --steps 4000 \\
+      --backbone resnet50 --backbone-weights resnet50.pth
+  python -m train.reproduce --data DeepLesion --out table1 --detectors vfnet --seeds 0 1 2     two more seeds of one
   python -m train.reproduce --data runs/phantoms --out runs/table1 --at-once 2 --steps 500 --pixel-mm 1.6 --size 192
   python -m train.reproduce --out runs/table1 --table          write tables and pictures anew
 
@@ -74,7 +77,8 @@ class RunError(RuntimeError):
 def draw_sets(csv: Path, runs: Sequence[Run], split_seed: int) -> None:
     """Write the training set of every run, all with the same validation and test patients.
 
-    Marks that are not drawn but lie on a slice of the set come along as of unknown label, so that nothing takes them for background.
+    Marks that are not drawn but lie on a slice of the set come along as of unknown label, so that nothing takes them
+    for background.
     """
     steps = sets.limited(sets.read_lesions(csv))
     split = sets.split_by_patient(steps["labelled: D_L"], split_seed)
@@ -94,31 +98,53 @@ def link_images(data: Path, out: Path) -> None:
 
 
 def train_and_evaluate(run: Run, training: Sequence[str], environment: dict[str, str]) -> None:
-    """Train, or go on training, and evaluate the averaged last weights on the test patients; RunError if either fails."""
+    """Train, or go on training, and evaluate the averaged last weights on the test patients.
+
+    RunError if either fails.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     cache = str(run.out / "cache")
     if not (run.folder / "trained").exists():
         if (run.folder / "checkpoint.pt").exists():
             options = ["--resume"]
         else:
-            options = ["--detector", run.detector, "--data", str(run.training_set), "--seed", str(run.seed), "--cache", cache, *training]
+            options = [
+                "--detector",
+                run.detector,
+                "--data",
+                str(run.training_set),
+                "--seed",
+                str(run.seed),
+                "--cache",
+                cache,
+                *training,
+            ]
         _process(run, ["train.fit", "--out", str(run.folder), *options], environment)
         (run.folder / "trained").touch()
     weights, out = str(run.folder / "last.safetensors"), str(run.folder / "test")
-    _process(run, ["train.evaluate", "slices", str(run.training_set), "--weights", weights, "--cache", cache, "--out", out], environment)
+    _process(
+        run,
+        ["train.evaluate", "slices", str(run.training_set), "--weights", weights, "--cache", cache, "--out", out],
+        environment,
+    )
 
 
 def _process(run: Run, command: Sequence[str], environment: dict[str, str]) -> None:
     output = run.folder / "output.txt"
     with output.open("a", encoding="utf-8") as file:
-        ended = subprocess.run([sys.executable, "-m", *command], stdout=file, stderr=file, env={**os.environ, **environment}, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-m", *command], stdout=file, stderr=file, env={**os.environ, **environment}, check=False
+        )
     if ended.returncode:
         lines = output.read_text(encoding="utf-8", errors="replace").strip().replace("\r", "\n").splitlines()
         raise RunError(f"{run.name} failed ({lines[-1] if lines else ended.returncode}); all of its output: {output}")
 
 
 def run_all(runs: Sequence[Run], training: Sequence[str], at_once: int) -> list[str]:
-    """Do the runs that are not done, `at_once` at a time, each on a GPU or a share of the processors; a sentence for each that failed."""
+    """Do the runs that are not done, `at_once` at a time, each on a GPU or a share of the processors.
+
+    A sentence for each that failed.
+    """
     places: SimpleQueue[int] = SimpleQueue()
     for place in range(at_once):
         places.put(place)
@@ -131,7 +157,10 @@ def run_all(runs: Sequence[Run], training: Sequence[str], at_once: int) -> list[
             places.put(place)
 
     failures = []
-    with ThreadPoolExecutor(at_once) as pool, tqdm(total=len(runs), unit="run", initial=sum(run.done for run in runs)) as bar:
+    with (
+        ThreadPoolExecutor(at_once) as pool,
+        tqdm(total=len(runs), unit="run", initial=sum(run.done for run in runs)) as bar,
+    ):
         futures = {pool.submit(work, run): run for run in runs if not run.done}
         try:
             for future in as_completed(futures):
@@ -155,7 +184,10 @@ def _environment(place: int, at_once: int) -> dict[str, str]:
 
 
 def check_settings(out: Path, settings: dict) -> None:
-    """Write what all runs in `out` have in common, or see that it is what stands there; DeepLesionError where it differs."""
+    """Write what all runs in `out` have in common, or see that it is what stands there.
+
+    DeepLesionError where it differs.
+    """
     file = out / "settings.json"
     if file.exists():
         standing = json.loads(file.read_text(encoding="utf-8"))
@@ -163,7 +195,8 @@ def check_settings(out: Path, settings: dict) -> None:
         if different:
             name = different[0]
             raise DeepLesionError(
-                f"The runs in {out} were made with {name} = {standing.get(name)}, not {settings[name]}; give the same or another --out."
+                f"The runs in {out} were made with {name} = {standing.get(name)}, not {settings[name]}; give the same "
+                "or another --out."
             )
     else:
         out.mkdir(parents=True, exist_ok=True)
@@ -171,7 +204,8 @@ def check_settings(out: Path, settings: dict) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when all runs are done, 1 when some failed, 2 with one sentence on stderr when nothing can be done."""
+    """Command line; 0 when all runs are done, 1 when some failed, 2 with one sentence on stderr when nothing can be
+    done."""
     parser = _parser()
     options, training = parser.parse_known_args(arguments)
     runs = [Run(options.out, *names) for names in product(options.detectors, options.experiments, options.seeds)]
@@ -194,7 +228,9 @@ def _run(options: argparse.Namespace, runs: Sequence[Run], training: Sequence[st
     for detector in options.detectors:  # so that a wrong option shows at once, and not in the output of every run
         plan.parse(["--detector", detector, "--data", str(options.data), "--out", str(options.out), *training])
     csv = options.data / "DL_info.csv"
-    check_settings(options.out, {"data": options.data.resolve().name, "split_seed": options.split_seed, "training": list(training)})
+    check_settings(
+        options.out, {"data": options.data.resolve().name, "split_seed": options.split_seed, "training": list(training)}
+    )
     link_images(options.data, options.out)
     draw_sets(csv, runs, options.split_seed)
     return run_all(runs, training, options.at_once)
@@ -212,11 +248,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for sets, runs, tables and pictures")
     parser.add_argument("--detectors", nargs="+", default=DETECTORS, choices=DETECTORS, help="all four if left out")
     parser.add_argument(
-        "--experiments", nargs="+", default=list(paper_table.EXPERIMENTS), choices=tuple(sets.EXPERIMENTS), help="U BP N S if left out"
+        "--experiments",
+        nargs="+",
+        default=list(paper_table.EXPERIMENTS),
+        choices=tuple(sets.EXPERIMENTS),
+        help="U BP N S if left out",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of draw and training, one run for each (0)")
-    parser.add_argument("--split-seed", type=int, default=0, help="of the split by patient, which all runs share (%(default)s)")
-    parser.add_argument("--at-once", type=int, default=1, help="trainings at a time; several GPUs are dealt out in turn (%(default)s)")
+    parser.add_argument(
+        "--split-seed", type=int, default=0, help="of the split by patient, which all runs share (%(default)s)"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="trainings at a time; several GPUs are dealt out in turn (%(default)s)"
+    )
     parser.add_argument("--table", action="store_true", help="only write tables and pictures of the runs that are done")
     return parser
 

@@ -13,12 +13,13 @@ from LesionDetectorLib.refusal import Refusal
 EXAMPLES = """
 example:
   python -m train.evaluate slices runs/phantoms --weights runs/vfnet/best.safetensors > phantoms.json
-  python -m train.ship runs/vfnet/best.safetensors --out weights/vfnet.safetensors --result "phantom test patients=phantoms.json"
+  python -m train.ship runs/vfnet/best.safetensors --out weights/vfnet.safetensors --result "phantoms=phantoms.json"
 """
 
 
 def ship(source: Path, out: Path, results: dict[str, dict]) -> None:
-    """Write the weights `source` as float16 to `out` with `results` (what was measured on -> a report of train.evaluate) in its card.
+    """Write the weights `source` as float16 to `out` with `results` (what was measured on -> a report of
+    train.evaluate) in its card.
 
     Raises WeightsError where `source` is not usable.
     """
@@ -33,18 +34,30 @@ def _result(text: str) -> tuple[str, dict]:
     try:
         return name, json.loads(Path(file).read_bytes())
     except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{file} cannot be read as JSON ({error}); make it with python -m train.evaluate") from error
+        raise argparse.ArgumentTypeError(
+            f"{file} cannot be read as JSON ({error}); make it with python -m train.evaluate"
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.ship", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m train.ship",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("weights", type=Path, help="trained weights (.safetensors) with their card beside them")
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.safetensors); its card gets the same name with .json")
     parser.add_argument(
-        "--result", type=_result, action="append", default=[], metavar="NAME=FILE", help="a report of train.evaluate for the card"
+        "--out", type=Path, required=True, help="file to write (.safetensors); its card gets the same name with .json"
+    )
+    parser.add_argument(
+        "--result",
+        type=_result,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a report of train.evaluate for the card",
     )
     options = parser.parse_args(arguments)
     try:

@@ -42,8 +42,8 @@ LISTED = 30
 def published() -> pd.DataFrame:
     """What a whole download counts, in the form of `counts`; NaN where it is not published.
 
-    Totals: Yan et al. 2018. The test split: its 4,927 official rows. Lesions of train and validation follow, as those two splits and only
-    they are without labels and with labels beside the test split's.
+    Totals: Yan et al. 2018. The test split: its 4,927 official rows. Lesions of train and validation follow, as those
+    two splits and only they are without labels and with labels beside the test split's.
     """
     rows = {
         "lesions": (32735, 22919, 4889, 4927),
@@ -57,7 +57,8 @@ def published() -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Lesions, slices, studies, patients, lesions of each label, unlabelled and noisy ones (rows) in all and per split (columns)."""
+    """Lesions, slices, studies, patients, lesions of each label, unlabelled and noisy ones (rows) in all and per
+    split (columns)."""
     parts = {"all": table, **{name: table[table["Train_Val_Test"] == code] for name, code in SPLITS.items()}}
     return pd.DataFrame({name: _counts(part) for name, part in parts.items()})
 
@@ -77,7 +78,8 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 
 
 def expected_slices(csv: Path, table: pd.DataFrame) -> dict[str, list[int]]:
-    """Folder of each series -> numbers of the slices that belong there: its key slices and all of their `Slice_range`."""
+    """Folder of each series -> numbers of the slices that belong there: its key slices and all of their
+    `Slice_range`."""
     ranges = read_numbers(csv, table, "Slice_range", 2, blank=True)
     expected: dict[str, set[int]] = {}
     for name, (first, last) in zip(table["File_name"], ranges):
@@ -93,7 +95,8 @@ def faulty_slices(
 ) -> dict[str, tuple[list[int], list[int]]]:
     """Folder of each series that is not whole -> numbers of its missing and of its damaged slices.
 
-    Damaged are empty files and, if `full`, those that cannot be decoded as 16-bit PNG; `workers` processes share the work.
+    Damaged are empty files and, if `full`, those that cannot be decoded as 16-bit PNG; `workers` processes share the
+    work.
     """
     check = partial(_faults, full=full)
     folders = [images / series for series in expected]
@@ -109,7 +112,9 @@ def faulty_slices(
 def _faults(folder: Path, numbers: Sequence[int], full: bool) -> tuple[list[int], list[int]]:
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else {}
     there = [number for number in numbers if _file(number) in sizes]
-    damaged = [number for number in there if not sizes[_file(number)] or (full and not _decodes(folder / _file(number)))]
+    damaged = [
+        number for number in there if not sizes[_file(number)] or (full and not _decodes(folder / _file(number)))
+    ]
     return [number for number in numbers if _file(number) not in sizes], damaged
 
 
@@ -126,10 +131,12 @@ def _decodes(path: Path) -> bool:
 
 
 def verify(folder: Path, full: bool = False, workers: int = 1, listing: Path | None = None) -> bool:
-    """Print what the download in `folder` counts beside what is published, and its missing and damaged slices; True if it is whole.
+    """Print what the download in `folder` counts beside what is published, and its missing and damaged slices.
 
-    `folder` as in `read_info`, `full` and `workers` as in `faulty_slices`; `listing` is a file for all missing and damaged slices, of which
-    the first `LISTED` series are printed. DeepLesionError where the folder cannot be used.
+    True if it is whole.
+
+    `folder` as in `read_info`, `full` and `workers` as in `faulty_slices`; `listing` is a file for all missing and
+    damaged slices, of which the first `LISTED` series are printed. DeepLesionError where the folder cannot be used.
     """
     csv, images = located(folder)
     table = read_table(csv, (*NEEDED, "Slice_range"))
@@ -137,12 +144,19 @@ def verify(folder: Path, full: bool = False, workers: int = 1, listing: Path | N
     found, known = counts(table), published()
     differs = bool((known.notna() & (found != known)).any(axis=None))
     print(_beside(found, known))
-    print(f"{csv} is not the whole DL_info.csv: what is published stands in brackets." if differs else "All counts are as published.")
+    print(
+        f"{csv} is not the whole DL_info.csv: what is published stands in brackets."
+        if differs
+        else "All counts are as published."
+    )
     faults = faulty_slices(images, expected, full, workers)
     missing, damaged = (sum(len(fault[kind]) for fault in faults.values()) for kind in (0, 1))
     how = "each one was decoded" if full else "damage inside a file shows with --full"
     total = sum(map(len, expected.values()))
-    print(f"{total:,} slices in {len(expected):,} series belong to it: {missing:,} are missing, {damaged:,} damaged ({how}).")
+    print(
+        f"{total:,} slices in {len(expected):,} series belong to it: {missing:,} are missing, {damaged:,} damaged "
+        f"({how})."
+    )
     lines = [f"{images / series}: {_fault(*fault)}" for series, fault in faults.items()]
     print(*lines[:LISTED], sep="\n", end="\n" if lines else "")
     if listing is not None:
@@ -150,14 +164,20 @@ def verify(folder: Path, full: bool = False, workers: int = 1, listing: Path | N
     elif len(lines) > LISTED:
         print(f"... and {len(lines) - LISTED:,} more series; --list FILE writes them all.")
     if faults:
-        print("Unpack their archives again. Training leaves out missing key slices; past a missing neighbour the last slice repeats.")
+        print(
+            "Unpack their archives again. Training leaves out missing key slices; past a missing neighbour the last "
+            "slice repeats."
+        )
     return not differs and not faults
 
 
 def _beside(found: pd.DataFrame, known: pd.DataFrame) -> str:
     """The counts as text, a published one in brackets where it differs."""
     cells = [
-        [f"{value:,}" if np.isnan(target) or value == target else f"{value:,} ({target:,.0f})" for value, target in zip(*rows)]
+        [
+            f"{value:,}" if np.isnan(target) or value == target else f"{value:,} ({target:,.0f})"
+            for value, target in zip(*rows)
+        ]
         for rows in zip(found.to_numpy(), known.to_numpy())
     ]
     return pd.DataFrame(cells, index=found.index, columns=found.columns).to_string()
@@ -177,10 +197,15 @@ def _ranges(numbers: Sequence[int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; the exit code says how the download is, see `EXAMPLES`."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.verify", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m train.verify",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="folder with DL_info.csv and Images_png, or a csv beside Images_png")
-    parser.add_argument("--full", action="store_true", help="decode every slice too, which takes about an hour on one core")
+    parser.add_argument(
+        "--full", action="store_true", help="decode every slice too, which takes about an hour on one core"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
     parser.add_argument("--list", type=Path, metavar="FILE", help="write all missing and damaged slices there")
     options = parser.parse_args(arguments)

@@ -1,4 +1,5 @@
-"""Boxes as arrays, (n, 4) xyxy, a width is x1 - x0: what they share, their intersection over union, and detections in order."""
+"""Boxes as arrays, (n, 4) xyxy, a width is x1 - x0: what they share, their intersection over union, and detections
+in order."""
 
 from __future__ import annotations
 
@@ -15,14 +16,20 @@ def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of `boxes` (n, 4) with `others` (m, 4): (n, m); width is x1 - x0, an empty box overlaps nothing."""
+    """Intersection over union of `boxes` (n, 4) with `others` (m, 4): (n, m).
+
+    Width is x1 - x0, an empty box overlaps nothing.
+    """
     intersection = shared_areas(boxes, others)
     union = _areas(boxes)[:, None] + _areas(others) - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
 
 
 def paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of `boxes` (n, 4) with the one of `others` (n, 4) beside each: (n,); an empty box overlaps nothing."""
+    """Intersection over union of `boxes` (n, 4) with the one of `others` (n, 4) beside each: (n,).
+
+    An empty box overlaps nothing.
+    """
     sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     intersection = np.maximum(sides, 0).prod(axis=1)
     return intersection / np.maximum(_areas(boxes) + _areas(others) - intersection, 1e-9)

@@ -1,4 +1,5 @@
-"""Where the caption of a lesion goes, in a picture or in a view: beside its box, over no lesion and no other caption."""
+"""Where the caption of a lesion goes, in a picture or in a view: beside its box, over no lesion and no other
+caption."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ Rectangle = Sequence[float] | np.ndarray
 def place_caption(
     size: tuple[float, float], own: Rectangle, taken: np.ndarray, bounds: Rectangle, gap: float, reach: float = 8
 ) -> np.ndarray:
-    """A place (4,) for a caption of `size` (width, height) beside the box `own`, inside `bounds`, that covers none of `taken` (n, 4).
+    """A place (4,) for a caption of `size` (width, height) beside the box `own`, inside `bounds`, that covers none
+    of `taken` (n, 4).
 
-    The nearest of a ring of candidates around the box that is free, `gap` away from it or more, up to `reach` heights of the text; where
-    all are taken, the one that covers least. All in one frame, for example the pixels of a picture.
+    The nearest of a ring of candidates around the box that is free, `gap` away from it or more, up to `reach` heights
+    of the text; where all are taken, the one that covers least. All in one frame, for example the pixels of a picture.
     """
     width, height = size
     x0, y0, x1, y1 = own

@@ -1,11 +1,12 @@
-"""The detector as a child process, so that neither torch nor a crash of it ever gets into the application that asks for it.
+"""The detector as a child process, so that neither torch nor a crash of it ever gets into the application that asks
+for it.
 
-The child is this package's command line; it says how far it is in JSON lines. Nothing here waits: the application calls `poll` now and then
-from its own event loop, and every callback runs inside that call. The child may be started before its CT is there, and has then loaded
-torch and the detector by the time that it is needed.
+The child is this package's command line; it says how far it is in JSON lines. Nothing here waits: the application calls
+`poll` now and then from its own event loop, and every callback runs inside that call. The child may be started before
+its CT is there, and has then loaded torch and the detector by the time that it is needed.
 
-The child works in a temporary folder, in which the application writes the CT. It deletes the CT once it is read, and ends when the
-application does; what is left of runs that were killed is deleted when the next one starts.
+The child works in a temporary folder, in which the application writes the CT. It deletes the CT once it is read, and
+ends when the application does; what is left of runs that were killed is deleted when the next one starts.
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ from LesionDetectorLib.scratch import Scratch
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
 """The stages of a run in their order, and the share of the whole that each is taken for."""
 CT, FOUND = "ct.nrrd", "found"
-"""What the child reads and writes, by names relative to its folder: ITK may not open a path with the letters of a user's name."""
+"""What the child reads and writes, by names relative to its folder: ITK may not open a path with the letters of a
+user's name."""
 PREFIX = "LesionDetector-"
 LAST_LINES = 30
-SIGNALS = {-signal.SIGSEGV: "crashed", -signal.SIGABRT: "crashed", -9: "was ended by the system, which does that when memory runs out"}
+SIGNALS = {
+    -signal.SIGSEGV: "crashed",
+    -signal.SIGABRT: "crashed",
+    -9: "was ended by the system, which does that when memory runs out",
+}
 MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "memoryerror", "bad_alloc")
 LAUNCHER = "exit abnormally"
-"""What Slicer's launcher of Python says when Python crashed or was ended by the system; it then exits with code 1 itself."""
+"""What Slicer's launcher of Python says when Python crashed or was ended by the system.
+
+It then exits with code 1 itself.
+"""
 WINDOWS_CRASH = 0xC0000000
 """The exit codes of Windows for crashes begin here."""
 NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
@@ -50,7 +59,8 @@ BROKEN_PIPE = 109
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the child is: 0..1, what it is doing, done of total, and the seconds left, None while nothing can be said of them."""
+    """How far the child is: 0..1, what it is doing, done of total, and the seconds left, None while nothing can be
+    said of them."""
 
     share: float
     stage: str
@@ -86,9 +96,22 @@ class Detection:
         self._started = monotonic()
         self._folder = Scratch(PREFIX, tempfile.gettempdir())
         chosen = [option for path in weights for option in ("--weights", str(Path(path).absolute()))]
-        command = ["-m", "LesionDetectorLib.cli", "detect", CT, "--out", FOUND, "--device", device, "--wait", "--delete-ct"]
+        command = [
+            "-m",
+            "LesionDetectorLib.cli",
+            "detect",
+            CT,
+            "--out",
+            FOUND,
+            "--device",
+            device,
+            "--wait",
+            "--delete-ct",
+        ]
         try:
-            self._process = _start([*python, *command, "--progress", "json", "--lesions-only", *chosen], self._folder.path)
+            self._process = _start(
+                [*python, *command, "--progress", "json", "--lesions-only", *chosen], self._folder.path
+            )
         except BaseException:
             self._folder.delete()
             raise
@@ -119,8 +142,8 @@ class Detection:
     def poll(self, progress: Callable[[Progress], None] = lambda progress: None) -> Reading | None:
         """Tell `progress` the latest news, if there is any; the reading once the child is done, None before.
 
-        ChildError where the child failed, where its result cannot be read, and where the run is over. After a reading, or anything raised,
-        by `progress` too, the run is over: the child has ended, and nothing is left of it on disk.
+        ChildError where the child failed, where its result cannot be read, and where the run is over. After a reading,
+        or anything raised, by `progress` too, the run is over: the child has ended, and nothing is left of it on disk.
         """
         if self._over:
             raise ChildError("This run of the detector is over; start it again.")
@@ -138,7 +161,10 @@ class Detection:
         return reading
 
     def cancel(self) -> None:
-        """End the child and every process that it started; nothing is left of the run on disk. May be called at any time."""
+        """End the child and every process that it started; nothing is left of the run on disk.
+
+        May be called at any time.
+        """
         self._over = True
         _kill_tree(self._process)
         self._process.wait()
@@ -159,7 +185,10 @@ class Detection:
         return latest
 
     def _heard(self, line: str) -> Progress | None:
-        """Take note of a line; whatever is not an event of this program was said by a library, and may be of use when the child fails."""
+        """Take note of a line.
+
+        Whatever is not an event of this program was said by a library, and may be of use when the child fails.
+        """
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
@@ -196,12 +225,15 @@ class Detection:
             try:
                 return lesions_json.read(found)
             except (lesions_json.ExchangeError, OSError) as error:
-                raise ChildError(f"The lesions that were found cannot be read; run the detector again. ({error})", output) from error
+                raise ChildError(
+                    f"The lesions that were found cannot be read; run the detector again. ({error})", output
+                ) from error
         raise ChildError(self._error or _why(code, output), output)
 
 
 def _why(code: int, output: str) -> str:
-    """What became of a child that ended with `code` and said nothing of an error but perhaps in its `output`, and what to do."""
+    """What became of a child that ended with `code` and said nothing of an error but perhaps in its `output`, and
+    what to do."""
     words = output.lower()
     if any(word in words for word in MEMORY):
         how, lacked_memory = "ran out of memory", True
@@ -214,7 +246,9 @@ def _why(code: int, output: str) -> str:
 
 
 def _start(command: Sequence[str], folder: Path) -> subprocess.Popen:
-    """Start a Python in a folder so that its descendants can be ended with it, on POSIX as one session; it runs nothing that lies there.
+    """Start a Python in a folder so that its descendants can be ended with it, on POSIX as one session.
+
+    It runs nothing that lies there.
 
     It leaves a core to the application's window.
     """
@@ -242,7 +276,10 @@ def _start(command: Sequence[str], folder: Path) -> subprocess.Popen:
 
 
 def _kill_tree(process: subprocess.Popen) -> None:
-    """End a process and its descendants at once. PythonSlicer is a launcher: ending it alone would leave the detector running."""
+    """End a process and its descendants at once.
+
+    PythonSlicer is a launcher: ending it alone would leave the detector running.
+    """
     if process.poll() is not None:
         return
     if os.name == "posix":
@@ -254,7 +291,8 @@ def _kill_tree(process: subprocess.Popen) -> None:
 
 
 def end_with_stdin(clean_up: Callable[[], None]) -> None:
-    """In the child: from now on, end this process, after `clean_up`, when stdin is closed, as it is when the application ends."""
+    """In the child: from now on, end this process, after `clean_up`, when stdin is closed, as it is when the
+    application ends."""
 
     def watch() -> None:
         while not _stdin_is_closed():
@@ -268,7 +306,10 @@ def end_with_stdin(clean_up: Callable[[], None]) -> None:
 
 
 def _stdin_is_closed() -> bool:
-    """Whether nothing can come from stdin any more; does not wait, as loading a library on Windows would for a thread that reads stdin."""
+    """Whether nothing can come from stdin any more.
+
+    Does not wait, as loading a library on Windows would for a thread that reads stdin.
+    """
     stdin = sys.stdin.fileno()
     if os.name == "posix":
         import select

@@ -39,7 +39,8 @@ class Found(NamedTuple):
 
 
 class SliceBoxes(NamedTuple):
-    """What one slice holds: k, boxes (n, 4) xyxy in continuous voxel indices, scores (n,) 0..1, labels (n,) body-part codes 1..8."""
+    """What one slice holds: k, boxes (n, 4) xyxy in continuous voxel indices, scores (n,) 0..1, labels (n,)
+    body-part codes 1..8."""
 
     k: int
     boxes: np.ndarray
@@ -64,7 +65,8 @@ class Detector:
         return cls(weights.load(path)[0], pick_device(device))
 
     def to(self, device: torch.device) -> None:
-        """Move the network to `device`: a GPU computes in float16, whose boxes are nearer to float32's than those of bfloat16."""
+        """Move the network to `device`: a GPU computes in float16, whose boxes are nearer to float32's than those of
+        bfloat16."""
         if device.type == "cpu":
             _keep_freed_memory()
         self.device = device
@@ -81,7 +83,10 @@ class Detector:
         return self.boxes(self.network(images), images, lowest_score)
 
     def prepare(self, slices: NetworkSlices, ks: Sequence[int]) -> Tensor:
-        """The images of some slices; on a GPU work only begins here, which is done in the order in which it was begun."""
+        """The images of some slices.
+
+        On a GPU work only begins here, which is done in the order in which it was begun.
+        """
         return slices.samples(ks)
 
     @torch.inference_mode()
@@ -93,7 +98,10 @@ class Detector:
 
     @torch.inference_mode()
     def boxes(self, raw: weights.RawOutputs, images: Tensor, lowest_score: float = LOWEST_SCORE) -> list[Found]:
-        """The boxes that the raw outputs for `images` say; from the first image on that is too much for float16, float32 is computed in."""
+        """The boxes that the raw outputs for `images` say.
+
+        From the first image on that is too much for float16, float32 is computed in.
+        """
         if self.precision == torch.float16 and not _finite(raw):
             self.precision = torch.float32
             raw = self.network(images)
@@ -111,7 +119,8 @@ def _finite(raw: weights.RawOutputs) -> bool:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep up to 1 GB that is freed: else every pass of the network gets its memory anew, page by page, a sixth of its time."""
+    """Have glibc keep up to 1 GB that is freed: else every pass of the network gets its memory anew, page by page, a
+    sixth of its time."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
@@ -121,7 +130,10 @@ def _keep_freed_memory() -> None:
 def pick_device(name: str) -> torch.device:
     """The device called `name`: "cpu", "cuda", or "auto" for the GPU where there is one."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise Refusal("No CUDA GPU is available to PyTorch here; use --device cpu, or install a GPU driver and a CUDA build of torch.")
+        raise Refusal(
+            "No CUDA GPU is available to PyTorch here; use --device cpu, or install a GPU driver and a CUDA build of "
+            "torch."
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -134,8 +146,8 @@ def detect(
 ) -> list[SliceBoxes]:
     """Detect on every slice of `volume` that shows more than air; several detectors are fused by weighted boxes fusion.
 
-    `progress(done, total)` is called after each batch of slices and may raise to stop; `warn` is told when memory runs out and work goes
-    on in smaller batches, or on the CPU.
+    `progress(done, total)` is called after each batch of slices and may raise to stop; `warn` is told when memory runs
+    out and work goes on in smaller batches, or on the CPU.
     """
     passes = len(volume.hu) * len(detectors)
     per_detector = []
@@ -169,8 +181,13 @@ def _detect_one(
     return slices
 
 
-def _in_batches(detector: Detector, prepared: NetworkSlices, ks: Sequence[int], batch: int) -> Iterator[tuple[Sequence[int], list[Found]]]:
-    """Slices `ks`, `batch` at a time, with what is found on them; each batch is prepared before the boxes of the last are waited for."""
+def _in_batches(
+    detector: Detector, prepared: NetworkSlices, ks: Sequence[int], batch: int
+) -> Iterator[tuple[Sequence[int], list[Found]]]:
+    """Slices `ks`, `batch` at a time, with what is found on them.
+
+    Each batch is prepared before the boxes of the last are waited for.
+    """
     begun = None
     for some in batched(ks, batch):
         images = detector.prepare(prepared, some)
@@ -187,7 +204,8 @@ def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Result]]]:
-    """Each item with the future of function(item), which a thread works out for the next item while the caller is busy with this one."""
+    """Each item with the future of function(item), which a thread works out for the next item while the caller is
+    busy with this one."""
     with ThreadPoolExecutor(1) as thread:
         waiting = deque()
         for item in items:
@@ -198,7 +216,10 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 
 
 def _fitting_batch(detector: Detector, prepared: NetworkSlices, k: int) -> int:
-    """How many slices like the k-th to look at together: two on a CPU, which is not faster with more; on a GPU as many as fit."""
+    """How many slices like the k-th to look at together: two on a CPU, which is not faster with more.
+
+    On a GPU as many as fit.
+    """
     if detector.device.type != "cuda":
         return _SLICES_ON_CPU
     torch.cuda.reset_peak_memory_stats(detector.device)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path | str, content: str) -> None:
-    """Write `content` as UTF-8 with the line ends it has; on any failure or Ctrl-C `path` is as it was before. Raises OSError."""
+    """Write `content` as UTF-8 with the line ends it has; on any failure or Ctrl-C `path` is as it was before.
+
+    Raises OSError.
+    """
     write_bytes(path, content.encode())
 
 
@@ -28,7 +31,8 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 @contextmanager
 def whole(path: Path | str) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once all is written, and vanishes on any failure or Ctrl-C. Raises OSError.
+    """A file to write to, which takes the place of `path` once all is written, and vanishes on any failure or
+    Ctrl-C. Raises OSError.
 
     Nobody can foretell its name, and it is opened only where there is none: in a shared folder no link leads it astray.
     """
@@ -48,7 +52,8 @@ def whole(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `path` once all is written, and vanishes on any failure or Ctrl-C. Raises OSError."""
+    """A folder to write into, which becomes `path` once all is written, and vanishes on any failure or Ctrl-C.
+    Raises OSError."""
     with Scratch(f".{path.name}-unfinished-", path.parent) as folder:
         unfinished = folder / "whole"
         unfinished.mkdir()

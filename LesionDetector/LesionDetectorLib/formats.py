@@ -1,4 +1,5 @@
-"""The formats of a reading: one table, which the command line and the panel read, and the files that are written and read by it."""
+"""The formats of a reading: one table, which the command line and the panel read, and the files that are written and
+read by it."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class Format:
     name: as it is chosen on the command line.
     ending: of its files' names.
     title: as it is chosen in the panel.
-    compose: "module:function" that makes the content of a reading and of what is given for `shows` and `needs`, by their names: a text,
-        or a DICOM object and sentences on it. The module is imported when it is first used.
+    compose: "module:function" that makes the content of a reading and of what is given for `shows` and `needs`, by
+        their names: a text, or a DICOM object and sentences on it. The module is imported when it is first used.
     shows: what it can show if it is asked to: "diameters", "baseline", "patient", and pictures of the "volume".
     needs: what it cannot do without: the "slices" of the CT's DICOM files, the "volume".
     packages: by their names in Python, those that it needs and 3D Slicer does not bring.
@@ -72,7 +73,10 @@ BY_NAME = {each.name: each for each in FORMATS}
 
 
 def compose(form: Format, reading: Reading, given: Mapping[str, Any]) -> Any:
-    """The content of a file of this format, from what is `given` of all that it shows and needs; the rest of `given` is passed over."""
+    """The content of a file of this format, from what is `given` of all that it shows and needs.
+
+    The rest of `given` is passed over.
+    """
     wanted = {name: value for name, value in given.items() if name in form.shows + form.needs}
     return resolve_name(form.compose)(reading, **wanted)
 

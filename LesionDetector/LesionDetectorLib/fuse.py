@@ -17,13 +17,14 @@ def weighted_boxes_fusion(
 ) -> Detections:
     """Fuse what several models, epochs or flips found on one slice into one set of boxes.
 
-    Weighted boxes fusion as R. Solovyev et al., Image and Vision Computing 107 (2021) 104117, with `conf_type="avg"` of their
-    `ensemble_boxes` package; but boxes are in pixels of any frame and are not clipped, scores stay within 1, and the prediction
-    of a single model comes back as it is, because its own non-maximum suppression has already been done.
+    Weighted boxes fusion as R. Solovyev et al., Image and Vision Computing 107 (2021) 104117, with `conf_type="avg"` of
+    their `ensemble_boxes` package; but boxes are in pixels of any frame and are not clipped, scores stay within 1, and
+    the prediction of a single model comes back as it is, because its own non-maximum suppression has already been done.
 
     Parameters
     ----------
-    predictions: for each model the boxes (n, 4), scores (n,) in 0..1 and labels (n,); boxes without an area are left out.
+    predictions: for each model the boxes (n, 4), scores (n,) in 0..1 and labels (n,); boxes without an area are left
+        out.
     weights: one for each model; all 1 by default. A box that one of two equal models saw keeps half of its score.
     iou_threshold: a box joins the fused box of its label that it overlaps most, if by more than this.
     skip_below: boxes with a lower score are left out.
@@ -38,7 +39,10 @@ def weighted_boxes_fusion(
     """
     weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, dtype=float)
     if len(weights) != len(predictions) or not (weights > 0).all():
-        raise ValueError(f"Weighted boxes fusion needs one positive weight for each of {len(predictions)} models, not {weights.tolist()}.")
+        raise ValueError(
+            f"Weighted boxes fusion needs one positive weight for each of {len(predictions)} models, not "
+            f"{weights.tolist()}."
+        )
     likely = [kept(prediction, skip_below) for prediction in predictions]
     if len(likely) == 1:
         return by_falling_score(*likely[0])
@@ -48,7 +52,10 @@ def weighted_boxes_fusion(
     labels = np.concatenate([labels for _, _, labels in likely] or [np.zeros(0, dtype=np.int64)])
     boxes, scores, labels = by_falling_score(boxes, scores, labels)
 
-    fused = [(*_fuse_one_label(boxes[labels == label], scores[labels == label], iou_threshold), label) for label in np.unique(labels)]
+    fused = [
+        (*_fuse_one_label(boxes[labels == label], scores[labels == label], iou_threshold), label)
+        for label in np.unique(labels)
+    ]
     if not fused:
         return boxes, scores, labels
     fused_boxes, means, counts, fused_labels = zip(*fused)
@@ -62,8 +69,14 @@ def weighted_boxes_fusion(
 
 
 def _fuse_one_label(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> Detections:
-    """Clusters of boxes of one label, in falling order of score: fused boxes (m, 4), mean scores (m,), numbers of boxes (m,)."""
-    fused, sums, score_sums, counts = np.empty_like(boxes), np.zeros_like(boxes), np.zeros(len(boxes)), np.zeros(len(boxes), dtype=int)
+    """Clusters of boxes of one label, in falling order of score: fused boxes (m, 4), mean scores (m,), numbers of
+    boxes (m,)."""
+    fused, sums, score_sums, counts = (
+        np.empty_like(boxes),
+        np.zeros_like(boxes),
+        np.zeros(len(boxes)),
+        np.zeros(len(boxes), dtype=int),
+    )
     clusters = 0
     for box, score in zip(boxes, scores):
         overlaps = pairwise_iou(fused[:clusters], box[None])[:, 0]

@@ -1,7 +1,7 @@
 """The words that every other room speaks: a lesion, its body part, its two axes and its review status.
 
-Coordinates are *continuous voxel indices* (i, j, k) of the CT that was read: the centre of a pixel has whole numbers, i grows
-along a row, j along a column, k over slices. A box is (x0, y0, x1, y1) = (i0, j0, i1, j1) with width x1 - x0.
+Coordinates are *continuous voxel indices* (i, j, k) of the CT that was read: the centre of a pixel has whole numbers, i
+grows along a row, j along a column, k over slices. A box is (x0, y0, x1, y1) = (i0, j0, i1, j1) with width x1 - x0.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Axis(StrEnum):
 class Recist:
     """The long axis and the longest perpendicular short axis of a lesion on its key slice.
 
-    End points are (i, j) in continuous voxel indices of the key slice; diameters are in mm. `drawn` are the axes that a reader drew: they
-    stay as they are when the rest is measured anew.
+    End points are (i, j) in continuous voxel indices of the key slice; diameters are in mm. `drawn` are the axes that a
+    reader drew: they stay as they are when the rest is measured anew.
     """
 
     long_axis: tuple[Point, Point]
@@ -91,9 +91,18 @@ class Recist:
     drawn: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        values = (*self.long_axis[0], *self.long_axis[1], *self.short_axis[0], *self.short_axis[1], self.long_mm, self.short_mm)
+        values = (
+            *self.long_axis[0],
+            *self.long_axis[1],
+            *self.short_axis[0],
+            *self.short_axis[1],
+            self.long_mm,
+            self.short_mm,
+        )
         if not all(math.isfinite(value) for value in values) or min(self.long_mm, self.short_mm) < 0:
-            raise ValueError(f"A RECIST measurement needs finite end points and diameters of at least 0 mm, not {self}.")
+            raise ValueError(
+                f"A RECIST measurement needs finite end points and diameters of at least 0 mm, not {self}."
+            )
 
     def ends(self, axis: Axis) -> tuple[Point, Point]:
         """The end points of one axis."""
@@ -105,7 +114,13 @@ class Recist:
         if drawn.long_mm >= drawn.short_mm:
             return drawn
         other = {Axis.LONG: Axis.SHORT, Axis.SHORT: Axis.LONG}
-        return Recist(drawn.short_axis, drawn.long_axis, drawn.short_mm, drawn.long_mm, tuple(sorted(other[name] for name in drawn.drawn)))
+        return Recist(
+            drawn.short_axis,
+            drawn.long_axis,
+            drawn.short_mm,
+            drawn.long_mm,
+            tuple(sorted(other[name] for name in drawn.drawn)),
+        )
 
     def measured_anew(self, measured: Recist) -> Recist:
         """`measured`, but with the axes of these that a reader drew."""
@@ -167,5 +182,8 @@ class Lesion:
 
 
 def stable_id(series: str, key_slice: int, box: Box, body_part: BodyPart) -> str:
-    """An id that the same detection on the same series always gets, so that a report written twice is the same report."""
-    return str(uuid.uuid5(_NAMESPACE, f"{series}/{key_slice}/{body_part.value}/" + "/".join(f"{value:.2f}" for value in box)))
+    """An id that the same detection on the same series always gets, so that a report written twice is the same
+    report."""
+    return str(
+        uuid.uuid5(_NAMESPACE, f"{series}/{key_slice}/{body_part.value}/" + "/".join(f"{value:.2f}" for value in box))
+    )

@@ -1,4 +1,5 @@
-"""How a lesion looks, in pictures and in views: the window of grey values of its body part, the colour of its status."""
+"""How a lesion looks, in pictures and in views: the window of grey values of its body part, the colour of its
+status."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ COLOURS = {
 
 
 def kind(lesion: Lesion) -> str:
-    """Which of the `COLOURS` a lesion has: that of its status, or, for one that a reader added and did not reject, its own."""
+    """Which of the `COLOURS` a lesion has: that of its status, or, for one that a reader added and did not reject,
+    its own."""
     by_hand = lesion.origin is Origin.READER and lesion.status is not ReviewStatus.REJECTED
     return "added by hand" if by_hand else lesion.status.value
 

@@ -12,7 +12,10 @@ from LesionDetectorLib.measure.outline import measure_each
 from LesionDetectorLib.stack import Candidate, stack
 
 LOWEST_CONFIDENCE = 0.2
-"""Fainter lesions are dropped at once; those between this and a report's threshold are kept, so that a reader can lower it."""
+"""Fainter lesions are dropped at once.
+
+Those between this and a report's threshold are kept, so that a reader can lower it.
+"""
 MOST_LESIONS = 300
 _MEASURED_AT_ONCE = 50
 
@@ -26,8 +29,8 @@ def find_lesions(
 ) -> list[Lesion]:
     """The lesions on `volume`, best first; several detectors are fused.
 
-    `progress(stage, done, total)` hears of the stages "detect" and "measure" and may raise to stop; `warn` gets a sentence where the work
-    goes on otherwise than asked (see `detect.detect`).
+    `progress(stage, done, total)` hears of the stages "detect" and "measure" and may raise to stop; `warn` gets a
+    sentence where the work goes on otherwise than asked (see `detect.detect`).
     """
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
     return measured(volume, candidates(slices, lowest_confidence), lambda done, total: progress("measure", done, total))
@@ -38,12 +41,16 @@ def candidates(slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_C
     return stack(slices, lowest_confidence=lowest_confidence)[:MOST_LESIONS]
 
 
-def measured(volume: Volume, found: Sequence[Candidate], progress: Callable[[int, int], None] = lambda done, total: None) -> list[Lesion]:
+def measured(
+    volume: Volume, found: Sequence[Candidate], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Lesion]:
     """Candidates as lesions with their axes; `progress(done, total)` is called now and then."""
     margin_px = pixels(DETECTOR_MARGIN_MM, volume.spacing)
     lesions = []
     for some in batched(found, _MEASURED_AT_ONCE):
-        axes = measure_each([(volume.hu[candidate.key_slice], candidate.box) for candidate in some], volume.spacing[:2], margin_px)
+        axes = measure_each(
+            [(volume.hu[candidate.key_slice], candidate.box) for candidate in some], volume.spacing[:2], margin_px
+        )
         lesions += [_lesion(volume, candidate, recist) for candidate, recist in zip(some, axes)]
         progress(len(lesions), len(found))
     return lesions

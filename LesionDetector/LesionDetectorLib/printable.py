@@ -10,8 +10,10 @@ _COMMAND = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_INVISIBLE}]")
 
 
 def printable(text: str) -> str:
-    """`text` with a space for each line break or tab, and a question mark for what no reader sees but a terminal or an editor obeys.
+    """`text` with a space for each line break or tab, and a question mark for what no reader sees but a terminal or
+    an editor obeys.
 
-    That are control characters, changes of the writing direction, and the bytes of a file name that are no characters (surrogates).
+    That are control characters, changes of the writing direction, and the bytes of a file name that are no characters
+    (surrogates).
     """
     return _COMMAND.sub("?", _BLANK.sub(" ", text))

@@ -25,16 +25,27 @@ MOST_LESIONS = 10_000
 
 
 def ordered(lesions: Iterable[Lesion]) -> list[Lesion]:
-    """The lesions in the one order of every report: by key slice, then falling confidence, those that a reader drew last."""
+    """The lesions in the one order of every report: by key slice, then falling confidence, those that a reader drew
+    last."""
     return sorted(
-        lesions, key=lambda lesion: (lesion.key_slice, lesion.confidence is None, -(lesion.confidence or 0), lesion.box, lesion.id)
+        lesions,
+        key=lambda lesion: (
+            lesion.key_slice,
+            lesion.confidence is None,
+            -(lesion.confidence or 0),
+            lesion.box,
+            lesion.id,
+        ),
     )
 
 
 def reported(lesions: Iterable[Lesion], confidence: float = DEFAULT_CONFIDENCE) -> list[Lesion]:
-    """The lesions that a report shows, in its order; a lesion's number, in every text, table, picture and scene, is its place here.
+    """The lesions that a report shows, in its order.
 
-    Left out are those that a reader rejected, and those of the detector below `confidence` (0..1) that no reader accepted.
+    A lesion's number, in every text, table, picture and scene, is its place here.
+
+    Left out are those that a reader rejected, and those of the detector below `confidence` (0..1) that no reader
+    accepted.
     """
     return ordered(
         lesion
@@ -63,7 +74,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The lesions on one CT series and what a report must say about where they come from; an immutable value without pixels.
+    """The lesions on one CT series and what a report must say about where they come from.
+
+    An immutable value without pixels.
 
     All text in it is `printable`, wherever it comes from.
 
@@ -84,7 +97,8 @@ class Reading:
 
     Raises
     ------
-    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1, a slice thickness not above 0.
+    ValueError: two lesions with one id, a lesion outside the CT's slices, a confidence outside 0..1, a slice thickness
+        not above 0.
     Refusal: more lesions than any CT has.
     """
 
@@ -117,13 +131,22 @@ class Reading:
         slices = self.geometry.size[2]
         for lesion in self.lesions:
             if lesion.slices[0] < 0 or lesion.slices[1] >= slices:
-                raise ValueError(f"Lesion {lesion.id} spans slices {lesion.slices}, but the CT has slices 0..{slices - 1}.")
+                raise ValueError(
+                    f"Lesion {lesion.id} spans slices {lesion.slices}, but the CT has slices 0..{slices - 1}."
+                )
 
     @classmethod
-    def of(cls, volume: Volume, lesions: Iterable[Lesion], models: Iterable[Model] = (), confidence: float = DEFAULT_CONFIDENCE) -> Reading:
+    def of(
+        cls,
+        volume: Volume,
+        lesions: Iterable[Lesion],
+        models: Iterable[Model] = (),
+        confidence: float = DEFAULT_CONFIDENCE,
+    ) -> Reading:
         """The reading of `lesions` on `volume`, found by `models` and reported from `confidence` on.
 
-        Files and folders are often named after patients: of the path only the last name is kept, as the source, and in warnings none.
+        Files and folders are often named after patients: of the path only the last name is kept, as the source, and in
+        warnings none.
         """
         return cls(
             source=volume.source.absolute().name,
@@ -155,7 +178,8 @@ class Reading:
 
 
 def _without_names(warning: str, source: Path) -> str:
-    """`warning` with "the CT" in the place of the name or path of its file or folder, and without an example of its files at the end."""
+    """`warning` with "the CT" in the place of the name or path of its file or folder, and without an example of its
+    files at the end."""
     warning = _EXAMPLE.sub("", warning)
     names = {str(source), source.name, str(source.absolute()), source.absolute().name} - {"", "."}
     patterns = [_NAME.format(re.escape(name)) if _tells(name) else _SUBJECT.format(re.escape(name)) for name in names]

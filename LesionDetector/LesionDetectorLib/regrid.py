@@ -1,4 +1,5 @@
-"""A reading in other voxel indices of the same CT: programs hold the axes of one CT in different orders and directions."""
+"""A reading in other voxel indices of the same CT: programs hold the axes of one CT in different orders and
+directions."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ APART = 0.1
 
 
 def regrid(reading: Reading, geometry: Geometry) -> Reading:
-    """`reading` with all its lesions in the voxel indices of `geometry`, whose slices are those of the reading, in any order.
+    """`reading` with all its lesions in the voxel indices of `geometry`, whose slices are those of the reading, in
+    any order.
 
-    The numbers by which a report calls slices stay, unless they would count down: then they count from 1. Raises Refusal where
-    `geometry` is that of another CT.
+    The numbers by which a report calls slices stay, unless they would count down: then they count from 1. Raises
+    Refusal where `geometry` is that of another CT.
     """
     order = _order(reading.geometry, geometry)
     turned = order[2, 2] < 0
@@ -33,7 +35,10 @@ def regrid(reading: Reading, geometry: Geometry) -> Reading:
 
 
 def _order(old: Geometry, new: Geometry) -> np.ndarray:
-    """The whole-numbered matrix (4, 4) from voxel indices of one geometry to those of another; Refusal where there is none."""
+    """The whole-numbered matrix (4, 4) from voxel indices of one geometry to those of another.
+
+    Refusal where there is none.
+    """
     to_new = np.linalg.inv(new.index_to_lps) @ old.index_to_lps
     order = np.rint(to_new)
     last = np.array(old.size) - 1
@@ -74,5 +79,7 @@ def _moved(lesion: Lesion, order: np.ndarray) -> Lesion:
 
 def _dicom(dicom: DicomSeries, order: np.ndarray) -> DicomSeries:
     """The identifiers in the new order of slices; of slices whose pixels lie in another order, none."""
-    uids = dicom.sop_instance_uids if np.array_equal(order[:2, :2], np.eye(2)) else (None,) * len(dicom.sop_instance_uids)
+    uids = (
+        dicom.sop_instance_uids if np.array_equal(order[:2, :2], np.eye(2)) else (None,) * len(dicom.sop_instance_uids)
+    )
     return replace(dicom, sop_instance_uids=uids[::-1] if order[2, 2] < 0 else uids)

@@ -1,7 +1,7 @@
 """The state of one review: what the detector found, each thing that the reader changed, and undo and redo of all of it.
 
-The lesions that were found stay as they were; the reader's edits are kept one by one, so that both are on record and a review that is
-saved in the middle goes on with its undo.
+The lesions that were found stay as they were; the reader's edits are kept one by one, so that both are on record and a
+review that is saved in the middle goes on with its undo.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ class Action(StrEnum):
     DRAW_AXIS = "draw axis"
 
 
-_ACTION_OF_STATUS = {ReviewStatus.ACCEPTED: Action.ACCEPT, ReviewStatus.REJECTED: Action.REJECT, ReviewStatus.PENDING: Action.RESET}
+_ACTION_OF_STATUS = {
+    ReviewStatus.ACCEPTED: Action.ACCEPT,
+    ReviewStatus.REJECTED: Action.REJECT,
+    ReviewStatus.PENDING: Action.RESET,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,13 @@ class Edit:
 class Review:
     """One reading under review.
 
-    Every change goes through a method named after it, is one `Edit`, and can be undone; a method that changes nothing makes no edit.
+    Every change goes through a method named after it, is one `Edit`, and can be undone; a method that changes nothing
+    makes no edit.
 
     Attributes
     ----------
-    found: the reading as the detector left it; its confidence is the threshold below which pending lesions are not reported.
+    found: the reading as the detector left it; its confidence is the threshold below which pending lesions are not
+        reported.
     done, undone: the reader's edits in their order, and those taken back, the last one to be redone first.
     """
 
@@ -77,7 +83,9 @@ class Review:
         self.found = found
         self.done: list[Edit] = []
         self.undone: list[Edit] = []
-        self._lesions: dict[str, Lesion | None] = {lesion.id: lesion for lesion in found.lesions}  # None: deleted, its place is kept
+        self._lesions: dict[str, Lesion | None] = {
+            lesion.id: lesion for lesion in found.lesions
+        }  # None: deleted, its place is kept
 
     @property
     def lesions(self) -> list[Lesion]:
@@ -123,7 +131,9 @@ class Review:
     def mark(self, lesion_id: str, mark: Mark, on: bool) -> None:
         """Tick something on a lesion, or take the tick away."""
         others = {*self.lesion(lesion_id).marks} - {mark}
-        self._change(Action.MARK if on else Action.UNMARK, lesion_id, marks=tuple(sorted(others | {mark} if on else others)))
+        self._change(
+            Action.MARK if on else Action.UNMARK, lesion_id, marks=tuple(sorted(others | {mark} if on else others))
+        )
 
     def move_box(self, lesion_id: str, key_slice: int, box: Box, measured: Recist | None) -> None:
         """Give a lesion another box on slice `key_slice`; `measured` are the axes inside it.
@@ -144,10 +154,19 @@ class Review:
         if ends != lesion.recist.ends(axis):
             self._change(Action.DRAW_AXIS, lesion_id, recist=lesion.recist.with_axis(axis, ends, mm))
 
-    def add(self, body_part: BodyPart, key_slice: int, box: Box, measured: Recist | None, slices: tuple[int, int] | None = None) -> Lesion:
+    def add(
+        self,
+        body_part: BodyPart,
+        key_slice: int,
+        box: Box,
+        measured: Recist | None,
+        slices: tuple[int, int] | None = None,
+    ) -> Lesion:
         """Add a lesion that the reader drew, accepted by that; it spans `slices`, or its key slice alone."""
         slices = slices or (key_slice, key_slice)
-        lesion = Lesion(body_part, None, key_slice, slices, box, measured, status=ReviewStatus.ACCEPTED, origin=Origin.READER)
+        lesion = Lesion(
+            body_part, None, key_slice, slices, box, measured, status=ReviewStatus.ACCEPTED, origin=Origin.READER
+        )
         self._do(Edit(Action.ADD, None, lesion))
         return lesion
 
@@ -239,10 +258,14 @@ def loads(content: str) -> Review:
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise lesions_json.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
-            raise lesions_json.ExchangeError(f"this review has version {record.get('version')}, and this program reads version {VERSION}.")
+            raise lesions_json.ExchangeError(
+                f"this review has version {record.get('version')}, and this program reads version {VERSION}."
+            )
         review = Review(lesions_json.reading_of(record["found"]))
         review.done, review.undone = ([_edit(entry) for entry in record[name]] for name in ("done", "undone"))
-        for lesion in (lesion for edit in (*review.done, *review.undone) for lesion in (edit.before, edit.after) if lesion):
+        for lesion in (
+            lesion for edit in (*review.done, *review.undone) for lesion in (edit.before, edit.after) if lesion
+        ):
             replace(review.found, lesions=(lesion,))  # refuses one that lies outside of the CT
     except lesions_json.ExchangeError:
         raise
@@ -260,7 +283,9 @@ def _edit_record(edit: Edit) -> dict[str, Any]:
 
 
 def _edit(record: dict[str, Any]) -> Edit:
-    lesions = [None if record[name] is None else lesions_json.lesion(record[name], f"{name}.") for name in ("before", "after")]
+    lesions = [
+        None if record[name] is None else lesions_json.lesion(record[name], f"{name}.") for name in ("before", "after")
+    ]
     ids = {lesion.id for lesion in lesions if lesion is not None}
     if len(ids) != 1:
         raise ValueError("an edit of two lesions" if ids else "an edit without a lesion")

@@ -1,4 +1,5 @@
-"""Folders for what a run needs or has not finished: the next run knows those of a run that was killed, and deletes them.
+"""Folders for what a run needs or has not finished: the next run knows those of a run that was killed, and deletes
+them.
 
 A run holds a lock on a file in its folder, and the system lets go of it when the process ends, however it ends.
 """
@@ -19,7 +20,10 @@ DAY = 24 * 60 * 60
 
 
 class Scratch:
-    """A new folder in `parent`, at `path`; those of earlier runs with this prefix that were killed are deleted before. Raises OSError."""
+    """A new folder in `parent`, at `path`; those of earlier runs with this prefix that were killed are deleted before.
+
+    Raises OSError.
+    """
 
     def __init__(self, prefix: str, parent: Path | str) -> None:
         for folder in Path(parent).iterdir():
@@ -37,7 +41,10 @@ class Scratch:
         self.delete()
 
     def delete(self) -> None:
-        """Delete the folder; if a file is still open, as on Windows in a process that is being ended, the next run does it."""
+        """Delete the folder.
+
+        If a file is still open, as on Windows in a process that is being ended, the next run does it.
+        """
         self._owner.close()
         _delete(self.path)
 

@@ -1,7 +1,8 @@
 """CT slices as a network wants to see them, and the exact way back to the CT's own pixels.
 
-The recipe is that of the DeepLesion detectors (Yan et al., JMI 2018; Yan et al., "Learning from multiple datasets", 2020): HU window
--1024..3071 to 0..255, 0.8 mm pixels, the slice and its neighbours interpolated 2 mm apart, black borders clipped, at most 512 px a side.
+The recipe is that of the DeepLesion detectors (Yan et al., JMI 2018; Yan et al., "Learning from multiple datasets",
+2020): HU window -1024..3071 to 0..255, 0.8 mm pixels, the slice and its neighbours interpolated 2 mm apart, black
+borders clipped, at most 512 px a side.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _MASK_STEP = 4
 class Frame:
     """The map between network pixels and continuous voxel indices of the CT: index = origin + (pixel + 0.5) * scale.
 
-    origin: (i, j) of the outer corner of network pixel (0, 0); scale: voxels per network pixel along i and j; shape: (rows, columns) of the
-    network slice.
+    origin: (i, j) of the outer corner of network pixel (0, 0); scale: voxels per network pixel along i and j; shape:
+    (rows, columns) of the network slice.
     """
 
     origin: tuple[float, float]
@@ -51,7 +52,8 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def body_mask(hu: np.ndarray) -> np.ndarray:
-    """Where in every fourth pixel of `hu` (k, j, i) the body is: (k, rows, columns) bool, thin bright lines (wires, cloth) opened away."""
+    """Where in every fourth pixel of `hu` (k, j, i) the body is: (k, rows, columns) bool, thin bright lines (wires,
+    cloth) opened away."""
     return ndimage.binary_opening(hu[:, ::_MASK_STEP, ::_MASK_STEP] > BODY_HU, structure=np.ones((1, 2, 2), bool))
 
 
@@ -76,13 +78,16 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 class NetworkSlices:
-    """The slices of one CT, ready for a network; every source slice is resampled once if they are asked for in their order.
+    """The slices of one CT, ready for a network.
+
+    Every source slice is resampled once if they are asked for in their order.
 
     Parameters
     ----------
     hu: (k, j, i) HU.
     spacing: (si, sj, sk) mm.
-    slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends the last repeats.
+    slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends
+        the last repeats.
     max_size: longest side of a sample in pixels; a larger body is shrunk further.
     pixel_mm: side of a pixel.
     device: where slices are resampled and samples lie.
@@ -104,7 +109,9 @@ class NetworkSlices:
         device: torch.device | str = "cpu",
     ) -> None:
         if slices < 1 or slices % 2 == 0:
-            raise ValueError(f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}.")
+            raise ValueError(
+                f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}."
+            )
         body = body_mask(hu)
         self.with_body = np.flatnonzero(body.any(axis=(1, 2))).tolist()
         first_row, end_row, first_column, end_column = body_bounds(body, hu.shape[1:])
@@ -135,15 +142,23 @@ class NetworkSlices:
         planes, places = self._planes(np.unique([below, below + between]))
         samples = planes[to_device(places[below], self.device)]
         if between.any():
-            samples.lerp_(planes[to_device(places[below + between], self.device)], to_device(weight, self.device)[..., None, None])
+            samples.lerp_(
+                planes[to_device(places[below + between], self.device)], to_device(weight, self.device)[..., None, None]
+            )
         return samples
 
     def _planes(self, ks: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """Resampled source slices `ks`, and by k the place of each among them; those of the last call are not resampled again."""
+        """Resampled source slices `ks`, and by k the place of each among them.
+
+        Those of the last call are not resampled again.
+        """
         kept_ks, kept = self._kept
         still = np.flatnonzero(np.isin(kept_ks, ks))
         fresh = np.setdiff1d(ks, kept_ks)
-        self._kept = np.append(kept_ks[still], fresh), torch.cat([kept[to_device(still, self.device)], self._resample(fresh)])
+        self._kept = (
+            np.append(kept_ks[still], fresh),
+            torch.cat([kept[to_device(still, self.device)], self._resample(fresh)]),
+        )
         places = np.zeros(len(self), int)
         places[self._kept[0]] = np.arange(len(ks))
         return self._kept[1], places

@@ -12,7 +12,8 @@ from LesionDetectorLib.boxes import by_falling_score, kept, pairwise_iou
 from LesionDetectorLib.lesion import BodyPart, Box
 
 STACKING_IOU = 0.5  # boxes on neighbouring slices that overlap more belong to one lesion (MELD)
-SPAN_SCORE = 0.5  # a lesion ends where the score stays below this share of its best: the tail is a vessel more often than a lesion
+# a lesion ends where the score stays below this share of its best: the tail is a vessel more often than a lesion
+SPAN_SCORE = 0.5
 KEY_SLICE_SCORE = 0.8  # the key slice is chosen among the slices that score at least this share of the best
 
 
@@ -43,20 +44,24 @@ def stack(
     iou_threshold: float = STACKING_IOU,
     lowest_confidence: float = 0.0,
 ) -> list[Candidate]:
-    """Link the boxes of consecutive slices into lesions, as K. Yan et al. (MELD, MICCAI 2020) do for their volumetric evaluation.
+    """Link the boxes of consecutive slices into lesions, as K. Yan et al. (MELD, MICCAI 2020) do for their
+    volumetric evaluation.
 
-    Boxes of one slice that overlap by more than `iou_threshold` are one lesion, whatever their labels: the best one stands for
-    it, all of them vote on the label. From slice to slice, pairs link in falling order of IoU; each box belongs to one lesion,
-    and a slice on which the lesion is not seen ends it. A lesion seen on a single slice is one too.
+    Boxes of one slice that overlap by more than `iou_threshold` are one lesion, whatever their labels: the best one
+    stands for it, all of them vote on the label. From slice to slice, pairs link in falling order of IoU; each box
+    belongs to one lesion, and a slice on which the lesion is not seen ends it. A lesion seen on a single slice is one
+    too.
 
-    RECIST measures on the slice with the longest diameter. The box's diagonal stands in for it (an ellipse's box has the same
-    diagonal however it is turned), but only slices that score at least `KEY_SLICE_SCORE` of the best compete: picking the largest
-    of all adds about 2 mm to what readers measure, and would pull the confidence, which is the key slice's, below the threshold.
+    RECIST measures on the slice with the longest diameter. The box's diagonal stands in for it (an ellipse's box has
+    the same diagonal however it is turned), but only slices that score at least `KEY_SLICE_SCORE` of the best compete:
+    picking the largest of all adds about 2 mm to what readers measure, and would pull the confidence, which is the key
+    slice's, below the threshold.
 
     Parameters
     ----------
-    slices: (k, boxes (n, 4), scores (n,), labels (n,) of `BodyPart` codes) of *every* slice that was looked at, also of those
-        without a box: consecutive means next to each other among these, so that every third slice of a thin CT will do as well.
+    slices: (k, boxes (n, 4), scores (n,), labels (n,) of `BodyPart` codes) of *every* slice that was looked at, also of
+        those without a box: consecutive means next to each other among these, so that every third slice of a thin CT
+        will do as well.
     iou_threshold: boxes link above this.
     lowest_confidence: lesions below it are left out.
 
@@ -88,7 +93,9 @@ class _Sighting:
 _Chain = list[_Sighting]  # a lesion on consecutive slices
 
 
-def _lesions_of_slice(k: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float) -> list[_Chain]:
+def _lesions_of_slice(
+    k: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float
+) -> list[_Chain]:
     """Lesions of one slice: each box joins the best-scored one that it overlaps, whatever its label, or opens one."""
     boxes, scores, labels = by_falling_score(boxes, scores, labels)
     overlaps = pairwise_iou(boxes, boxes) > iou_threshold
@@ -127,7 +134,9 @@ def _candidate(chain: _Chain) -> Candidate:
     key = max((sighting for sighting in chain if sighting.score >= KEY_SLICE_SCORE * best), key=_diagonal)
     votes = sum(sighting.votes for sighting in chain)
     boxes = {sighting.k: tuple(sighting.box.tolist()) for sighting in chain}
-    return Candidate(key.k, (first, last), boxes[key.k], key.score, BodyPart(int(np.argmax(votes[1:])) + 1), MappingProxyType(boxes))
+    return Candidate(
+        key.k, (first, last), boxes[key.k], key.score, BodyPart(int(np.argmax(votes[1:])) + 1), MappingProxyType(boxes)
+    )
 
 
 def _diagonal(sighting: _Sighting) -> float:

@@ -44,7 +44,10 @@ def made(tmp_path_factory) -> Path:
 def start(made: Path, out: Path, *starter: str) -> subprocess.Popen:
     command = ["batch", made / "studies", "--out", out, "--weights", made / "eager.safetensors", "--device", "cpu"]
     command = [sys.executable, *starter, "-m", "LesionDetectorLib.cli", *map(str, command)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun has it; with more, sums differ in their last digits
+    one_thread = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # as torchrun has it; with more, sums differ in their last digits
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
 
 
@@ -72,7 +75,9 @@ def test_a_damaged_study_is_named_and_the_others_are_done(whole: Path):
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
 
 
-def test_a_fault_of_the_program_is_written_down_whole_and_the_run_goes_on(made: Path, tmp_path: Path, monkeypatch, capsys):
+def test_a_fault_of_the_program_is_written_down_whole_and_the_run_goes_on(
+    made: Path, tmp_path: Path, monkeypatch, capsys
+):
     from LesionDetectorLib import pipeline
 
     found = pipeline.find_lesions
@@ -89,7 +94,9 @@ def test_a_fault_of_the_program_is_written_down_whole_and_the_run_goes_on(made: 
     assert cli.main(["batch", str(made / "studies"), "--out", str(tmp_path), *chosen]) == 1
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == f"3 studies done, 3 failed, see {tmp_path / 'failed'}."
-    assert said.err.splitlines()[-1].startswith("2 failed by a fault of the program: report it with its file in failed at https://")
+    assert said.err.splitlines()[-1].startswith(
+        "2 failed by a fault of the program: report it with its file in failed at https://"
+    )
     assert set(results(tmp_path)) == {"0.nrrd", "3.nrrd", "4.nrrd"}
     for name, error in (("1.nrrd", "KeyError: 'deep inside'"), ("2.nrrd", "ValueError: deep inside")):
         fault = (tmp_path / "failed" / f"{name}.txt").read_text()
@@ -111,7 +118,9 @@ def test_a_killed_run_goes_on_to_the_same_results(made: Path, whole: Path, tmp_p
     assert again.returncode == 0, errors
     assert f"{STUDIES - len(before)} studies done, 1 failed" in output
     assert results(tmp_path) == results(whole)
-    assert {name: (tmp_path / name / "lesions.json").stat().st_mtime_ns for name in before} == written, "none is done twice"
+    assert {name: (tmp_path / name / "lesions.json").stat().st_mtime_ns for name in before} == written, (
+        "none is done twice"
+    )
 
 
 def test_processes_of_torchrun_share_the_list(made: Path, whole: Path, tmp_path: Path):

@@ -97,13 +97,18 @@ def test_measure_takes_the_number_of_the_report(tmp_path, capsys, monkeypatch):
     folder.mkdir(parents=True)
     for number in range(7, 12):
         SimpleITK.WriteImage(
-            SimpleITK.GetImageFromArray(np.full((64, 64), 32768 + 300 + number, np.uint16)), str(folder / f"{number:03d}.png")
+            SimpleITK.GetImageFromArray(np.full((64, 64), 32768 + 300 + number, np.uint16)),
+            str(folder / f"{number:03d}.png"),
         )
     recist = Recist(((20, 32), (44, 32)), ((32, 20), (32, 44)), 24.0, 24.0)
-    row = layout.row(1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5))
+    row = layout.row(
+        1, 9, recist, BodyPart.LIVER, slices=(7, 11), spacing=(1, 1, 2), size=(64, 64), location=(0.5, 0.5, 0.5)
+    )
     layout.write_csv(tmp_path / "DL_info.csv", [row])
     measured = []
-    monkeypatch.setattr("LesionDetectorLib.measure.outline.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1])
+    monkeypatch.setattr(
+        "LesionDetectorLib.measure.outline.measure", lambda hu, *_: (measured.append(int(hu.max())), recist)[1]
+    )
     for number in (7, 9, 11):
         assert cli.main(["measure", str(folder), "--slice", str(number), "--box", "15", "15", "49", "49"]) == 0
         result = json.loads(capsys.readouterr().out)
@@ -132,11 +137,18 @@ def test_a_bad_input_ends_in_one_sentence_and_code_2(ct_file, tmp_path, argument
     assert not (tmp_path / "out").exists()
 
 
-FAULTS = ("KeyError('x\\x1b[31m')", "ValueError('deep')", "OSError('a library')", "ModuleNotFoundError(name='LesionDetectorLib.x')")
+FAULTS = (
+    "KeyError('x\\x1b[31m')",
+    "ValueError('deep')",
+    "OSError('a library')",
+    "ModuleNotFoundError(name='LesionDetectorLib.x')",
+)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("place", ["LesionDetectorLib.ct.image_file._hounsfield", "LesionDetectorLib.measure.outline.measure"])
+@pytest.mark.parametrize(
+    "place", ["LesionDetectorLib.ct.image_file._hounsfield", "LesionDetectorLib.measure.outline.measure"]
+)
 def test_a_fault_of_the_program_shows_its_traceback(ct_file, place, fault):
     program = f"""
 import sys
@@ -149,7 +161,9 @@ with patch("{place}", side_effect={fault}):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "Traceback" in done.stderr and fault.partition("(")[0] in done.stderr and "\x1b" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("This is a fault of the program: report it with the lines above at https://")
+    assert done.stderr.splitlines()[-1].startswith(
+        "This is a fault of the program: report it with the lines above at https://"
+    )
 
 
 MISSING = "The Python package {} is missing; install it with: pip install {}"
@@ -161,7 +175,10 @@ MISSING = "The Python package {} is missing; install it with: pip install {}"
         (ModuleNotFoundError(name="skimage.measure"), MISSING.format("scikit-image", "scikit-image")),
         (ModuleNotFoundError(name="PIL"), MISSING.format("pillow", "pillow")),
         (ModuleNotFoundError(name="SimpleITK"), MISSING.format("SimpleITK", "SimpleITK")),
-        (OSError(28, "No space left"), "A file cannot be used: No space left; check the path, its permissions and free space."),
+        (
+            OSError(28, "No space left"),
+            "A file cannot be used: No space left; check the path, its permissions and free space.",
+        ),
         (FileNotFoundError(2, "No", "x"), "x cannot be used: No; check the path, its permissions and free space."),
         (MemoryError(), "It is too large for the memory: end other programs, or take a machine with more."),
         (CTError("a\x1b[2Jb\nc has no slices."), "a?[2Jb c has no slices."),
@@ -179,8 +196,14 @@ def test_what_the_user_can_mend_is_one_sentence(monkeypatch, capsys, error, sent
 
 def test_pip_knows_every_package_that_the_program_needs():
     needed = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    names = [*needed["dependencies"], *needed["optional-dependencies"]["scene"], *needed["optional-dependencies"]["train"]]
-    assert {re.match(r"[\w-]+", name)[0] for name in names} <= {name.partition("[")[0].strip("'") for name in PACKAGES.values()}
+    names = [
+        *needed["dependencies"],
+        *needed["optional-dependencies"]["scene"],
+        *needed["optional-dependencies"]["train"],
+    ]
+    assert {re.match(r"[\w-]+", name)[0] for name in names} <= {
+        name.partition("[")[0].strip("'") for name in PACKAGES.values()
+    }
 
 
 def test_a_file_name_commands_no_terminal(tmp_path):
@@ -203,8 +226,18 @@ def test_a_folder_is_never_deleted(tmp_path):
     assert (tmp_path / "study" / "1.dcm").exists()
 
 
-READING = Reading("ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3))
-OLD = ("lesions.json", "report.txt", "lesions.csv", "scene.mrb", "scene.png", "pictures/lesion_01.png", "pictures/lesion_02.png")
+READING = Reading(
+    "ct.nrrd", "1", "2", "3", 1, Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0),) * 3)
+)
+OLD = (
+    "lesions.json",
+    "report.txt",
+    "lesions.csv",
+    "scene.mrb",
+    "scene.png",
+    "pictures/lesion_01.png",
+    "pictures/lesion_02.png",
+)
 NEW = ("lesions.json", "report.txt", "lesions.csv", "pictures/lesion_01.png", "pictures/overview.png")
 USERS = dict.fromkeys(("notes.txt", "lesions.xlsx", "pictures/holiday.png", "scene/slice.png"), "the user's")
 
@@ -237,7 +270,9 @@ def test_new_results_take_the_place_of_all_old_ones_and_the_users_files_stay(two
 
 @pytest.mark.parametrize("moves", range(len(OLD) + len(NEW)))
 def test_results_that_cannot_be_replaced_stay_as_they_were(two_runs, monkeypatch, moves):
-    monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: PermissionError(13, "It is open in another program")))
+    monkeypatch.setattr(
+        Path, "replace", stops_once(moves, Path.replace, lambda: PermissionError(13, "It is open in another program"))
+    )
     before = files(two_runs[1])
     with pytest.raises(PermissionError):
         detect._replace_results(*two_runs)
@@ -262,7 +297,9 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
     killed = os.fork()
     if not killed:
         try:
-            monkeypatch.setattr(Path, "replace", stops_once(moves, Path.replace, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+            monkeypatch.setattr(
+                Path, "replace", stops_once(moves, Path.replace, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            )
             detect._replace_results(*two_runs)
         finally:
             os._exit(0)
@@ -275,7 +312,9 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
 
 
 def write(out: Path) -> None:
-    detect._write(None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), detect._Progress(as_json=True))
+    detect._write(
+        None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), detect._Progress(as_json=True)
+    )
 
 
 @pytest.mark.parametrize("there_is_one", [False, True])
@@ -309,13 +348,25 @@ def test_ctrl_c_stops_and_leaves_nothing(ct_file, eager_weights, tmp_path):
     long_ct = tmp_path / "long.nrrd"
     image = SimpleITK.ReadImage(str(ct_file))
     SimpleITK.WriteImage(SimpleITK.Expand(image, [1, 1, 20]), str(long_ct))
-    command = [sys.executable, "-m", "LesionDetectorLib.cli", "detect", long_ct, "--out", tmp_path / "out", "--weights", eager_weights]
+    command = [
+        sys.executable,
+        "-m",
+        "LesionDetectorLib.cli",
+        "detect",
+        long_ct,
+        "--out",
+        tmp_path / "out",
+        "--weights",
+        eager_weights,
+    ]
     process = subprocess.Popen(
         [*map(str, command), "--progress", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a test run in the background ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a test run in the background ignores it
     )
     for line in process.stdout:
         if json.loads(line).get("stage") == "detect":

@@ -26,7 +26,13 @@ from pydicom import dcmread
 
 from Testing.helpers.dicom_study import axial, body, write
 
-PATIENT = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19700102", "PatientSex": None, "StudyDate": "20240203"}
+PATIENT = {
+    "PatientName": "Doe^Jane",
+    "PatientID": "4711",
+    "PatientBirthDate": "19700102",
+    "PatientSex": None,
+    "StudyDate": "20240203",
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +92,15 @@ def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_file,
 
 def test_an_sr_is_written_and_read_again(lesions_file, study, reading, tmp_path):
     done = run(lesions_file, "--ct", study, "--format", "sr", "--out", tmp_path / "lesions.dcm")
-    assert (done.returncode, done.stdout) == (0, "") and all(line.startswith("Note: ") for line in done.stderr.splitlines())
+    assert (done.returncode, done.stdout) == (0, "") and all(
+        line.startswith("Note: ") for line in done.stderr.splitlines()
+    )
     again = run(tmp_path / "lesions.dcm", "--ct", study, "--diameters")
     assert again.returncode == 0 and "1. Lesion 1: Liver (40%), 11 x 8 mm" in again.stdout
-    assert run(tmp_path / "lesions.dcm", "--ct", study, "--format", "json", "--out", tmp_path / "again.json").returncode == 0
+    assert (
+        run(tmp_path / "lesions.dcm", "--ct", study, "--format", "json", "--out", tmp_path / "again.json").returncode
+        == 0
+    )
     back = lesions_json.read(tmp_path / "again.json")
     assert [(one.body_part, one.key_slice, one.status) for one in back.lesions] == [
         (one.body_part, one.key_slice, one.status) for one in reading.lesions
@@ -111,7 +122,9 @@ def test_dicom_needs_the_dicom_files_of_the_ct(lesions_file, reading, study, tmp
     assert "give both --ct and --out" in refusal(lesions_file, "--format", "seg", "--ct", study)
     lesions_json.write(tmp_path / "nifti.json", replace(reading, dicom=None))
     options = ("--format", "sr", "--ct", study, "--out", tmp_path / "new.dcm")
-    assert "was not DICOM, so no DICOM report can point to it: write JSON or text." in refusal(tmp_path / "nifti.json", *options)
+    assert "was not DICOM, so no DICOM report can point to it: write JSON or text." in refusal(
+        tmp_path / "nifti.json", *options
+    )
     assert run(lesions_file, "--ct", study, "--format", "sr", "--out", tmp_path / "sr.dcm").returncode == 0
     assert "give the CT's folder with --ct" in refusal(tmp_path / "sr.dcm")
     assert not (tmp_path / "new.dcm").exists()
@@ -138,7 +151,19 @@ def test_no_report_holds_the_name_of_the_file_or_folder(tmp_path, capsys, name):
     lesions_json.write(tmp_path / "lesions.json", reading)
     for kind in BY_NAME if dicom else ("text", "csv", "html", "json"):
         assert (
-            cli.main(["report", str(tmp_path / "lesions.json"), "--ct", str(source), "--format", kind, "--out", str(tmp_path / kind)]) == 0
+            cli.main(
+                [
+                    "report",
+                    str(tmp_path / "lesions.json"),
+                    "--ct",
+                    str(source),
+                    "--format",
+                    kind,
+                    "--out",
+                    str(tmp_path / kind),
+                ]
+            )
+            == 0
         )
         content = (tmp_path / kind).read_bytes()
         assert content.upper().count(b"DOE_JANE") == (1 if kind == "json" else 0), kind
@@ -156,10 +181,14 @@ def test_a_patients_name_comes_in_any_alphabet(tmp_path):
 
 def test_csv_and_json_and_what_they_leave_out(lesions_file, reading, capsys):
     assert printed(capsys, lesions_file, "--format", "csv") == table.compose(reading)
-    rows = list(csv.DictReader(io.StringIO(printed(capsys, lesions_file, "--format", "csv", "--baseline", "--accepted-only"))))
+    rows = list(
+        csv.DictReader(io.StringIO(printed(capsys, lesions_file, "--format", "csv", "--baseline", "--accepted-only")))
+    )
     assert [(row["body_part"], row["recist_category"]) for row in rows] == [("Liver", "target candidate")]
     assert lesions_json.loads(printed(capsys, lesions_file, "--format", "json")) == reading
-    kept = lesions_json.loads(printed(capsys, lesions_file, "--format", "json", "--accepted-only", "--confidence", "0.7"))
+    kept = lesions_json.loads(
+        printed(capsys, lesions_file, "--format", "json", "--accepted-only", "--confidence", "0.7")
+    )
     assert kept == replace(reading.accepted_only(), confidence=0.7)
 
 
@@ -169,7 +198,8 @@ def test_confidence_and_diameters_are_those_asked_for(lesions_file, capsys):
     assert "Lung (60%)" in printed(capsys, lesions_file, "--confidence", "0.6")
 
 
-# ------------------------------------------------------------------------------------------------------------- the CT of the reading
+# ------------------------------------------------------------------------------------------------------------- the CT
+# of the reading
 
 
 def test_a_copy_of_the_ct_in_another_format_is_the_same_ct(reading, study, tmp_path):
@@ -183,7 +213,9 @@ def test_a_copy_of_the_ct_in_another_format_is_the_same_ct(reading, study, tmp_p
     assert report.ct_of(copied, study).dicom and report.ct_of(copied, tmp_path / "copy.nrrd")
     image.SetOrigin((-10.0, -20.0, 50.0))
     SimpleITK.WriteImage(image, str(tmp_path / "elsewhere.nrrd"))
-    with pytest.raises(ValueError, match=r"elsewhere.nrrd is another CT than that of the lesions, DOE_JANE: its voxels lie elsewhere"):
+    with pytest.raises(
+        ValueError, match=r"elsewhere.nrrd is another CT than that of the lesions, DOE_JANE: its voxels lie elsewhere"
+    ):
         report.ct_of(reading, tmp_path / "elsewhere.nrrd")
 
 
@@ -215,8 +247,14 @@ def test_another_ct_of_the_same_kind_is_refused(reading, tmp_path):
         (("absent.json",), "absent.json cannot be used: No such file"),
         (("{ct}/notes.json",), "not valid JSON"),
         (("{json}", "--ct", "absent"), "absent does not exist"),
-        (("{json}", "--format", "json", "--baseline"), "--format json cannot show what --baseline asks for; leave that out."),
-        (("{json}", "--format", "csv", "--diameters"), "--format csv cannot show what --diameters asks for; leave that out."),
+        (
+            ("{json}", "--format", "json", "--baseline"),
+            "--format json cannot show what --baseline asks for; leave that out.",
+        ),
+        (
+            ("{json}", "--format", "csv", "--diameters"),
+            "--format csv cannot show what --diameters asks for; leave that out.",
+        ),
         (("{json}", "--patient"), "--format text cannot show what --patient asks for; leave that out."),
         (("{json}", "--format", "html", "--patient"), "give the CT with --ct"),
         (("{json}", "--out", "{ct}"), "cannot be used: Is a directory"),

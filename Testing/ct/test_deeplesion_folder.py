@@ -101,7 +101,10 @@ def test_slices_of_different_size(folder: Path):
 
 def test_no_row_in_any_table(folder: Path):
     (folder.parents[1] / "DL_info.csv").write_text(HEADER)
-    assert refusal(folder) == f"No table gives the spacing of 000001_02_03: put DeepLesion's DL_info.csv into {folder.parents[1]}."
+    assert (
+        refusal(folder)
+        == f"No table gives the spacing of 000001_02_03: put DeepLesion's DL_info.csv into {folder.parents[1]}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,8 +116,12 @@ def test_no_row_in_any_table(folder: Path):
         ("", (0.8, 0.8, 5), "0.8 x 0.8 x 5 mm stand in"),
     ],
 )
-def test_spacing_that_is_signed_zero_or_missing_follows_the_rule_of_training(folder: Path, spacing: str, taken, said: str):
-    train_deeplesion = pytest.importorskip("train.data.deeplesion", reason="needs pandas: pip install 'lesion-detector[train]'")
+def test_spacing_that_is_signed_zero_or_missing_follows_the_rule_of_training(
+    folder: Path, spacing: str, taken, said: str
+):
+    train_deeplesion = pytest.importorskip(
+        "train.data.deeplesion", reason="needs pandas: pip install 'lesion-detector[train]'"
+    )
     import pandas as pd
 
     table(folder.parents[1] / "DL_info.csv", spacing)

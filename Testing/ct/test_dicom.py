@@ -86,7 +86,11 @@ def test_a_progress_callback_counts_files(tmp_path: Path):
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-@given(turn=st.tuples(st.floats(-30, 30), st.floats(-30, 30), st.floats(-30, 30)), step=st.floats(0.4, 8), start=st.floats(-900, 900))
+@given(
+    turn=st.tuples(st.floats(-30, 30), st.floats(-30, 30), st.floats(-30, 30)),
+    step=st.floats(0.4, 8),
+    start=st.floats(-900, 900),
+)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_oblique_series_lies_where_itk_puts_it(tmp_path_factory: pytest.TempPathFactory, turn, step, start):
     folder = tmp_path_factory.mktemp("oblique")
@@ -98,7 +102,9 @@ def test_an_oblique_series_lies_where_itk_puts_it(tmp_path_factory: pytest.TempP
     assert volume.warnings == ()
     assert np.allclose(volume.direction, axes, atol=1e-5)
     same_as_itk(volume, files)
-    assert np.allclose(volume.geometry.to_index(volume.geometry.to_lps([[1.5, 2, 0.25], [0, 0, 2]])), [[1.5, 2, 0.25], [0, 0, 2]])
+    assert np.allclose(
+        volume.geometry.to_index(volume.geometry.to_lps([[1.5, 2, 0.25], [0, 0, 2]])), [[1.5, 2, 0.25], [0, 0, 2]]
+    )
 
 
 def test_a_prone_series_is_turned_to_the_usual_view_and_its_voxels_stay_in_place(tmp_path: Path):
@@ -116,12 +122,16 @@ def test_a_prone_series_is_turned_to_the_usual_view_and_its_voxels_stay_in_place
 def test_the_largest_axial_series_is_read_unless_another_is_asked_for(tmp_path: Path):
     write(tmp_path, body(3), axial(3), series="1.2.30", SeriesNumber=30)
     write(tmp_path, body(5), axial(5), series="1.2.50", SeriesNumber=50)
-    write(tmp_path, body(7), [(k, 0, 0) for k in range(7)], series="1.2.70", ImageOrientationPatient=(0, 1, 0, 0, 0, -1))
+    write(
+        tmp_path, body(7), [(k, 0, 0) for k in range(7)], series="1.2.70", ImageOrientationPatient=(0, 1, 0, 0, 0, -1)
+    )
     largest, asked = ct.read(tmp_path), ct.read(tmp_path, series="1.2.30")
     assert (largest.series, len(largest.hu)) == ("50", 5)
     assert "1.2.30 (3 slices)" in largest.warnings[0]
     assert (asked.series, len(asked.hu)) == ("30", 3)
-    with pytest.raises(ct.CTError, match=r"no series 9\.9: its axial CT series are 1\.2\.30 \(3 slices\), 1\.2\.50 \(5 slices\)\."):
+    with pytest.raises(
+        ct.CTError, match=r"no series 9\.9: its axial CT series are 1\.2\.30 \(3 slices\), 1\.2\.50 \(5 slices\)\."
+    ):
         ct.read(tmp_path, series="9.9")
     with pytest.raises(ct.CTError, match=r"Series 1\.2\.70 .* is no axial CT \(7 images off the axial plane\)"):
         ct.read(tmp_path, series="1.2.70")
@@ -162,7 +172,15 @@ def test_each_slice_has_its_own_rescale(tmp_path: Path):
     save(image(hu[0], axial(2)[0], "1.2", 1), tmp_path / "0")
     stored = (hu[1].astype(np.int32) + 2000) // 2
     save(
-        image(hu[1], axial(2)[1], "1.2", 2, RescaleSlope=2, RescaleIntercept=-2000, PixelData=stored.astype(np.uint16).tobytes()),
+        image(
+            hu[1],
+            axial(2)[1],
+            "1.2",
+            2,
+            RescaleSlope=2,
+            RescaleIntercept=-2000,
+            PixelData=stored.astype(np.uint16).tobytes(),
+        ),
         tmp_path / "1",
     )
     assert np.array_equal(ct.read(tmp_path).hu, [hu[0], stored * 2 - 2000])
@@ -193,4 +211,6 @@ def test_real_jpeg_2000_slices(shared_data: Path, tmp_path: Path):
     assert volume.hu.shape == (3, 512, 512)
     same_as_itk(volume, files)
     soft = (volume.hu > 0) & (volume.hu < 200)
-    assert soft[:, 200:320, 132:212].mean() > soft[:, 200:320, 300:380].mean()  # the liver lies on the patient's right, at low i
+    assert (
+        soft[:, 200:320, 132:212].mean() > soft[:, 200:320, 300:380].mean()
+    )  # the liver lies on the patient's right, at low i

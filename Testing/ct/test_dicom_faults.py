@@ -26,7 +26,9 @@ def test_an_empty_folder(tmp_path: Path):
 
 def test_a_folder_without_dicom(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x" * 500)
-    assert refusal(tmp_path).startswith(f"None of the 1 files in {tmp_path} is DICOM, such as notes.txt: give a DICOM folder")
+    assert refusal(tmp_path).startswith(
+        f"None of the 1 files in {tmp_path} is DICOM, such as notes.txt: give a DICOM folder"
+    )
 
 
 def test_a_file_of_unknown_kind(tmp_path: Path):
@@ -64,12 +66,18 @@ def test_truncated_pixels(tmp_path: Path, left: float):
     header = files[2].stat().st_size - body(1).nbytes
     data = files[2].read_bytes()
     files[2].write_bytes(data[: header + int((len(data) - header) * left)])
-    assert refusal(tmp_path) == f"The pixels of {files[2]} are truncated or damaged, or rarely compressed: copy or export it again."
+    assert (
+        refusal(tmp_path)
+        == f"The pixels of {files[2]} are truncated or damaged, or rarely compressed: copy or export it again."
+    )
 
 
 @pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG"])
 def test_truncated_compressed_pixels(tmp_path: Path, compressor: str):
-    file = save(compressed(image(body(1)[0], (0, 0, 0), "1.2", 1), compressor, tmp_path / "encoded.tmp"), tmp_path / "ct" / "0.dcm")
+    file = save(
+        compressed(image(body(1)[0], (0, 0, 0), "1.2", 1), compressor, tmp_path / "encoded.tmp"),
+        tmp_path / "ct" / "0.dcm",
+    )
     cut(file, 0.8)
     assert f"The pixels of {file} are truncated" in refusal(tmp_path / "ct")
 
@@ -106,22 +114,35 @@ def test_a_reading_stops_where_the_progress_callback_raises(tmp_path: Path):
 
 def test_a_localizer_among_the_slices_is_dropped(tmp_path: Path):
     write(tmp_path, body(4), axial(4))
-    save(image(body(1)[0], (0, 0, 0), "1.2.3.4", 9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "scout.dcm")
-    save(image(body(1)[0], (0, 0, 0), "1.2.3.4", 10, ImageOrientationPatient=(0, 1, 0, 0, 0, -1)), tmp_path / "sagittal.dcm")
+    save(
+        image(body(1)[0], (0, 0, 0), "1.2.3.4", 9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        tmp_path / "scout.dcm",
+    )
+    save(
+        image(body(1)[0], (0, 0, 0), "1.2.3.4", 10, ImageOrientationPatient=(0, 1, 0, 0, 0, -1)),
+        tmp_path / "sagittal.dcm",
+    )
     volume = ct.read(tmp_path)
     assert len(volume.hu) == 4
-    assert volume.warnings == ("Some images of the series were left out: 1 image off the axial plane, 1 image of the localizer.",)
+    assert volume.warnings == (
+        "Some images of the series were left out: 1 image off the axial plane, 1 image of the localizer.",
+    )
 
 
 def test_slices_of_another_orientation_matrix_or_spacing_are_dropped(tmp_path: Path):
     write(tmp_path, body(4), axial(4))
     tilted = (1, 0, 0, 0, np.cos(0.3), np.sin(0.3))
-    save(image(body(1)[0], (0, 0, 0), "1.2.3.4", 9, ImageOrientationPatient=[f"{value:.6f}" for value in tilted]), tmp_path / "tilted.dcm")
+    save(
+        image(body(1)[0], (0, 0, 0), "1.2.3.4", 9, ImageOrientationPatient=[f"{value:.6f}" for value in tilted]),
+        tmp_path / "tilted.dcm",
+    )
     save(image(body(1, shape=(20, 20))[0], (0, 0, 0), "1.2.3.4", 10), tmp_path / "small.dcm")
     save(image(body(1)[0], (0, 0, 0), "1.2.3.4", 11, PixelSpacing=(2, 2)), tmp_path / "coarse.dcm")
     volume = ct.read(tmp_path)
     assert len(volume.hu) == 4
-    assert volume.warnings == ("3 of 7 slices differ from the others in orientation, matrix or pixel spacing and were left out.",)
+    assert volume.warnings == (
+        "3 of 7 slices differ from the others in orientation, matrix or pixel spacing and were left out.",
+    )
 
 
 def test_a_sagittal_series(tmp_path: Path):
@@ -151,7 +172,9 @@ def test_two_acquisitions_of_one_region_in_one_series(tmp_path: Path, offset: fl
         save(image(body(1, seed=9)[0], position, "1.2.3.4", k, AcquisitionNumber=3), tmp_path / f"late{k}")
     volume = ct.read(tmp_path)
     assert np.array_equal(volume.hu, hu)
-    assert volume.warnings == ("Several acquisitions show the same region: acquisition 2 was read, acquisition 3 left out.",)
+    assert volume.warnings == (
+        "Several acquisitions show the same region: acquisition 2 was read, acquisition 3 left out.",
+    )
 
 
 def test_two_acquisitions_one_above_the_other_are_joined(tmp_path: Path):
@@ -174,7 +197,9 @@ def test_missing_slices_are_interpolated_at_their_true_positions(tmp_path: Path)
     assert np.abs(volume.hu[3] - (hu[2].astype(float) + hu[4]) / 2).max() <= 0.5
     uids = volume.dicom.sop_instance_uids
     assert uids[3] is None and all(uids[k] for k in kept)
-    assert volume.warnings == ("Slices are missing or uneven (distances 2.00 to 4.00 mm): 7 slices were resampled to 8, 2.00 mm apart.",)
+    assert volume.warnings == (
+        "Slices are missing or uneven (distances 2.00 to 4.00 mm): 7 slices were resampled to 8, 2.00 mm apart.",
+    )
 
 
 def test_uneven_slices_are_resampled_so_that_a_ramp_stays_a_ramp(tmp_path: Path):
@@ -201,7 +226,8 @@ def test_a_series_of_which_most_slices_are_missing(tmp_path: Path):
 
 
 def test_gantry_tilt_is_sheared_upright_so_that_a_straight_rod_stays_straight(tmp_path: Path):
-    """A rod along the normal of slices that climb along z with a tilt of 20 degrees: in the files it drifts, in the volume it does not."""
+    """A rod along the normal of slices that climb along z with a tilt of 20 degrees: in the files it drifts, in the
+    volume it does not."""
     angle = np.radians(20)
     row, column = np.array([1, 0, 0]), np.array([0, np.cos(angle), -np.sin(angle)])
     normal = np.cross(row, column)
@@ -209,7 +235,9 @@ def test_gantry_tilt_is_sheared_upright_so_that_a_straight_rod_stays_straight(tm
     origins = [np.array([0.0, 0.0, 3.0 * k]) for k in range(6)]
     j, i = np.mgrid[:24, :32]
     pixels = [origin + row * i[..., None] * SPACING[0] + column * j[..., None] * SPACING[1] for origin in origins]
-    hu = np.array([-1000 + 2000 * np.clip(3.5 - np.linalg.norm(np.cross(at - rod, normal), axis=-1), 0, 1) for at in pixels])
+    hu = np.array(
+        [-1000 + 2000 * np.clip(3.5 - np.linalg.norm(np.cross(at - rod, normal), axis=-1), 0, 1) for at in pixels]
+    )
     write(tmp_path, hu.astype(np.int16), origins, ImageOrientationPatient=[f"{value:.8f}" for value in (*row, *column)])
     volume = ct.read(tmp_path)
     assert "gantry tilt of 20.0 degrees" in volume.warnings[0]
@@ -249,7 +277,10 @@ def test_eight_bit_pictures(tmp_path: Path):
 def test_values_that_are_no_hounsfield_units(tmp_path: Path):
     picture = np.random.default_rng(0).integers(0, 255, (2, 24, 32), dtype=np.uint16)
     for k in range(2):
-        save(image(picture[k], axial(2)[k], "1.2", k, RescaleIntercept=0, PixelData=picture[k].tobytes()), tmp_path / f"{k}")
+        save(
+            image(picture[k], axial(2)[k], "1.2", k, RescaleIntercept=0, PixelData=picture[k].tobytes()),
+            tmp_path / f"{k}",
+        )
     assert "which are no Hounsfield units" in refusal(tmp_path)
 
 
@@ -283,14 +314,19 @@ def test_one_slice(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("told", "thickness"), [(None, None), (0, None), (-3, None), ("nan", None), (7.5, 7.5)])
-def test_slices_that_overlap_or_say_nothing_of_their_thickness(tmp_path: Path, told: float | str | None, thickness: float | None):
+def test_slices_that_overlap_or_say_nothing_of_their_thickness(
+    tmp_path: Path, told: float | str | None, thickness: float | None
+):
     write(tmp_path, body(3), axial(3), SliceThickness=told)
     volume = ct.read(tmp_path)
     assert (volume.slice_thickness, volume.spacing[2], volume.warnings) == (thickness, 2, ())
 
 
 def test_a_multi_frame_image_without_positions(tmp_path: Path):
-    save(image(body(1)[0], (0, 0, 0), "1.2", 1, NumberOfFrames=2, PixelData=bytes(2 * 24 * 32 * 2)), tmp_path / "cine.dcm")
+    save(
+        image(body(1)[0], (0, 0, 0), "1.2", 1, NumberOfFrames=2, PixelData=bytes(2 * 24 * 32 * 2)),
+        tmp_path / "cine.dcm",
+    )
     assert "of many frames that have no position" in refusal(tmp_path)
 
 

@@ -1,4 +1,5 @@
-"""Several images at each place of one series, and series that are no plain slices: one is chosen by the headers and named, or none."""
+"""Several images at each place of one series, and series that are no plain slices: one is chosen by the headers and
+named, or none."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MIP = ("DERIVED", "SECONDARY", "AXIAL", "MIP")
 
 
 def write_both(folder: Path, first: dict[str, object], second: dict[str, object]) -> None:
-    """Two images at each place, those of FIRST with the elements `first` and those of SECOND with `second`, in files named alike."""
+    """Two images at each place, those of FIRST with the elements `first` and those of SECOND with `second`, in files
+    named alike."""
     for letter, hu, tags in (("a", FIRST, first), ("b", SECOND, second)):
         for k, (plane, at) in enumerate(zip(hu, axial(COUNT))):
             each = {tag: value[k] if isinstance(value, list) else value for tag, value in tags.items()}
@@ -28,15 +30,26 @@ def write_both(folder: Path, first: dict[str, object], second: dict[str, object]
 
 
 def two_phases(in_turn: bool, **macros: tuple[str, Sequence[object]]) -> FileDataset:
-    """An Enhanced CT whose FIRST and SECOND lie at the same places; `macros` are groups of frames with an element's two values."""
-    order = [(phase, k) for k in range(COUNT) for phase in (0, 1)] if in_turn else [(phase, k) for phase in (0, 1) for k in range(COUNT)]
+    """An Enhanced CT whose FIRST and SECOND lie at the same places.
+
+    `macros` are groups of frames with an element's two values.
+    """
+    order = (
+        [(phase, k) for k in range(COUNT) for phase in (0, 1)]
+        if in_turn
+        else [(phase, k) for phase in (0, 1) for k in range(COUNT)]
+    )
     frames = np.array([(FIRST, SECOND)[phase][k] for phase, k in order])
     dataset = enhanced(frames, [axial(COUNT)[k][2] for _, k in order])
     for frame, (phase, k) in zip(dataset.PerFrameFunctionalGroupsSequence, order):
         for macro, (keyword, values) in macros.items():
             item = Dataset()
             value = values[phase]
-            setattr(item, keyword, [k + 1 if part == "place" else part for part in value] if isinstance(value, tuple) else value)
+            setattr(
+                item,
+                keyword,
+                [k + 1 if part == "place" else part for part in value] if isinstance(value, tuple) else value,
+            )
             setattr(frame, macro, [item])
     return dataset
 
@@ -45,16 +58,43 @@ def two_phases(in_turn: bool, **macros: tuple[str, Sequence[object]]) -> FileDat
 @pytest.mark.parametrize(
     ("macro", "keyword", "values", "named"),
     [
-        ("FrameContentSequence", "TemporalPositionIndex", (1, 2), "temporal position 1 was read, temporal position 2 left out"),
-        ("TemporalPositionSequence", "TemporalPositionTimeOffset", (2.5, 30.0), "the phase at 2.5 s was read, the phase at 30 s left out"),
-        ("FrameContentSequence", "DimensionIndexValues", ((1, "place", 1), (1, "place", 2)), "dimension index 3 = 1 was read"),
+        (
+            "FrameContentSequence",
+            "TemporalPositionIndex",
+            (1, 2),
+            "temporal position 1 was read, temporal position 2 left out",
+        ),
+        (
+            "TemporalPositionSequence",
+            "TemporalPositionTimeOffset",
+            (2.5, 30.0),
+            "the phase at 2.5 s was read, the phase at 30 s left out",
+        ),
+        (
+            "FrameContentSequence",
+            "DimensionIndexValues",
+            ((1, "place", 1), (1, "place", 2)),
+            "dimension index 3 = 1 was read",
+        ),
         ("FrameContentSequence", "StackID", ("1", "2"), "stack 1 was read, stack 2 left out"),
         ("CTXRayDetailsSequence", "KVP", (120, 80), "120 kV was read, 80 kV left out"),
-        ("CTReconstructionSequence", "ConvolutionKernel", ("Br40", "Br64"), "kernel Br40 was read, kernel Br64 left out"),
-        ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase", (30.0, 75.0), "the heart phase at 30% was read"),
+        (
+            "CTReconstructionSequence",
+            "ConvolutionKernel",
+            ("Br40", "Br64"),
+            "kernel Br40 was read, kernel Br64 left out",
+        ),
+        (
+            "CardiacSynchronizationSequence",
+            "NominalPercentageOfCardiacPhase",
+            (30.0, 75.0),
+            "the heart phase at 30% was read",
+        ),
     ],
 )
-def test_of_two_phases_in_an_enhanced_ct_one_is_read(tmp_path: Path, in_turn: bool, macro: str, keyword: str, values: tuple, named: str):
+def test_of_two_phases_in_an_enhanced_ct_one_is_read(
+    tmp_path: Path, in_turn: bool, macro: str, keyword: str, values: tuple, named: str
+):
     save(two_phases(in_turn, **{macro: (keyword, values)}), tmp_path / "enhanced.dcm")
     volume = ct.read(tmp_path / "enhanced.dcm")
     assert np.array_equal(volume.hu, FIRST)
@@ -77,14 +117,34 @@ def test_an_enhanced_ct_with_two_frames_at_each_place_that_nothing_tells_apart(t
         ("KVP", "120", "100.0", "120 kV was read, 100 kV left out"),
         ("ConvolutionKernel", "STANDARD", "LUNG", "kernel STANDARD was read, kernel LUNG left out"),
         ("ConvolutionKernel", "B30f", "B70f", "kernel B30f was read, kernel B70f left out"),
-        ("ImageType", ("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), ("DERIVED", "PRIMARY", "AXIAL", "VMI"), "VMI left out"),
+        (
+            "ImageType",
+            ("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"),
+            ("DERIVED", "PRIMARY", "AXIAL", "VMI"),
+            "VMI left out",
+        ),
         ("TemporalPositionIdentifier", 1, 2, "temporal position 1 was read, temporal position 2 left out"),
         ("TriggerTime", 0, 400, "trigger time 0 ms was read, trigger time 400 ms left out"),
         ("ContrastBolusAgent", "Iomeron", None, "contrast agent Iomeron was read, contrast agent unknown left out"),
-        ("AcquisitionTime", "101500.25", "101540.5", "acquisition time 101500.25 was read, acquisition time 101540.5 left out"),
-        ("ContentTime", ["101500", "101501", "101502", "101503", "101504"], "101540", "content time 101500 to 101504 was read"),
+        (
+            "AcquisitionTime",
+            "101500.25",
+            "101540.5",
+            "acquisition time 101500.25 was read, acquisition time 101540.5 left out",
+        ),
+        (
+            "ContentTime",
+            ["101500", "101501", "101502", "101503", "101504"],
+            "101540",
+            "content time 101500 to 101504 was read",
+        ),
         ("SeriesDescription", "arterial", "venous", "series description arterial was read"),
-        ("InstanceNumber", [1, 2, 3, 4, 5], [6, 7, 8, 9, 10], "instance number 1 to 5 was read, instance number 6 to 10 left out"),
+        (
+            "InstanceNumber",
+            [1, 2, 3, 4, 5],
+            [6, 7, 8, 9, 10],
+            "instance number 1 to 5 was read, instance number 6 to 10 left out",
+        ),
     ],
 )
 def test_of_two_images_at_each_place_the_headers_choose_whatever_the_files_are_called(
@@ -106,7 +166,10 @@ def test_two_energies_in_two_phases(tmp_path: Path):
             save(image(plane, at, SERIES, number, KVP=kv, TemporalPositionIdentifier=phase), tmp_path / f"{number}{k}")
     volume = ct.read(tmp_path)
     assert np.array_equal(volume.hu, FIRST)
-    assert ["120 kV was read" in volume.warnings[0], "temporal position 1 was read" in volume.warnings[1]] == [True, True]
+    assert ["120 kV was read" in volume.warnings[0], "temporal position 1 was read" in volume.warnings[1]] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("offset", [0.7, 1.0])
@@ -131,7 +194,11 @@ def test_an_energy_that_was_exposed_for_some_slices_only_is_left_out_there_too(t
 @pytest.mark.parametrize("tag", ["KVP", "ConvolutionKernel", "ImageType", "AcquisitionTime", "SliceThickness"])
 def test_headers_that_change_along_the_body_are_no_phases(tmp_path: Path, tag: str):
     plain = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    values = {"ImageType": (plain, [*plain, "X"]), "ConvolutionKernel": ("B30f", "B40f"), "AcquisitionTime": ("101500", "101540")}
+    values = {
+        "ImageType": (plain, [*plain, "X"]),
+        "ConvolutionKernel": ("B30f", "B40f"),
+        "AcquisitionTime": ("101500", "101540"),
+    }
     low, high = values.get(tag, (100, 120))
     for k, at in enumerate(axial(COUNT)):
         save(image(FIRST[k], at, SERIES, k, **{tag: low if k < 3 else high}), tmp_path / f"{k}")
@@ -143,7 +210,10 @@ def test_headers_that_change_along_the_body_are_no_phases(tmp_path: Path, tag: s
 def test_two_images_at_each_place_that_no_header_tells_apart(tmp_path: Path):
     write_both(tmp_path, {}, {})
     sentence = refusal(tmp_path)
-    assert "5 of 10 slices of series 1.2.3.4 lie at the place of another, and no header tells which of them belong together" in sentence
+    assert (
+        "5 of 10 slices of series 1.2.3.4 lie at the place of another, and no header tells which of them belong "
+        "together" in sentence
+    )
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -202,7 +272,10 @@ def test_copies_are_ignored(tmp_path: Path, new_uids: bool):
 
 def test_all_slices_at_one_place(tmp_path: Path):
     write(tmp_path, FIRST, [axial(1)[0]] * COUNT)
-    assert refusal(tmp_path) == "All 5 slices of series 1.2.3.4 lie at one place: export it again with its slice positions."
+    assert (
+        refusal(tmp_path)
+        == "All 5 slices of series 1.2.3.4 lie at one place: export it again with its slice positions."
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,12 +292,16 @@ def test_all_slices_at_one_place(tmp_path: Path):
         ("DERIVED", "SECONDARY", "SCREEN SAVE"),
     ],
 )
-def test_slices_as_they_were_taken_are_read_rather_than_more_that_were_derived(tmp_path: Path, image_type: tuple[str, ...]):
+def test_slices_as_they_were_taken_are_read_rather_than_more_that_were_derived(
+    tmp_path: Path, image_type: tuple[str, ...]
+):
     write(tmp_path, body(9), axial(9, step=1), series="1.2.1", ImageType=image_type)
     write(tmp_path, FIRST, axial(COUNT), series="1.2.2")
     volume = ct.read(tmp_path)
     assert np.array_equal(volume.hu, FIRST)
-    assert volume.warnings == ("Series 1.2.2 with 5 slices was read; there are other axial CT series: 1.2.1 (9 slices).",)
+    assert volume.warnings == (
+        "Series 1.2.2 with 5 slices was read; there are other axial CT series: 1.2.1 (9 slices).",
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,14 +309,19 @@ def test_slices_as_they_were_taken_are_read_rather_than_more_that_were_derived(t
     [(MIP, "a maximum intensity projection"), (("DERIVED", "SECONDARY", "MNIP"), "a minimum intensity projection")],
 )
 @pytest.mark.parametrize("asked", [None, "1.2.1"])
-def test_a_projection_alone_or_asked_for_is_read_with_a_warning(tmp_path: Path, image_type: tuple[str, ...], name: str, asked: str | None):
+def test_a_projection_alone_or_asked_for_is_read_with_a_warning(
+    tmp_path: Path, image_type: tuple[str, ...], name: str, asked: str | None
+):
     write(tmp_path, body(9), axial(9, step=1), series="1.2.1", ImageType=image_type)
     if asked:
         write(tmp_path, FIRST, axial(COUNT), series="1.2.2")
     volume = ct.read(tmp_path, series=asked)
     assert np.array_equal(volume.hu, body(9))
     kind = "\\".join(image_type)
-    assert volume.warnings[0] == f"The series is {name} (image type {kind}): sizes are those of a projection, not of slices."
+    assert (
+        volume.warnings[0]
+        == f"The series is {name} (image type {kind}): sizes are those of a projection, not of slices."
+    )
 
 
 def test_a_projection_in_an_enhanced_ct(tmp_path: Path):
@@ -299,7 +381,8 @@ def test_a_series_for_every_slice_is_told(tmp_path: Path):
         write(tmp_path, body(14)[k : k + 1], [at], series=f"1.2.{100 + k}")
     volume = ct.read(tmp_path)
     assert volume.warnings[0] == (
-        "14 series of one slice each lie beside one another, as if every slice of one series had got a series of its own: "
+        "14 series of one slice each lie beside one another, as if every slice of one series had got a series of its "
+        "own: "
         "export the CT again as one series."
     )
 

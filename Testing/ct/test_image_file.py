@@ -52,15 +52,24 @@ def test_each_format_gives_the_same_volume(tmp_path: Path, ending: str):
     assert volume.spacing == pytest.approx((0.75, 0.5, 2))
     assert volume.origin == pytest.approx((-10, 20, -300))
     assert np.allclose(volume.direction, np.eye(3))
-    assert (volume.study, volume.series, volume.slice_number(4), volume.dicom, volume.warnings) == ("1", "1", 5, None, ())
+    assert (volume.study, volume.series, volume.slice_number(4), volume.dicom, volume.warnings) == (
+        "1",
+        "1",
+        5,
+        None,
+        (),
+    )
     assert volume.series_uid == ct.read(path).series_uid != ""
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @given(signs=st.tuples(*[st.sampled_from([-1, 1])] * 3), turn=st.tuples(*[st.floats(-20, 20)] * 3))
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_voxel_stays_in_place_and_the_view_is_the_radiologists(tmp_path_factory: pytest.TempPathFactory, axes, signs, turn):
-    """Any order and sense of the stored axes, left-handed ones too, and oblique by up to 20 degrees around each axis."""
+def test_every_voxel_stays_in_place_and_the_view_is_the_radiologists(
+    tmp_path_factory: pytest.TempPathFactory, axes, signs, turn
+):
+    """Any order and sense of the stored axes, left-handed ones too, and oblique by up to 20 degrees around each
+    axis."""
     direction = Rotation.from_euler("xyz", turn, degrees=True).as_matrix() @ (np.eye(3)[list(axes)] * signs)
     made = image(np.arange(5 * 24 * 32, dtype=np.int16).reshape(5, 24, 32) - 1000, direction)
     volume = ct.read(save(made, tmp_path_factory.mktemp("scan") / "scan.nrrd"))
@@ -88,7 +97,8 @@ def test_a_coronal_volume_is_turned_with_a_warning(tmp_path: Path):
 
 
 def test_a_sheared_volume_is_brought_upright(tmp_path: Path):
-    """Gantry tilt as Slicer writes it: the slices climb by 1 mm in y and 2 mm in z, so each lies 2 pixels further back."""
+    """Gantry tilt as Slicer writes it: the slices climb by 1 mm in y and 2 mm in z, so each lies 2 pixels further
+    back."""
     rows = "space: left-posterior-superior\nspace directions: (0.75,0,0) (0,0.5,0) (0,1,2)\nspace origin: (1,2,3)\n"
     hu = body(5)
     path = tmp_path / "tilted.nrrd"
@@ -175,7 +185,9 @@ def test_spacing_zero_or_missing_in_nifti(tmp_path: Path):
     assert "gives no voxel spacing, or a spacing of 0: export it again" in refusal(tmp_path / "scan.nii")
 
 
-@pytest.mark.parametrize("geometry", ["", "spacings: 0 0.5 2\n", "space dimension: 3\nspace directions: (0,0,0) (0,0.5,0) (0,0,2)\n"])
+@pytest.mark.parametrize(
+    "geometry", ["", "spacings: 0 0.5 2\n", "space dimension: 3\nspace directions: (0,0,0) (0,0.5,0) (0,0,2)\n"]
+)
 def test_spacing_zero_or_missing_in_nrrd(tmp_path: Path, geometry: str):
     path = tmp_path / "scan.nrrd"
     path.write_bytes(NRRD.format(geometry=geometry).encode() + body(5).tobytes())
@@ -239,7 +251,16 @@ def nrrd(path: Path, header: str, hu: np.ndarray | None = None) -> Path:
 
 @pytest.mark.parametrize(
     "unit, mm",
-    [("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001), ("microns", 0.001), ("\u00b5m", 0.001), ("Micrometers", 0.001), ("inches", 25.4)],
+    [
+        ("mm", 1),
+        ("cm", 10),
+        ("m", 1000),
+        ("um", 0.001),
+        ("microns", 0.001),
+        ("\u00b5m", 0.001),
+        ("Micrometers", 0.001),
+        ("inches", 25.4),
+    ],
 )
 def test_an_nrrd_in_another_unit_is_read_in_mm(tmp_path: Path, unit: str, mm: float):
     directions = " ".join(f"({','.join(str(value / mm) for value in row)})" for row in np.diag([0.75, 0.5, 2]))
@@ -253,7 +274,9 @@ def test_an_nrrd_in_another_unit_is_read_in_mm(tmp_path: Path, unit: str, mm: fl
 @pytest.mark.parametrize("units", ['"furlong" "furlong" "furlong"', '"mm" "mm" "cm"', '"mm" "mm" "s"'])
 def test_an_nrrd_in_an_unknown_or_in_several_units_is_refused(tmp_path: Path, units: str):
     header = "space: left-posterior-superior\nspace directions: (0.75,0,0) (0,0.5,0) (0,0,2)\nspace origin: (0,0,0)\n"
-    assert "export it again with its spacing in mm" in refusal(nrrd(tmp_path / "scan.nrrd", header + f"space units: {units}\n"))
+    assert "export it again with its spacing in mm" in refusal(
+        nrrd(tmp_path / "scan.nrrd", header + f"space units: {units}\n")
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,16 +320,23 @@ def with_sform(path: Path, rows: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize(
-    "change", [np.diag([-1, 1, 1]), np.diag([1, -1, 1]), np.diag([1, 1, 1.2])], ids=["left-right", "front-back", "longer"]
+    "change",
+    [np.diag([-1, 1, 1]), np.diag([1, -1, 1]), np.diag([1, 1, 1.2])],
+    ids=["left-right", "front-back", "longer"],
 )
-def test_a_nifti_whose_two_forms_disagree_is_read_with_a_warning_that_names_the_one_taken(tmp_path: Path, change: np.ndarray):
+def test_a_nifti_whose_two_forms_disagree_is_read_with_a_warning_that_names_the_one_taken(
+    tmp_path: Path, change: np.ndarray
+):
     path = save(image(), tmp_path / "scan.nii")
     form = np.frombuffer(path.read_bytes()[280:328], "<f4").reshape(3, 4)
     expected = ct.read(path)
     assert expected.warnings == ()
     volume = ct.read(with_sform(path, np.column_stack([change @ form[:, :3], form[:, 3]])))
     (warning,) = volume.warnings
-    assert "scan.nii says in two ways where its voxels lie (qform and sform)" in warning and "left and right may be swapped" in warning
+    assert (
+        "scan.nii says in two ways where its voxels lie (qform and sform)" in warning
+        and "left and right may be swapped" in warning
+    )
     same = np.allclose(volume.geometry.index_to_lps, expected.geometry.index_to_lps)
     assert ("The qform was taken" in warning) if same else ("The sform was taken" in warning)
 

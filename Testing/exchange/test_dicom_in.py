@@ -1,4 +1,7 @@
-"""DICOM SR back in: nothing that we wrote is lost; other programs' measurements become lesions of a reader; the rest is refused."""
+"""DICOM SR back in: nothing that we wrote is lost; other programs' measurements become lesions of a reader.
+
+The rest is refused.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def study(tmp_path_factory) -> tuple[Path, Reading, list]:
 
 
 def same(one: Reading, other: Reading) -> None:
-    """Asserts that two readings say the same: points to 0.001 pixels (an SR has single precision), lengths and confidences to rounding."""
+    """Asserts that two readings say the same: points to 0.001 pixels (an SR has single precision), lengths and
+    confidences to rounding."""
     assert replace(one, lesions=()) == replace(other, lesions=())
     by_id = {lesion.id: lesion for lesion in one.lesions}
     assert by_id.keys() == {lesion.id for lesion in other.lesions}
@@ -52,7 +56,11 @@ def same(one: Reading, other: Reading) -> None:
             assert np.array([*a.recist.long_axis, *a.recist.short_axis]) == pytest.approx(
                 np.array([*b.recist.long_axis, *b.recist.short_axis]), abs=1e-3
             )
-            assert (a.recist.long_mm, a.recist.short_mm, a.recist.drawn) == (b.recist.long_mm, b.recist.short_mm, b.recist.drawn)
+            assert (a.recist.long_mm, a.recist.short_mm, a.recist.drawn) == (
+                b.recist.long_mm,
+                b.recist.short_mm,
+                b.recist.drawn,
+            )
 
 
 # An SR's text: no control characters, and no blanks at the ends of a name.
@@ -60,8 +68,14 @@ names = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp"))
 models = st.lists(st.builds(Model, names, st.text("0123456789abcdef", min_size=64, max_size=64)), max_size=3).map(tuple)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(found=st.lists(lesions(), min_size=1, max_size=4, unique_by=lambda one: one.id), made_by=models, confidence=st.floats(0, 1))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    found=st.lists(lesions(), min_size=1, max_size=4, unique_by=lambda one: one.id),
+    made_by=models,
+    confidence=st.floats(0, 1),
+)
 def test_json_to_sr_to_json_loses_nothing(study, tmp_path, found, made_by, confidence):
     folder, empty, slices = study
     by_detector = any(lesion.origin is Origin.DETECTOR for lesion in found)
@@ -73,7 +87,9 @@ def test_json_to_sr_to_json_loses_nothing(study, tmp_path, found, made_by, confi
         confidence=confidence if by_detector else 0.5,
         software_version="0.9 β" if by_detector or measured else empty.software_version,
     )
-    dicom_readings.write_sr(tmp_path / "lesions.dcm", lesions_json.loads(lesions_json.dumps(made)), slices, everything=True)
+    dicom_readings.write_sr(
+        tmp_path / "lesions.dcm", lesions_json.loads(lesions_json.dumps(made)), slices, everything=True
+    )
     back = dicom_in.read(tmp_path / "lesions.dcm", folder)
     same(lesions_json.loads(lesions_json.dumps(back)), made)
 
@@ -92,18 +108,30 @@ def test_forty_lesions_with_names_of_many_scripts(study, tmp_path):
     folder, empty, slices = study
     boxes = [(n / 3, n / 4, n / 3 + 15.5 + n / 7, n / 4 + 20 - n / 11) for n in range(40)]
     found = [
-        Lesion(BodyPart(1 + n % 8), 0.5 + n / 81, n % SLICES, (n % SLICES, n % SLICES), boxes[n], axes_in(boxes[n], (0.7, 0.8, 2.5)))
+        Lesion(
+            BodyPart(1 + n % 8),
+            0.5 + n / 81,
+            n % SLICES,
+            (n % SLICES, n % SLICES),
+            boxes[n],
+            axes_in(boxes[n], (0.7, 0.8, 2.5)),
+        )
         for n in range(40)
     ]
-    made = replace(empty, lesions=tuple(ordered(found)), models=(Model("肝 Größe ☃ Ω", "ab" * 32), Model("модель", "cd" * 32)))
+    made = replace(
+        empty, lesions=tuple(ordered(found)), models=(Model("肝 Größe ☃ Ω", "ab" * 32), Model("модель", "cd" * 32))
+    )
     dicom_readings.write_sr(tmp_path / "lesions.dcm", made, slices)
     same(dicom_in.read(tmp_path / "lesions.dcm", folder), made)
 
 
-# ------------------------------------------------------------------------------------------------------------- other programs' reports
+# ------------------------------------------------------------------------------------------------------------- other
+# programs' reports
 
 
-def report(path: Path, slices: list, groups: list, edit: Callable[[pydicom.Dataset], None] = lambda document: None) -> Path:
+def report(
+    path: Path, slices: list, groups: list, edit: Callable[[pydicom.Dataset], None] = lambda document: None
+) -> Path:
     """A measurement report as another program might write it."""
     device = hd.sr.DeviceObserverIdentifyingAttributes(hd.UID())
     context = hd.sr.ObservationContext(hd.sr.ObserverContext(Code("121007", "DCM", "Device"), device))
@@ -111,7 +139,15 @@ def report(path: Path, slices: list, groups: list, edit: Callable[[pydicom.Datas
     for item in slices:
         header = pydicom.Dataset()
         header.update(item.header)
-        for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber"):
+        for name in (
+            "PatientName",
+            "PatientID",
+            "PatientBirthDate",
+            "PatientSex",
+            "StudyDate",
+            "StudyTime",
+            "AccessionNumber",
+        ):
             setattr(header, name, "")
         headers.append(header)
     content = hd.sr.MeasurementReport(context, Code("25045-6", "LN", "CT"), groups, referenced_images=headers)
@@ -137,7 +173,10 @@ def bidirectional(item, mm=(18.5, 6.0), unit="mm", long=LONG, finding=FREE_TEXT,
         hd.sr.TrackingIdentifier("1.2.826.0.1.99", "Cornerstone3DTools@^0.1.0:Bidirectional"),
         finding_type=finding,
         finding_sites=[hd.sr.FindingSite(site)] if site else None,
-        measurements=[axis(long, mm[0], [(10.5, 20.5), (30.5, 25.5)]), axis(SHORT, mm[1], [(20.5, 18.5), (19.0, 27.5)])],
+        measurements=[
+            axis(long, mm[0], [(10.5, 20.5), (30.5, 25.5)]),
+            axis(SHORT, mm[1], [(20.5, 18.5), (19.0, 27.5)]),
+        ],
     )
 
 
@@ -149,7 +188,9 @@ def test_bidirectional_measurement_of_ohif_becomes_a_lesion_of_a_reader(study, t
     assert lesion.status is ReviewStatus.ACCEPTED
     assert (lesion.key_slice, lesion.slices, lesion.id) == (3, (3, 3), "1.2.826.0.1.99")
     assert lesion.recist == Recist(((10, 20), (30, 25)), ((20, 18), (18.5, 27)), 18.5, 6.0, (Axis.LONG, Axis.SHORT))
-    assert lesion.box == pytest.approx((10 - 1 / 0.7, 18 - 1 / 0.8, 30 + 1 / 0.7, 27 + 1 / 0.8))  # a millimetre round the axes
+    assert lesion.box == pytest.approx(
+        (10 - 1 / 0.7, 18 - 1 / 0.8, 30 + 1 / 0.7, 27 + 1 / 0.8)
+    )  # a millimetre round the axes
     assert (read.models, read.warnings, read.geometry) == ((), (), empty.geometry)
     dicom_readings.write_sr(tmp_path / "ours.dcm", read, slices)
     same(dicom_in.read(tmp_path / "ours.dcm", folder), read)  # and its tracking UID is kept
@@ -177,9 +218,13 @@ def test_unknown_body_part_is_told(study, tmp_path):
 def test_axes_in_space_are_taken_where_they_lie_in_a_slice(study, tmp_path):
     folder, reading, slices = study
 
-    def in_space(k: float, frame: str = reading.dicom.frame_of_reference_uid) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    def in_space(
+        k: float, frame: str = reading.dicom.frame_of_reference_uid
+    ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
         ends = [[(10, 20, 3), (30, 25, k)], [(20, 18, 3), (18.5, 27, k)]]
-        lines = [hd.sr.CoordinatesForMeasurement3D("POLYLINE", reading.geometry.to_lps(points), frame) for points in ends]
+        lines = [
+            hd.sr.CoordinatesForMeasurement3D("POLYLINE", reading.geometry.to_lps(points), frame) for points in ends
+        ]
         group = bidirectional(slices[3])
         for item, scoord in zip([item for item in group[0].ContentSequence if item.ValueType == "NUM"], lines):
             item.ContentSequence = [scoord]
@@ -188,7 +233,10 @@ def test_axes_in_space_are_taken_where_they_lie_in_a_slice(study, tmp_path):
     (lesion,) = dicom_in.read(report(tmp_path / "sr.dcm", [slices[3]], [in_space(3)]), folder).lesions
     assert (lesion.key_slice, lesion.recist.long_mm) == (3, 18.5)
     assert np.array(lesion.recist.long_axis) == pytest.approx(np.array([(10, 20), (30, 25)]), abs=1e-3)
-    for group, reason in ((in_space(6), "lie across the CT's slices"), (in_space(3, "1.2.3.4.5"), "in another frame of reference")):
+    for group, reason in (
+        (in_space(6), "lie across the CT's slices"),
+        (in_space(3, "1.2.3.4.5"), "in another frame of reference"),
+    ):
         with pytest.raises(DicomReportError, match=reason):
             dicom_in.read(report(tmp_path / "sr.dcm", [slices[3]], [group]), folder)
 
@@ -215,7 +263,9 @@ def test_what_is_no_lesion_is_passed_over_and_told(study, tmp_path):
         "The SR: 1 measurements on images that are not among the CT's slices were passed over.",
     )
     report(tmp_path / "sr.dcm", slices, strange(), renamed)
-    with pytest.raises(DicomReportError, match=r"holds no lesion on .*, but 1 measurements with one axis.*, 1 measurements on images"):
+    with pytest.raises(
+        DicomReportError, match=r"holds no lesion on .*, but 1 measurements with one axis.*, 1 measurements on images"
+    ):
         dicom_in.read(tmp_path / "sr.dcm", folder)
 
 
@@ -276,13 +326,17 @@ def test_file_without_lesions_gets_one_sentence(study, tmp_path):
     whole = report(tmp_path / "whole.dcm", [slices[3]], [bidirectional(slices[3])]).read_bytes()
     for part in range(1000, len(whole), 997):
         (tmp_path / "part.dcm").write_bytes(whole[:part])
-        with pytest.raises(DicomReportError, match=r"part.dcm is (no DICOM file, or a damaged one|DICOM, but no structured report)"):
+        with pytest.raises(
+            DicomReportError, match=r"part.dcm is (no DICOM file, or a damaged one|DICOM, but no structured report)"
+        ):
             dicom_in.read(tmp_path / "part.dcm", folder)
     with pytest.raises(OSError, match=r"none\.dcm"):
         dicom_in.read(tmp_path / "none.dcm", folder)
 
     def without_groups(document: pydicom.Dataset) -> None:
-        document.ContentSequence = [item for item in document.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue != "126010"]
+        document.ContentSequence = [
+            item for item in document.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue != "126010"
+        ]
 
     path = report(tmp_path / "empty.dcm", [slices[3]], [bidirectional(slices[3])], without_groups)
     with pytest.raises(DicomReportError, match="without measurement groups"):
@@ -300,12 +354,16 @@ def nested(depth: int, undefined: bool, implicit: bool = False, deflated: bool =
         lengths = [(len(start) + 12) * level for level in range(depth)]
         content = b"".join(start + struct.pack("<L", n + 8) + item + struct.pack("<L", n) for n in lengths[::-1])
     meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = (
+        ImplicitVRLittleEndian if implicit else DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
+    )
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.3"
     file = io.BytesIO()
     pydicom.filewriter.write_file_meta_info(file, meta, enforce_standard=True)
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return bytes(128) + b"DICM" + file.getvalue() + (squeeze.compress(content) + squeeze.flush() if deflated else content)
+    return (
+        bytes(128) + b"DICM" + file.getvalue() + (squeeze.compress(content) + squeeze.flush() if deflated else content)
+    )
 
 
 @pytest.mark.parametrize("kind", [{}, {"implicit": True}, {"deflated": True}])
@@ -315,7 +373,9 @@ def test_deep_nesting_is_refused_at_once(tmp_path, depth, undefined, kind):
     path = tmp_path / "deep.dcm"
     path.write_bytes(nested(depth, undefined, **kind))
     started = time.monotonic()
-    with pytest.raises(DicomReportError, match=r"deep.dcm nests its content more than 50 deep, which no report does: give a DICOM SR\."):
+    with pytest.raises(
+        DicomReportError, match=r"deep.dcm nests its content more than 50 deep, which no report does: give a DICOM SR\."
+    ):
         dicom_in.read(path, tmp_path)
     assert time.monotonic() - started < 1
     path.write_bytes(nested(50, undefined, **kind))
@@ -363,10 +423,14 @@ def test_a_threshold_that_is_none_is_refused(study, tmp_path, threshold):
     box = (9.0, 9.0, 20.0, 20.0)
     path = tmp_path / "sr.dcm"
     dicom_readings.write_sr(
-        path, replace(empty, lesions=(Lesion(BodyPart.LIVER, 0.9, 1, (1, 1), box, axes_in(box, (0.7, 0.8, 2.5))),)), slices
+        path,
+        replace(empty, lesions=(Lesion(BodyPart.LIVER, 0.9, 1, (1, 1), box, axes_in(box, (0.7, 0.8, 2.5))),)),
+        slices,
     )
     document = pydicom.dcmread(path)
-    texts = [item for item in dicom_in._below(document.ContentSequence) if str(item.get("TextValue", "")).endswith("0.5")]
+    texts = [
+        item for item in dicom_in._below(document.ContentSequence) if str(item.get("TextValue", "")).endswith("0.5")
+    ]
     for item in texts:
         item.TextValue = item.TextValue.replace("0.5", threshold)
     document.save_as(path)

@@ -33,10 +33,14 @@ def in_patient(seg: hd.seg.Segmentation, number: int) -> np.ndarray:
     axes = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, float)[::-1]
     points = []
-    for frame, mask in zip(seg.PerFrameFunctionalGroupsSequence, np.reshape(seg.pixel_array, (-1, seg.Rows, seg.Columns))):
+    for frame, mask in zip(
+        seg.PerFrameFunctionalGroupsSequence, np.reshape(seg.pixel_array, (-1, seg.Rows, seg.Columns))
+    ):
         if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
             columns_rows = np.argwhere(mask)[:, ::-1]
-            points.append(np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) + (columns_rows * spacing) @ axes)
+            points.append(
+                np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) + (columns_rows * spacing) @ axes
+            )
     return np.concatenate(points)
 
 
@@ -92,7 +96,10 @@ def test_overlapping_outlines_keep_all_their_pixels(tmp_path):
     write(tmp_path / "ct", hu, [(0, 0, 2.0 * k) for k in range(3)])
     volume = ct.read(tmp_path / "ct")
     boxes = [(17.0, 12.0, 47.0, 38.0), (18.0, 13.0, 46.0, 37.0)]
-    lesions = [Lesion(BodyPart.LIVER, 0.9 - n / 10, 1, (1, 1), box, origin=Origin.READER, id=str(n)) for n, box in enumerate(boxes)]
+    lesions = [
+        Lesion(BodyPart.LIVER, 0.9 - n / 10, 1, (1, 1), box, origin=Origin.READER, id=str(n))
+        for n, box in enumerate(boxes)
+    ]
     seg, _ = written(tmp_path / "outlines.dcm", tmp_path / "ct", Reading.of(volume, lesions), volume)
     assert seg.SegmentsOverlap == "YES"
     for number, lesion in enumerate(lesions, start=1):
@@ -105,7 +112,11 @@ def test_uids_are_stable_and_follow_the_content(tmp_path):
     first, _ = written(tmp_path / "first.dcm", tmp_path / "ct", reading, volume)
     again, _ = written(tmp_path / "again.dcm", tmp_path / "ct", reading, volume)
     everything, sentences = written(tmp_path / "all.dcm", tmp_path / "ct", reading, volume, everything=True)
-    assert first.SOPInstanceUID == again.SOPInstanceUID == pydicom.dcmread(tmp_path / "first.dcm").file_meta.MediaStorageSOPInstanceUID
+    assert (
+        first.SOPInstanceUID
+        == again.SOPInstanceUID
+        == pydicom.dcmread(tmp_path / "first.dcm").file_meta.MediaStorageSOPInstanceUID
+    )
     assert everything.SOPInstanceUID != first.SOPInstanceUID
     assert everything.SeriesInstanceUID == first.SeriesInstanceUID
     assert everything.number_of_segments == 5
@@ -114,9 +125,15 @@ def test_uids_are_stable_and_follow_the_content(tmp_path):
 
 def test_another_ct_is_refused(tmp_path):
     for name in ("ct", "other"):
-        write(tmp_path / name, dicom_readings.body(8, shape=(48, 64)), [(0, 0, 2.0 * k + 50 * (name == "other")) for k in range(8)])
+        write(
+            tmp_path / name,
+            dicom_readings.body(8, shape=(48, 64)),
+            [(0, 0, 2.0 * k + 50 * (name == "other")) for k in range(8)],
+        )
     volume, reading = read_ct(tmp_path / "ct")
-    with pytest.raises(DicomReportError, match=r"The lesions lie on another CT than .*other: give the one that was read"):
+    with pytest.raises(
+        DicomReportError, match=r"The lesions lie on another CT than .*other: give the one that was read"
+    ):
         written(tmp_path / "outlines.dcm", tmp_path / "ct", reading, ct.read(tmp_path / "other"))
     with pytest.raises(DicomReportError, match="no lesion to report"):
         written(tmp_path / "outlines.dcm", tmp_path / "ct", replace(reading, lesions=()), volume)

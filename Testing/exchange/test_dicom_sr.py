@@ -1,4 +1,5 @@
-"""DICOM SR: every value in its place, on CTs of every kind, the same UIDs again, and a sentence for all that cannot be written."""
+"""DICOM SR: every value in its place, on CTs of every kind, the same UIDs again, and a sentence for all that cannot
+be written."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def items(group, name: Code) -> list[pydicom.Dataset]:
 
 
 def in_patient(scoord: pydicom.Dataset, folder: Path) -> np.ndarray:
-    """LPS mm (n, 3) of spatial coordinates, by the header of the image that they refer to and by nothing of ours (PS3.3 C.7.6.2.1.1)."""
+    """LPS mm (n, 3) of spatial coordinates, by the header of the image that they refer to and by nothing of ours
+    (PS3.3 C.7.6.2.1.1)."""
     reference = scoord.ContentSequence[0].ReferencedSOPSequence[0]
     headers = (pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(folder.rglob("*.dcm")))
     header = next(header for header in headers if header.SOPInstanceUID == reference.ReferencedSOPInstanceUID)
@@ -63,12 +65,16 @@ def in_patient(scoord: pydicom.Dataset, folder: Path) -> np.ndarray:
         orientation, spacing = shared.PlaneOrientationSequence[0], shared.PixelMeasuresSequence[0]
     axes = np.array(orientation.ImageOrientationPatient, float).reshape(2, 3)
     columns_rows = np.reshape(scoord.GraphicData, (-1, 2)) - 0.5
-    return np.array(position.ImagePositionPatient, float) + (columns_rows * np.array(spacing.PixelSpacing, float)[::-1]) @ axes
+    return (
+        np.array(position.ImagePositionPatient, float)
+        + (columns_rows * np.array(spacing.PixelSpacing, float)[::-1]) @ axes
+    )
 
 
 @pytest.fixture(scope="module")
 def made(upright, tmp_path_factory):
-    """A reading, the images of its slices, and what highdicom reads of its report: the document, groups of axes, groups of boxes."""
+    """A reading, the images of its slices, and what highdicom reads of its report: the document, groups of axes,
+    groups of boxes."""
     volume, reading = read_ct(upright)
     path = tmp_path_factory.mktemp("sr") / "lesions.dcm"
     assert written(path, reading, upright) == []
@@ -83,7 +89,11 @@ def test_document_belongs_to_the_study_and_is_not_final(made):
     assert isinstance(report, hd.sr.ComprehensiveSR)
     assert (str(report.PatientName), report.PatientID, report.PatientSex) == (PATIENT["PatientName"], "4711", "M")
     assert (report.StudyInstanceUID, report.StudyDate) == ("1.2.3", "20240203")
-    assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == ("COMPLETE", "PRELIMINARY", "UNVERIFIED")
+    assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
+        "COMPLETE",
+        "PRELIMINARY",
+        "UNVERIFIED",
+    )
 
 
 def test_both_groups_of_a_lesion_name_it(made):
@@ -107,9 +117,13 @@ def test_axes_have_their_lines_on_the_key_slice(made):
         assert [(axis.value, axis.unit.value) for axis in found] == [(recist.long_mm, "mm"), (recist.short_mm, "mm")]
         for axis, ends in zip(found, (recist.long_axis, recist.short_axis)):
             (line,) = axis.referenced_coordinates
-            assert line.value - 0.5 == pytest.approx(np.array(ends), abs=1e-4)  # (0.5, 0.5) is the centre of the first pixel
+            assert line.value - 0.5 == pytest.approx(
+                np.array(ends), abs=1e-4
+            )  # (0.5, 0.5) is the centre of the first pixel
             assert line.ContentSequence[0].referenced_sop_instance_uid == images[lesion.key_slice]
-    measured_by_us = [[bool(items([axis[0]], codes.DCM.AlgorithmName)) for axis in group.get_measurements()] for group in axes]
+    measured_by_us = [
+        [bool(items([axis[0]], codes.DCM.AlgorithmName)) for axis in group.get_measurements()] for group in axes
+    ]
     assert measured_by_us == [[True, True], [True, False], [False, False]]  # the others were drawn
 
 
@@ -117,7 +131,9 @@ def test_boxes_have_confidence_status_algorithm_and_extent(made):
     reading, images, _, _, boxes = made
     for lesion, box in zip(reading.reported, boxes):
         x0, y0, x1, y1 = lesion.box
-        assert box.roi.value - 0.5 == pytest.approx(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]), abs=1e-4)
+        assert box.roi.value - 0.5 == pytest.approx(
+            np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]), abs=1e-4
+        )
         certainty = [(item.name.meaning, item.value, item.unit.value) for item in box.get_measurements()]
         percent = None if lesion.confidence is None else pytest.approx(100 * lesion.confidence)
         assert certainty == ([] if percent is None else [("Certainty of Finding", percent, "%")])
@@ -129,8 +145,12 @@ def test_boxes_have_confidence_status_algorithm_and_extent(made):
         by_detector = lesion.origin is Origin.DETECTOR
         assert [item.value for item in items(box, codes.DCM.AlgorithmName)] == ["LesionDetector"] * by_detector
         parameters = " ".join(item.value for item in items(box, codes.DCM.AlgorithmParameters))
-        assert all((model.name in parameters, model.sha256 in parameters) == (by_detector, by_detector) for model in MODELS)
-    marks = {item.value.meaning for item in boxes[0].get_qualitative_evaluations() if item.name.meaning == "Mark of a reader"}
+        assert all(
+            (model.name in parameters, model.sha256 in parameters) == (by_detector, by_detector) for model in MODELS
+        )
+    marks = {
+        item.value.meaning for item in boxes[0].get_qualitative_evaluations() if item.name.meaning == "Mark of a reader"
+    }
     assert marks == {"Target Lesion at Baseline", "Lymph Node"}
 
 
@@ -140,7 +160,9 @@ def test_evidence_and_image_library_are_the_images_that_are_used(made):
     ends = {images[k] for lesion in reading.reported for k in lesion.slices}
     assert {instance for *_, instance, _ in report.get_evidence()} == key_images | ends
     library = next(item for item in report.content[0].ContentSequence if item.name == codes.DCM.ImageLibrary)
-    assert {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in library.ContentSequence[0].ContentSequence} == key_images
+    assert {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in library.ContentSequence[0].ContentSequence
+    } == key_images
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,19 +187,24 @@ def test_lines_and_boxes_lie_at_the_same_places_of_the_patient(kind, tmp_path):
 
 
 def test_3d_slicers_own_loader_knows_the_boxes(upright, tmp_path):
-    """What Slicer 5.12's DICOMTID1500Plugin asks of a report with highdicom before it draws boxes, and what it takes from it."""
+    """What Slicer 5.12's DICOMTID1500Plugin asks of a report with highdicom before it draws boxes, and what it takes
+    from it."""
     _, reading = read_ct(upright)
     written(tmp_path / "lesions.dcm", reading, upright, everything=True)
     report = hd.sr.srread(tmp_path / "lesions.dcm")
     assert report.Modality == "SR"
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     assert report.SeriesDescription
-    assert report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
+    assert (
+        report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
+    )
     groups = report.content.get_planar_roi_measurement_groups()
     polylines = report.content.get_planar_roi_measurement_groups(
         reference_type=codes.DCM.ImageRegion, graphic_type=hd.sr.GraphicTypeValues.POLYLINE
     )
-    assert len(groups) == len(polylines) == len(reading.lesions)  # all that it takes for a box is one: a line would be an IndexError
+    assert (
+        len(groups) == len(polylines) == len(reading.lesions)
+    )  # all that it takes for a box is one: a line would be an IndexError
     for group in groups:
         purposes = group.get_qualitative_evaluations(name=Code("130400", "DCM", "Geometric purpose of region"))
         assert [purpose.value for purpose in purposes] == [Code("75958009", "SCT", "Bounded by")]
@@ -196,7 +223,10 @@ def test_the_same_reading_gets_the_same_uids(upright, tmp_path):
     first, again = documents
     assert first.SOPInstanceUID == again.SOPInstanceUID == first.file_meta.MediaStorageSOPInstanceUID
     lesion = reading.reported[0]
-    edited = replace(reading, lesions=tuple(one if one is not lesion else one.edited(body_part=BodyPart.PELVIS) for one in reading.lesions))
+    edited = replace(
+        reading,
+        lesions=tuple(one if one is not lesion else one.edited(body_part=BodyPart.PELVIS) for one in reading.lesions),
+    )
     written(tmp_path / "edited.dcm", edited, upright)
     other = pydicom.dcmread(tmp_path / "edited.dcm")
     assert other.SOPInstanceUID != first.SOPInstanceUID
@@ -213,7 +243,10 @@ def test_uids_are_valid_and_go_back_to_ids():
         uid = dicom_codes.tracking_uid(lesion_id)
         assert pydicom.uid.UID(uid).is_valid
         assert dicom_codes.tracking_uid(dicom_codes.lesion_id(uid)) == uid
-    assert dicom_codes.lesion_id(dicom_codes.tracking_uid("6b1d4c0e-8f3f-4c39-9d3c-1d7a4a5b0c11")) == "6b1d4c0e-8f3f-4c39-9d3c-1d7a4a5b0c11"
+    assert (
+        dicom_codes.lesion_id(dicom_codes.tracking_uid("6b1d4c0e-8f3f-4c39-9d3c-1d7a4a5b0c11"))
+        == "6b1d4c0e-8f3f-4c39-9d3c-1d7a4a5b0c11"
+    )
     assert dicom_codes.tracking_uid("1.2.840.113") == "1.2.840.113"
 
 
@@ -223,7 +256,10 @@ def test_what_the_report_leaves_out_is_written_only_when_asked_for(upright, tmp_
     report = hd.sr.srread(tmp_path / "all.dcm")
     names = [group.tracking_identifier for group in report.content.get_planar_roi_measurement_groups()]
     assert len(names) == 5
-    assert [name for name in names if not name.startswith("Lesion")] == ["Kidney (31%), not reported", "Bone (93%), not reported"]
+    assert [name for name in names if not name.startswith("Lesion")] == [
+        "Kidney (31%), not reported",
+        "Bone (93%), not reported",
+    ]
     kinds = [group.tracking_identifier for group in report.content.get_image_measurement_groups()]
     assert kinds.count(dicom_codes.BIDIRECTIONAL) == 3  # a rejected lesion must not become a measurement in OHIF
     assert kinds.count("Bone (93%), not reported") == 1
@@ -239,7 +275,8 @@ def test_lesions_of_interpolated_slices_are_left_out_with_a_sentence(tmp_path):
     liver = next(lesion for lesion in reading.lesions if lesion.body_part is BodyPart.LIVER)
     on_gap, beside = liver.edited(key_slice=4, slices=(3, 4)), liver.edited(slices=(2, 4), id="beside")
     sentences = written(tmp_path / "lesions.dcm", replace(reading, lesions=(on_gap, beside)), tmp_path / "ct")
-    assert sentences[0] == "Lesion 2: Liver (87%) is left out: slice 5, on which it lies, was interpolated and is in no image of the CT."
+    why = "slice 5, on which it lies, was interpolated and is in no image of the CT"
+    assert sentences[0] == f"Lesion 2: Liver (87%) is left out: {why}."
     (group,) = hd.sr.srread(tmp_path / "lesions.dcm").content.get_planar_roi_measurement_groups()
     assert group.tracking_uid == dicom_codes.tracking_uid("beside")
     with pytest.raises(DicomReportError, match=r"was interpolated and is in no image of the CT\. Write JSON or text"):
@@ -261,22 +298,40 @@ def test_points_beyond_the_border_are_moved_onto_it(upright, tmp_path):
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_anonymised_headers_are_filled_in_and_told(tmp_path):
     gone = dict.fromkeys(("StudyID", "FrameOfReferenceUID", "SliceThickness"))
-    dicom_readings.upright(tmp_path / "ct", **{**PATIENT, "PatientBirthDate": "ANON", "PatientSex": None, "StudyTime": "10:11"}, **gone)
+    dicom_readings.upright(
+        tmp_path / "ct", **{**PATIENT, "PatientBirthDate": "ANON", "PatientSex": None, "StudyTime": "10:11"}, **gone
+    )
     before = {file.name: file.read_bytes() for file in (tmp_path / "ct").iterdir()}
     _, reading = read_ct(tmp_path / "ct")
     emptied, filled = written(tmp_path / "lesions.dcm", reading, tmp_path / "ct")
-    assert "lack PatientBirthDate, PatientSex, StudyID, StudyTime or hold it in a wrong form: it is empty in the report." in emptied
+    assert (
+        "lack PatientBirthDate, PatientSex, StudyID, StudyTime or hold it in a wrong form: it is empty in the report."
+        in emptied
+    )
     assert filled.endswith("one was put in: frame of reference, slice thickness (2.5 mm).")
     document = pydicom.dcmread(tmp_path / "lesions.dcm")
-    assert (document.PatientID, document.PatientBirthDate, document.PatientSex, document.StudyTime) == ("4711", "", "", "")
+    assert (document.PatientID, document.PatientBirthDate, document.PatientSex, document.StudyTime) == (
+        "4711",
+        "",
+        "",
+        "",
+    )
     assert before == {file.name: file.read_bytes() for file in (tmp_path / "ct").iterdir()}
 
 
-@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 100", "Müller^Jürgen"), ("ISO_IR 144", "Люкceмбypг"), (None, "Doe^Jane")])
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Müller^Jürgen"), ("ISO_IR 144", "Люкceмбypг"), (None, "Doe^Jane")]
+)
 def test_names_in_older_character_sets_survive(tmp_path, charset, name):
     nested = pydicom.Dataset()
     nested.CodeValue, nested.CodingSchemeDesignator, nested.CodeMeaning = "1", "99X", name
-    tags = {**PATIENT, "SpecificCharacterSet": charset, "PatientName": name, "StudyDescription": name, "ProcedureCodeSequence": (nested,)}
+    tags = {
+        **PATIENT,
+        "SpecificCharacterSet": charset,
+        "PatientName": name,
+        "StudyDescription": name,
+        "ProcedureCodeSequence": (nested,),
+    }
     dicom_readings.upright(tmp_path / "ct", **tags)
     _, reading = read_ct(tmp_path / "ct")
     written(tmp_path / "lesions.dcm", reading, tmp_path / "ct")
@@ -300,12 +355,18 @@ def test_a_reading_of_a_scene_is_written_by_its_places(tmp_path):
         tuple(tuple(row) for row in (volume.direction * (1, 1, -1)).tolist()),
     )
     turned = [(last - lesion.slices[1], last - lesion.slices[0]) for lesion in reading.lesions]
-    lesions = tuple(lesion.edited(key_slice=last - lesion.key_slice, slices=slices) for lesion, slices in zip(reading.lesions, turned))
+    lesions = tuple(
+        lesion.edited(key_slice=last - lesion.key_slice, slices=slices)
+        for lesion, slices in zip(reading.lesions, turned)
+    )
     in_scene = replace(reading, geometry=upside_down, lesions=lesions, dicom=None, series_uid="")
     files = sorted(folder.iterdir())
     identified = with_series(in_scene, files)
     dicom_readings.write_sr(tmp_path / "lesions.dcm", identified, source_slices(files, identified))
-    measured = {group.tracking_uid: group for group in hd.sr.srread(tmp_path / "lesions.dcm").content.get_image_measurement_groups()}
+    measured = {
+        group.tracking_uid: group
+        for group in hd.sr.srread(tmp_path / "lesions.dcm").content.get_image_measurement_groups()
+    }
     for lesion in reading.reported:
         long = measured[dicom_codes.tracking_uid(lesion.id)].get_measurements()[0]
         expected = volume.geometry.to_lps([(*end, lesion.key_slice) for end in lesion.recist.long_axis])
@@ -327,12 +388,16 @@ def test_what_cannot_be_pointed_to_gets_one_sentence(upright, tmp_path):
     with pytest.raises(ct.CTError, match=r"has no series 1.2.3.4: its axial CT series are 1.2.3.77"):
         source_slices(other, reading)
     half = sorted(upright.iterdir())[:5]
-    with pytest.raises(DicomReportError, match=r"lacks 3 of the 8 images that were read, such as .*: give the whole series"):
+    with pytest.raises(
+        DicomReportError, match=r"lacks 3 of the 8 images that were read, such as .*: give the whole series"
+    ):
         source_slices(half, reading)
     with pytest.raises(ct.CTError, match="does not exist"):
         source_slices(tmp_path / "none", reading)
     with pytest.raises(DicomReportError, match="No DICOM file of the CT was given"):
         source_slices([], reading)
-    with pytest.raises(DicomReportError, match=r"has no lesion to report, and a DICOM report cannot be empty\. Write JSON or text"):
+    with pytest.raises(
+        DicomReportError, match=r"has no lesion to report, and a DICOM report cannot be empty\. Write JSON or text"
+    ):
         written(tmp_path / "none.dcm", replace(reading, lesions=()), upright)
     assert list(tmp_path.iterdir()) == [other]

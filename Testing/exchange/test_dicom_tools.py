@@ -1,7 +1,7 @@
 """Other people's programs on our DICOM reports: validators, and what OHIF makes of them.
 
-On Debian: apt install dcmtk dicom3tools pixelmed-apps nodejs npm, then npm install --prefix Testing/exchange/cornerstone. What is absent is
-skipped.
+On Debian: apt install dcmtk dicom3tools pixelmed-apps nodejs npm, then npm install --prefix
+Testing/exchange/cornerstone. What is absent is skipped.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def phantom(request, tmp_path_factory) -> Reports:
 def well_formed(reports: Reports) -> None:
     """Asserts that dcmtk shows the SR, and that dciodvfy finds no error in SR and SEG."""
     shown = run("dsrdump", "+Pc", reports.sr)
-    assert shown.count('(103339001,SCT,"Long Axis")') == sum(lesion.recist is not None for lesion in reports.reading.reported)
+    assert shown.count('(103339001,SCT,"Long Axis")') == sum(
+        lesion.recist is not None for lesion in reports.reading.reported
+    )
     assert "Error" not in shown
     for path in (reports.sr, reports.seg):
         assert "Error" not in run("dciodvfy", path)
@@ -102,14 +104,28 @@ def test_validators_find_no_error_on_ct_of_any_kind(phantom):
 
 
 def test_template_validator_finds_no_error(real, tmp_path):
-    """PixelMed alone checks the templates. It takes minutes for forty lesions, and where there is one box it asks for one in all groups."""
+    """PixelMed alone checks the templates.
+
+    It takes minutes for forty lesions, and where there is one box it asks for one in all groups.
+    """
     if not PIXELMED.exists():
         pytest.skip(f"needs {PIXELMED}, from Debian's pixelmed-apps")
     first, second = real.reading.lesions[:2]
-    two = replace(real.reading, lesions=(first, second.edited(key_slice=first.key_slice, slices=first.slices)))  # one image: less to check
+    two = replace(
+        real.reading, lesions=(first, second.edited(key_slice=first.key_slice, slices=first.slices))
+    )  # one image: less to check
     dicom_readings.write_sr(tmp_path / "two.dcm", two, source_slices(real.folder, two))
-    limits = [f"-Djdk.xml.xpath{limit}=0" for limit in ("TotalOpLimit", "ExprOpLimit", "ExprGrpLimit")]  # Java's, too low for the templates
-    java = ("java", *limits, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", PIXELMED)  # and what makes a short run short
+    limits = [
+        f"-Djdk.xml.xpath{limit}=0" for limit in ("TotalOpLimit", "ExprOpLimit", "ExprGrpLimit")
+    ]  # Java's, too low for the templates
+    java = (
+        "java",
+        *limits,
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-cp",
+        PIXELMED,
+    )  # and what makes a short run short
     checks = ("-checkcontentitemorder", "-checktemplateid")
     said = run(*java, "com.pixelmed.validate.DicomSRValidator", *checks, tmp_path / "two.dcm")
     assert "Found Root Template TID_1500" in said
@@ -124,13 +140,17 @@ def in_ohif(reports: Reports, out: Path) -> tuple[list[dict], Reading]:
         pytest.skip(f"needs @cornerstonejs/adapters: npm install --prefix {ADAPTERS}")
     slices = {item.path for item in source_slices(reports.folder, reports.reading)}
     hydrated = run("node", ADAPTERS / "ohif.mjs", reports.sr, out / "saved.dcm", *sorted(slices)).splitlines()
-    return json.loads(next(line for line in hydrated if line.startswith("["))), dicom_in.read(out / "saved.dcm", reports.folder)
+    return json.loads(next(line for line in hydrated if line.startswith("["))), dicom_in.read(
+        out / "saved.dcm", reports.folder
+    )
 
 
 def hydrates_and_saves(reports: Reports, out: Path) -> None:
-    """Asserts that each lesion becomes a measurement of OHIF at the same place, and comes back from there as a reader's.
+    """Asserts that each lesion becomes a measurement of OHIF at the same place, and comes back from there as a
+    reader's.
 
-    The place is compared in pixels, and where these are square in the patient: cornerstone 5.14 exchanges their width and height there.
+    The place is compared in pixels, and where these are square in the patient: cornerstone 5.14 exchanges their width
+    and height there.
     """
     hydrated, saved = in_ohif(reports, out)
     axes = {one["trackingUid"]: one for one in hydrated if one["tool"] == "Bidirectional"}
@@ -143,7 +163,10 @@ def hydrates_and_saves(reports: Reports, out: Path) -> None:
         assert one["data"]["label"].split(": ")[1].startswith(lesion.body_part.title)
         assert [site["CodeMeaning"] for site in one["findingSites"]] == [lesion.body_part.title]
         (sizes,) = one["data"]["cachedStats"].values()
-        assert (sizes["length"], sizes["width"]) == (pytest.approx(recist_axes.long_mm), pytest.approx(recist_axes.short_mm))
+        assert (sizes["length"], sizes["width"]) == (
+            pytest.approx(recist_axes.long_mm),
+            pytest.approx(recist_axes.short_mm),
+        )
         ends, k = np.array([*recist_axes.long_axis, *recist_axes.short_axis]), lesion.key_slice
         assert np.array(one["pixels"]) == pytest.approx(source.in_image(k, ends), abs=0.001)
         if geometry.spacing[0] == geometry.spacing[1]:
@@ -152,7 +175,9 @@ def hydrates_and_saves(reports: Reports, out: Path) -> None:
 
     assert len(saved.lesions) == len(measured)
     for lesion in measured:
-        same = min(saved.lesions, key=lambda one: (one.key_slice != lesion.key_slice, np.abs(lines(one) - lines(lesion)).max()))
+        same = min(
+            saved.lesions, key=lambda one: (one.key_slice != lesion.key_slice, np.abs(lines(one) - lines(lesion)).max())
+        )
         assert (same.body_part, same.key_slice, same.origin) == (lesion.body_part, lesion.key_slice, Origin.READER)
         assert lines(same) == pytest.approx(lines(lesion), abs=0.01)
 

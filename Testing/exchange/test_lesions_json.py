@@ -27,7 +27,9 @@ def record(**changes) -> dict:
     return json.loads(lesions_json.dumps(reading(lesion(BodyPart.LIVER, 0.9, recist=AXES)))) | changes
 
 
-LONG_NUMBER = json.dumps(record()).replace("{", "{{").replace("}", "}}").replace('"first_slice": 1', '"first_slice": 1{}')
+LONG_NUMBER = (
+    json.dumps(record()).replace("{", "{{").replace("}", "}}").replace('"first_slice": 1', '"first_slice": 1{}')
+)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,7 +41,10 @@ def test_round_trip_loses_nothing_and_fits_the_schema(made):
 
 
 def test_round_trip_of_forty_lesions_through_a_file(tmp_path):
-    lesions = [lesion(BodyPart(1 + k % 8), 0.1 + k / 50, k=k, box=(k / 3, 0.1, k + 7.7, 1e-3 + k), recist=AXES) for k in range(1, 41)]
+    lesions = [
+        lesion(BodyPart(1 + k % 8), 0.1 + k / 50, k=k, box=(k / 3, 0.1, k + 7.7, 1e-3 + k), recist=AXES)
+        for k in range(1, 41)
+    ]
     made = reading(*lesions, source="肝 Größe.nrrd", models=(Model("VFNet", "ab" * 32),))
     path = tmp_path / "lesions.json"
     lesions_json.write(path, made)
@@ -67,7 +72,9 @@ def test_schema_is_valid_and_refuses_what_is_not_in_it():
 
 
 def test_unknown_fields_are_passed_over():
-    assert lesions_json.loads(json.dumps(record(comment="of a later release"))) == lesions_json.loads(json.dumps(record()))
+    assert lesions_json.loads(json.dumps(record(comment="of a later release"))) == lesions_json.loads(
+        json.dumps(record())
+    )
 
 
 def test_a_file_of_before_marks_and_slice_thickness_is_read_and_what_is_unknown_is_left_out():
@@ -135,7 +142,11 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path):
         (json.dumps(record(lesions=[7])), r"'lesions\[0\]' must be an object"),
         (json.dumps(record(parameters={"confidence": 50})), "threshold must lie in 0..1, not 50"),
         (json.dumps(record()).replace("0.9", "1e999"), "'lesions.0..confidence' must be a finite number"),
-        pytest.param(json.dumps(record()).replace("0.9", "1" + "0" * 400), "'lesions.0..confidence' must be a finite number", id="huge"),
+        pytest.param(
+            json.dumps(record()).replace("0.9", "1" + "0" * 400),
+            "'lesions.0..confidence' must be a finite number",
+            id="huge",
+        ),
     ],
 )
 def test_wrong_file_gets_one_sentence(tmp_path, content, sentence):
@@ -186,7 +197,9 @@ def test_missing_field_is_named(path):
     for key in path[:-1]:
         holder = holder[key]
     del holder[path[-1]]
-    with pytest.raises(ExchangeError, match=r"'format' should be" if path == ("format",) else f"'{'.'.join(path)}' is missing"):
+    with pytest.raises(
+        ExchangeError, match=r"'format' should be" if path == ("format",) else f"'{'.'.join(path)}' is missing"
+    ):
         lesions_json.loads(json.dumps(faulty))
 
 

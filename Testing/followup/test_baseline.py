@@ -16,13 +16,27 @@ from LesionDetectorLib.report import table, text
 from Testing.helpers.readings import GEOMETRY, lesion, reading
 
 NODE, TARGET, SOFT_PART, NO = Mark.LYMPH_NODE, Mark.TARGET, Mark.SOFT_TISSUE_PART, Mark.NOT_MEASURABLE
-LIVER, LUNG, BONE, MEDIASTINUM, ABDOMEN = BodyPart.LIVER, BodyPart.LUNG, BodyPart.BONE, BodyPart.MEDIASTINUM, BodyPart.ABDOMEN
+LIVER, LUNG, BONE, MEDIASTINUM, ABDOMEN = (
+    BodyPart.LIVER,
+    BodyPart.LUNG,
+    BodyPart.BONE,
+    BodyPart.MEDIASTINUM,
+    BodyPart.ABDOMEN,
+)
 
 
-def measured(body_part: BodyPart, long_mm: float, short_mm: float | None = None, *marks: Mark, k: int = 1, **changes) -> Lesion:
+def measured(
+    body_part: BodyPart, long_mm: float, short_mm: float | None = None, *marks: Mark, k: int = 1, **changes
+) -> Lesion:
     """A lesion of this size that a reader accepted."""
     recist = Recist(((0, 0), (1, 0)), ((0, 0), (0, 1)), long_mm, long_mm / 2 if short_mm is None else short_mm)
-    values = {"recist": recist, "marks": marks, "status": ReviewStatus.ACCEPTED, "id": f"{body_part}-{k}-{long_mm}", **changes}
+    values = {
+        "recist": recist,
+        "marks": marks,
+        "status": ReviewStatus.ACCEPTED,
+        "id": f"{body_part}-{k}-{long_mm}",
+        **changes,
+    }
     return lesion(body_part, 0.9, k=k, **values)
 
 
@@ -37,10 +51,13 @@ def one(*arguments, slice_mm: float = 2.5, **changes) -> Entry:
     return entry
 
 
-# ---------------------------------------------------------------------------------------------------------------- lesions that are no nodes
+# ----------------------------------------------------------------------------------------------------------------
+# lesions that are no nodes
 
 
-@pytest.mark.parametrize(("long_mm", "category"), [(9.94, Category.NON_TARGET), (9.96, Category.CANDIDATE), (10.0, Category.CANDIDATE)])
+@pytest.mark.parametrize(
+    ("long_mm", "category"), [(9.94, Category.NON_TARGET), (9.96, Category.CANDIDATE), (10.0, Category.CANDIDATE)]
+)
 def test_a_lesion_is_measurable_from_10_mm_of_its_long_axis_as_printed(long_mm, category):
     entry = one(LUNG, long_mm)
     assert (entry.category, entry.diameter_mm) == (category, round(long_mm, 1))
@@ -62,7 +79,10 @@ def test_a_lesion_is_measurable_from_twice_the_slice_thickness(slice_mm, long_mm
 
 
 def test_the_reason_names_the_slice_thickness():
-    assert one(LIVER, 12.0, slice_mm=7.5).reason == "Not measurable: long axis 12.0 mm, below 15.0 mm, twice the slice thickness."
+    assert (
+        one(LIVER, 12.0, slice_mm=7.5).reason
+        == "Not measurable: long axis 12.0 mm, below 15.0 mm, twice the slice thickness."
+    )
 
 
 @pytest.mark.parametrize(("thickness", "apart", "counts"), [(8.0, 4.0, 8.0), (3.0, 8.0, 8.0), (None, 8.0, 8.0)])
@@ -85,10 +105,15 @@ def test_what_a_reader_marks_as_not_measurable_is_no_target():
 
 def test_a_lesion_without_axes_is_no_target():
     (entry,) = baseline(measured(LIVER, 1.0, recist=None)).entries
-    assert (entry.category, entry.diameter_mm, entry.reason) == (Category.NON_TARGET, None, "Not measurable: it has no axes.")
+    assert (entry.category, entry.diameter_mm, entry.reason) == (
+        Category.NON_TARGET,
+        None,
+        "Not measurable: it has no axes.",
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- lymph nodes
+# ----------------------------------------------------------------------------------------------------------------------
+# ------ lymph nodes
 
 
 @pytest.mark.parametrize(
@@ -112,8 +137,14 @@ def test_a_lymph_node_needs_twice_the_slice_thickness_too():
 
 
 def test_no_label_makes_a_lymph_node_and_the_reader_is_asked():
-    state = baseline(measured(MEDIASTINUM, 20.0, 8.0, k=1), measured(ABDOMEN, 20.0, 16.0, NODE, k=2), measured(LUNG, 20.0, k=3))
-    assert [(entry.organ, entry.diameter_mm) for entry in state.entries] == [("Mediastinum", 20.0), ("Lymph nodes", 16.0), ("Lung", 20.0)]
+    state = baseline(
+        measured(MEDIASTINUM, 20.0, 8.0, k=1), measured(ABDOMEN, 20.0, 16.0, NODE, k=2), measured(LUNG, 20.0, k=3)
+    )
+    assert [(entry.organ, entry.diameter_mm) for entry in state.entries] == [
+        ("Mediastinum", 20.0),
+        ("Lymph nodes", 16.0),
+        ("Lung", 20.0),
+    ]
     assert "Measured by the long axis, because no reader marked a lymph node: lesion 1." in state.notes
 
 
@@ -121,7 +152,8 @@ def test_a_lymph_node_labelled_bone_needs_no_soft_tissue_part():
     assert one(BONE, 30.0, 20.0, NODE).category is Category.CANDIDATE
 
 
-# -------------------------------------------------------------------------------------------------------------- which of them are targets
+# -------------------------------------------------------------------------------------------------------------- which
+# of them are targets
 
 
 def categories(state: Baseline) -> list[Category]:
@@ -155,7 +187,13 @@ def test_at_most_five_targets_and_every_organ_before_a_second_of_one():
     second = [measured(part, 40.0 + part, k=10 + part) for part in parts[:2]]
     state = baseline(*large, *second, measured(BodyPart.SOFT_TISSUE, 11.0, k=20))
     proposed = [(entry.organ, entry.diameter_mm) for entry in state.entries if entry.category is Category.CANDIDATE]
-    assert sorted(proposed) == [("Kidney", 56.0), ("Liver", 54.0), ("Lung", 55.0), ("Pelvis", 58.0), ("Soft tissue", 11.0)]
+    assert sorted(proposed) == [
+        ("Kidney", 56.0),
+        ("Liver", 54.0),
+        ("Lung", 55.0),
+        ("Pelvis", 58.0),
+        ("Soft tissue", 11.0),
+    ]
     assert {entry.reason.partition("; ")[2] for entry in state.entries if entry.category is Category.NON_TARGET} == {
         "at most 5 targets, the largest of every organ first."
     }
@@ -174,10 +212,21 @@ def test_a_readers_choice_goes_before_size():
 
 def test_a_reader_may_not_choose_more_than_the_rules_allow_nor_what_is_not_measurable():
     chosen = [measured(LIVER, 20.0 + k, None, TARGET, k=k) for k in (1, 2, 3)]
-    state = baseline(*chosen, measured(LUNG, 8.0, None, TARGET, k=4), measured(LUNG, 30.0, 9.0, TARGET, k=5, status=ReviewStatus.PENDING))
-    assert categories(state) == [Category.NON_TARGET, Category.TARGET, Category.TARGET, Category.NON_TARGET, Category.UNCONFIRMED]
+    state = baseline(
+        *chosen,
+        measured(LUNG, 8.0, None, TARGET, k=4),
+        measured(LUNG, 30.0, 9.0, TARGET, k=5, status=ReviewStatus.PENDING),
+    )
+    assert categories(state) == [
+        Category.NON_TARGET,
+        Category.TARGET,
+        Category.TARGET,
+        Category.NON_TARGET,
+        Category.UNCONFIRMED,
+    ]
     assert all(
-        entry.reason.endswith("A reader chose it as a target; it is not counted as one.") for entry in (state.entries[i] for i in (0, 3, 4))
+        entry.reason.endswith("A reader chose it as a target; it is not counted as one.")
+        for entry in (state.entries[i] for i in (0, 3, 4))
     )
     assert not any("chose it" in state.entries[i].reason for i in (1, 2))
 
@@ -189,7 +238,9 @@ def test_six_chosen_targets_are_five():
 
 
 def test_the_sum_is_that_of_the_long_axes_and_of_the_short_axes_of_nodes_as_printed():
-    state = baseline(measured(LIVER, 20.04, 5.0, k=1), measured(LUNG, 30.04, 5.0, k=2), measured(MEDIASTINUM, 40.0, 16.04, NODE, k=3))
+    state = baseline(
+        measured(LIVER, 20.04, 5.0, k=1), measured(LUNG, 30.04, 5.0, k=2), measured(MEDIASTINUM, 40.0, 16.04, NODE, k=3)
+    )
     assert state.sum_mm == 66.0  # 66.12 of what was measured
     assert state.total == "Sum of diameters of the target candidates (lesions 1, 2, 3): 66.0 mm."
 
@@ -222,7 +273,8 @@ def test_without_a_target_there_is_no_sum():
 @settings(max_examples=80, deadline=None)
 def test_the_rules_hold_for_any_lesions(drawn, slice_mm):
     state = baseline(
-        *(measured(part, mm, None, *marks, k=k, status=status) for k, (part, mm, marks, status) in enumerate(drawn)), slice_mm=slice_mm
+        *(measured(part, mm, None, *marks, k=k, status=status) for k, (part, mm, marks, status) in enumerate(drawn)),
+        slice_mm=slice_mm,
     )
     targets = [entry for entry in state.entries if entry.is_target]
     assert len(targets) <= 5
@@ -232,7 +284,8 @@ def test_the_rules_hold_for_any_lesions(drawn, slice_mm):
     assert len({entry.category for entry in targets}) <= 1
 
 
-# ------------------------------------------------------------------------------------------------------------------------- how it is told
+# ----------------------------------------------------------------------------------------------------------------------
+# --- how it is told
 
 
 def test_notes_on_slices():
@@ -244,7 +297,9 @@ def test_notes_on_slices():
 
 
 def test_the_table_as_text():
-    state = baseline(measured(LIVER, 34.12, k=1), measured(MEDIASTINUM, 20.0, 12.0, NODE, k=2), measured(BONE, 1.0, k=3, recist=None))
+    state = baseline(
+        measured(LIVER, 34.12, k=1), measured(MEDIASTINUM, 20.0, 12.0, NODE, k=2), measured(BONE, 1.0, k=3, recist=None)
+    )
     assert as_text(state).splitlines()[:8] == [
         "RECIST 1.1 baseline:",
         "",
@@ -265,7 +320,9 @@ def test_the_report_has_the_baseline_where_it_is_asked_for():
 
 
 def test_the_csv_has_columns_whose_sum_is_that_of_the_diameters():
-    made = reading(measured(LIVER, 34.12, k=1), measured(LUNG, 20.06, k=2), measured(LUNG, 5.0, k=3), lesion(BodyPart.KIDNEY, 0.1))
+    made = reading(
+        measured(LIVER, 34.12, k=1), measured(LUNG, 20.06, k=2), measured(LUNG, 5.0, k=3), lesion(BodyPart.KIDNEY, 0.1)
+    )
     rows = list(csv.DictReader(io.StringIO(table.compose(made, baseline=True))))
     assert [row["recist_category"] for row in rows] == ["target candidate", "target candidate", "non-target"]
     assert [row["recist_target_mm"] for row in rows] == ["34.1", "20.1", ""]

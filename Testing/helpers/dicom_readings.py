@@ -48,8 +48,14 @@ def oblique(folder: Path) -> None:
 
 
 def turned(folder: Path) -> None:
-    """A patient on the belly, scanned with rows that run from back to front: i and j of the volume are not those of the files."""
-    write(folder, body(SLICES, shape=(ROWS, COLUMNS)), _stack(SLICES, (0, -1, 0, 1, 0, 0)), ImageOrientationPatient=(0, -1, 0, 1, 0, 0))
+    """A patient on the belly, scanned with rows that run from back to front: i and j of the volume are not those of
+    the files."""
+    write(
+        folder,
+        body(SLICES, shape=(ROWS, COLUMNS)),
+        _stack(SLICES, (0, -1, 0, 1, 0, 0)),
+        ImageOrientationPatient=(0, -1, 0, 1, 0, 0),
+    )
 
 
 def tilted(folder: Path) -> None:
@@ -78,7 +84,9 @@ KINDS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def axes_in(box: tuple[float, float, float, float], spacing: tuple[float, float, float], drawn: tuple[Axis, ...] = ()) -> Recist:
+def axes_in(
+    box: tuple[float, float, float, float], spacing: tuple[float, float, float], drawn: tuple[Axis, ...] = ()
+) -> Recist:
     """Two slanted axes that cross in the middle of a box, well inside it."""
     x0, y0, x1, y1 = box
     i, j, w, h = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 3, (y1 - y0) / 3
@@ -89,21 +97,41 @@ def axes_in(box: tuple[float, float, float, float], spacing: tuple[float, float,
 
 
 def several(reading: Reading) -> Reading:
-    """`reading` with a lesion of each kind: found and drawn, pending, accepted and rejected, measured and not, faint."""
+    """`reading` with a lesion of each kind: found and drawn, pending, accepted and rejected, measured and not,
+    faint."""
     spacing, last = reading.geometry.spacing, reading.geometry.size[2] - 1
     boxes = [(8.25 + 3 * n, 6.5 + 2 * n, 20.75 + 4 * n, 16.125 + 3 * n) for n in range(5)]
 
     def lesion(part: BodyPart, confidence: float | None, k: int, n: int, **changes: object) -> Lesion:
-        values = {"recist": axes_in(boxes[n], spacing), "id": stable_id(reading.series_uid, k, boxes[n], part), **changes}
+        values = {
+            "recist": axes_in(boxes[n], spacing),
+            "id": stable_id(reading.series_uid, k, boxes[n], part),
+            **changes,
+        }
         return Lesion(part, confidence, k, (max(k - n, 0), min(k + 1, last)), boxes[n], **values)
 
     lesions = (
         lesion(BodyPart.LIVER, 0.87, 2, 0, marks=(Mark.TARGET, Mark.LYMPH_NODE)),
-        lesion(BodyPart.SOFT_TISSUE, 0.71, 3, 1, status=ReviewStatus.ACCEPTED, recist=axes_in(boxes[1], spacing, (Axis.SHORT,))),
         lesion(
-            BodyPart.LUNG, None, 5, 2, status=ReviewStatus.ACCEPTED, origin=Origin.READER, recist=axes_in(boxes[2], spacing, tuple(Axis))
+            BodyPart.SOFT_TISSUE,
+            0.71,
+            3,
+            1,
+            status=ReviewStatus.ACCEPTED,
+            recist=axes_in(boxes[1], spacing, (Axis.SHORT,)),
         ),
-        lesion(BodyPart.BONE, 0.93, 4, 3, status=ReviewStatus.REJECTED, marks=(Mark.SOFT_TISSUE_PART, Mark.NOT_MEASURABLE)),
+        lesion(
+            BodyPart.LUNG,
+            None,
+            5,
+            2,
+            status=ReviewStatus.ACCEPTED,
+            origin=Origin.READER,
+            recist=axes_in(boxes[2], spacing, tuple(Axis)),
+        ),
+        lesion(
+            BodyPart.BONE, 0.93, 4, 3, status=ReviewStatus.REJECTED, marks=(Mark.SOFT_TISSUE_PART, Mark.NOT_MEASURABLE)
+        ),
         lesion(BodyPart.KIDNEY, 0.31, 1, 4, recist=None),
     )
     return replace(reading, lesions=tuple(ordered(lesions)))
@@ -143,7 +171,9 @@ def write_sr(path: Path, reading: Reading, slices: Sequence[Slice], everything: 
     return notes
 
 
-def write_seg(path: Path, reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False) -> list[str]:
+def write_seg(
+    path: Path, reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False
+) -> list[str]:
     """Write a SEG; its sentences."""
     dataset, notes = dicom_seg.compose(reading, slices, volume, everything)
     write_dicom(path, dataset)

@@ -82,10 +82,14 @@ def save(dataset: FileDataset, path: Path) -> Path:
     return path
 
 
-def write(folder: Path, hu: np.ndarray, positions: Sequence[Sequence[float]], series: str = "1.2.3.4", **tags: object) -> list[Path]:
+def write(
+    folder: Path, hu: np.ndarray, positions: Sequence[Sequence[float]], series: str = "1.2.3.4", **tags: object
+) -> list[Path]:
     """A series in `folder`, one file a slice in the order given, named 000.dcm and so on after the series."""
     slices = enumerate(zip(hu, positions, strict=True))
-    return [save(image(plane, at, series, k + 1, **tags), folder / f"{series}-{k:03d}.dcm") for k, (plane, at) in slices]
+    return [
+        save(image(plane, at, series, k + 1, **tags), folder / f"{series}-{k:03d}.dcm") for k, (plane, at) in slices
+    ]
 
 
 def axial(count: int, step: float = 2.0, start: float = -50.0) -> list[tuple[float, float, float]]:
@@ -110,7 +114,10 @@ def compressed(dataset: FileDataset, compressor: str, scratch: Path) -> FileData
 
 
 def enhanced(hu: np.ndarray, heights: Sequence[float], rescale: Sequence[float] | None = None) -> FileDataset:
-    """An Enhanced CT: one file whose frames are `hu` (frames, rows, columns) at `heights` mm; `rescale` are intercepts for each frame."""
+    """An Enhanced CT: one file whose frames are `hu` (frames, rows, columns) at `heights` mm.
+
+    `rescale` are intercepts for each frame.
+    """
 
     def group(**elements: object) -> list[Dataset]:
         dataset = Dataset()
@@ -126,8 +133,17 @@ def enhanced(hu: np.ndarray, heights: Sequence[float], rescale: Sequence[float] 
         frame.PlanePositionSequence = group(ImagePositionPatient=[-10, -20, height])
         frame.PixelValueTransformationSequence = group(RescaleIntercept=intercept, RescaleSlope=1, RescaleType="HU")
         frames.append(frame)
-    top_level = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleIntercept", "RescaleSlope")
-    dataset = image(hu[0], (0, 0, 0), "1.2.3.5", 1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", **dict.fromkeys(top_level))
+    top_level = (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "RescaleIntercept",
+        "RescaleSlope",
+    )
+    dataset = image(
+        hu[0], (0, 0, 0), "1.2.3.5", 1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", **dict.fromkeys(top_level)
+    )
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.NumberOfFrames = len(hu)
     dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames

@@ -13,13 +13,26 @@ AXES = Recist(((100.0, 110.0), (122.5, 110.0)), ((110.0, 102.5), (110.0, 117.5))
 
 def lesion(body_part: BodyPart, confidence: float | None, k: int = 50, **changes) -> Lesion:
     """A lesion of 20 x 20 px on slice k; its id is made of what it is."""
-    values = {"slices": (k, k), "box": (100.0, 100.0, 120.0, 120.0), "id": f"{body_part.name}-{confidence}-{k}", **changes}
+    values = {
+        "slices": (k, k),
+        "box": (100.0, 100.0, 120.0, 120.0),
+        "id": f"{body_part.name}-{confidence}-{k}",
+        **changes,
+    }
     return Lesion(body_part, confidence, k, **values)
 
 
 def reading(*lesions: Lesion, **changes) -> Reading:
     """A reading of study 01, series 01, whose first slice is number 1."""
-    values = {"source": "01.nrrd", "study": "01", "series": "01", "series_uid": "1.2.3", "first_slice": 1, "geometry": GEOMETRY, **changes}
+    values = {
+        "source": "01.nrrd",
+        "study": "01",
+        "series": "01",
+        "series_uid": "1.2.3",
+        "first_slice": 1,
+        "geometry": GEOMETRY,
+        **changes,
+    }
     return Reading(lesions=lesions, **values)
 
 
@@ -48,7 +61,10 @@ def lesions(draw) -> Lesion:
         key_slice=key,
         slices=(first, last),
         box=draw(boxes()),
-        recist=draw(st.none() | st.builds(Recist, axes, axes, length, length, st.lists(st.sampled_from(Axis), unique=True).map(tuple))),
+        recist=draw(
+            st.none()
+            | st.builds(Recist, axes, axes, length, length, st.lists(st.sampled_from(Axis), unique=True).map(tuple))
+        ),
         status=draw(st.sampled_from(ReviewStatus)),
         origin=draw(st.sampled_from(Origin)),
         marks=draw(st.lists(st.sampled_from(Mark), unique=True).map(tuple)),

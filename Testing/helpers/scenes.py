@@ -25,7 +25,16 @@ def volume_with(direction: np.ndarray) -> Volume:
     hu[((i - 25) / 10) ** 2 + ((j - 40) / 18) ** 2 < 1] = -850
     hu[((i - 50) / 6) ** 2 + ((j - 75) / 6) ** 2 < 1] = 700
     hu[((i - 70) / 6) ** 2 + ((j - 40) / 8) ** 2 + ((k - 6) / 3) ** 2 < 1] = 120
-    return Volume(hu.astype(np.int16), SPACING, (-90.0, -80.0, 40.0), direction, Path("ct.nrrd"), study="1", series="2", first_slice=1)
+    return Volume(
+        hu.astype(np.int16),
+        SPACING,
+        (-90.0, -80.0, 40.0),
+        direction,
+        Path("ct.nrrd"),
+        study="1",
+        series="2",
+        first_slice=1,
+    )
 
 
 def some_lesions() -> list[Lesion]:
@@ -51,4 +60,6 @@ def slice_in_view(session: Session) -> int:
 
 def handles(session: Session) -> list:
     """The markups that can be dragged: the box, the long and the short axis."""
-    return mrml.all_nodes(session.scene, "vtkMRMLMarkupsROINode") + mrml.all_nodes(session.scene, "vtkMRMLMarkupsLineNode")
+    return mrml.all_nodes(session.scene, "vtkMRMLMarkupsROINode") + mrml.all_nodes(
+        session.scene, "vtkMRMLMarkupsLineNode"
+    )

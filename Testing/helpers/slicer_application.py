@@ -1,8 +1,10 @@
-"""As much of the 3D Slicer application as the module needs, on PySide6 and slicer-core, for tests: what Slicer refuses is refused.
+"""As much of the 3D Slicer application as the module needs, on PySide6 and slicer-core, for tests: what Slicer
+refuses is refused.
 
-It is not Slicer. The widgets of qMRML and CTK are stand-ins that have the names, properties, methods and signals of `slicer_table` and no
-other, and nothing here says how the panel looks in Slicer's own Qt. It proves wiring and state. The Python that a module imports is the
-stand-ins' in slicer_python, or Slicer's own where a checkout of Slicer is given.
+It is not Slicer. The widgets of qMRML and CTK are stand-ins that have the names, properties, methods and signals of
+`slicer_table` and no other, and nothing here says how the panel looks in Slicer's own Qt. It proves wiring and state.
+The Python that a module imports is the stand-ins' in slicer_python, or Slicer's own where a checkout of Slicer is
+given.
 """
 
 from __future__ import annotations
@@ -54,9 +56,9 @@ def qt_modules() -> dict[str, types.ModuleType]:
 class Application:
     """A running application, with the stand-ins' Python or with that of a checkout of Slicer.
 
-    `scene`; its `home`, where it is installed; the `errors` that it showed to the user; `agrees`: what the user answers when asked;
-    `chosen_path` and `chosen_filter`: what he chooses in a file dialog, "" to leave it; `raised`: the exceptions that slots raised, which
-    Qt prints without more ado.
+    `scene`; its `home`, where it is installed; the `errors` that it showed to the user; `agrees`: what the user answers
+    when asked; `chosen_path` and `chosen_filter`: what he chooses in a file dialog, "" to leave it; `raised`: the
+    exceptions that slots raised, which Qt prints without more ado.
     """
 
     def __init__(self, slicer_source: Path | None = None) -> None:
@@ -90,7 +92,10 @@ class Application:
         slicer.util.createProgressDialog = self._known_keywords(slicer.util.createProgressDialog, "QProgressDialog")
 
     def _python(self, slicer_source: Path | None) -> None:
-        """Where `import slicer.packaging`, `import SampleData` and their like find what they import; only `slicer.util` is imported yet."""
+        """Where `import slicer.packaging`, `import SampleData` and their like find what they import.
+
+        Only `slicer.util` is imported yet.
+        """
         ours = STANDINS, STANDINS / "modules"
         if slicer_source is not None:
             ours = slicer_source / "Base/Python/slicer", slicer_source / "Modules/Scripted/SampleData"
@@ -129,10 +134,15 @@ class Application:
         """The function; Slicer passes unknown keywords over in silence, here they are refused."""
 
         def strict(*args, **kwargs):
-            known = slicer_qt.TABLE[class_name].properties.union(function.__code__.co_varnames[: function.__code__.co_argcount])
+            known = slicer_qt.TABLE[class_name].properties.union(
+                function.__code__.co_varnames[: function.__code__.co_argcount]
+            )
             for name in kwargs:
                 if name not in known:
-                    raise TypeError(f"{function.__name__}() got an unexpected keyword argument '{name}': {class_name} has no such property")
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument '{name}': {class_name} has no such "
+                        "property"
+                    )
             return function(*args, **kwargs)
 
         strict.__wrapped__ = function
@@ -144,7 +154,11 @@ class Application:
         class ctkMessageBox(QtWidgets.QMessageBox):
             """A message that the user has read at once: an error, or a question that he answers."""
 
-            for _name, _kind in (("dontShowAgain", bool), ("dontShowAgainVisible", bool), ("dontShowAgainSettingsKey", str)):
+            for _name, _kind in (
+                ("dontShowAgain", bool),
+                ("dontShowAgainVisible", bool),
+                ("dontShowAgainSettingsKey", str),
+            ):
                 locals()[_name] = QtCore.Property(_kind, lambda self, kind=_kind: kind(), lambda self, value: None)
 
             def exec_(self):
@@ -239,9 +253,14 @@ class Application:
         return qSlicerApplication
 
     def axial_view(self, size: int = 700):
-        """A new axial view of the scene; it draws on `render()` alone, where the application draws once it has nothing else to do."""
+        """A new axial view of the scene.
+
+        It draws on `render()` alone, where the application draws once it has nothing else to do.
+        """
         self.slicer.view_manager.register_factory(DirectViewFactory(do_render_offscreen=True))
-        axial = ViewLayoutDefinition(singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial"))
+        axial = ViewLayoutDefinition(
+            singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial")
+        )
         view = self.slicer.view_manager.create_view(axial)
         view.set_scheduled_render(NoScheduleRendering())
         view.interactor().UpdateSize(size, size)

@@ -1,8 +1,10 @@
-"""Qt, CTK and Slicer's widgets in PythonQt's manner, on PySide6: exactly what `slicer_table` lists, and everything else is refused.
+"""Qt, CTK and Slicer's widgets in PythonQt's manner, on PySide6: exactly what `slicer_table` lists, and everything
+else is refused.
 
-As PythonQt does, a Python object wraps each object of Qt: a property is an attribute, a method is called, a signal is connected by its
-signature, and nothing can be added. What PythonQt lets pass and is never meant raises here too: a connection to a signal that there is not,
-and a method that is compared, printed or taken for a truth where it should have been called.
+As PythonQt does, a Python object wraps each object of Qt: a property is an attribute, a method is called, a signal is
+connected by its signature, and nothing can be added. What PythonQt lets pass and is never meant raises here too: a
+connection to a signal that there is not, and a method that is compared, printed or taken for a truth where it should
+have been called.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ raised: list[BaseException] = []
 """What slots raised; Qt prints it and goes on, and so does Slicer."""
 
 
-# -------------------------------------------------------------------------------------------------------------------- the widgets' work
+# --------------------------------------------------------------------------------------------------------------------
+# the widgets' work
 
 
 class ctkCollapsibleButton(QtWidgets.QGroupBox):
@@ -48,7 +51,8 @@ class ctkCollapsibleButton(QtWidgets.QGroupBox):
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A line for a path, which tells of acceptable input alone: an empty line never is (ctkUtils.cpp, nameFiltersToRegExpPattern)."""
+    """A line for a path, which tells of acceptable input alone: an empty line never is (ctkUtils.cpp,
+    nameFiltersToRegExpPattern)."""
 
     currentPathChanged = QtCore.Signal(str)
     validInputChanged = QtCore.Signal(bool)
@@ -109,7 +113,9 @@ class ctkSliderWidget(QtWidgets.QWidget):
         layout.addWidget(self.slider)
         layout.addWidget(self.box)
         self.slider.valueChanged.connect(lambda value: self.box.setValue(value / 100))
-        self.box.valueChanged.connect(lambda value: (self.slider.setValue(round(100 * value)), self.valueChanged.emit(value)))
+        self.box.valueChanged.connect(
+            lambda value: (self.slider.setValue(round(100 * value)), self.valueChanged.emit(value))
+        )
 
     def setValue(self, value):
         self.box.setValue(value)
@@ -236,7 +242,8 @@ def raw_class(name: str) -> type:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- PythonQt's manner
+# ---------------------------------------------------------------------------------------------------------------
+# PythonQt's manner
 
 
 def unwrapped(value: Any) -> Any:
@@ -267,7 +274,10 @@ def wrapped(value: Any) -> Any:
 def checked(title: str, counts: tuple[int, int], arguments: tuple) -> list:
     """The arguments for PySide6. ValueError, as PythonQt's, where there are too many or too few."""
     if not counts[0] <= len(arguments) <= counts[1]:
-        raise ValueError(f"Could not find matching overload for given arguments: {title} takes {counts[0]} to {counts[1]}, not {arguments}")
+        raise ValueError(
+            f"Could not find matching overload for given arguments: {title} takes {counts[0]} to {counts[1]}, not "
+            f"{arguments}"
+        )
     return [unwrapped(argument) for argument in arguments]
 
 
@@ -279,10 +289,12 @@ class _NoValue:
     def _refuse(self, *_others):
         raise TypeError(f"{self.title} is a method, no property: call it")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __float__ = __index__ = __len__ = __iter__ = __str__ = (
-        _refuse
-    )
-    __format__ = __contains__ = __getitem__ = __add__ = __radd__ = __sub__ = __rsub__ = __and__ = __or__ = __invert__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __float__ = __index__ = __len__ = (
+        __iter__
+    ) = __str__ = _refuse
+    __format__ = __contains__ = __getitem__ = __add__ = __radd__ = __sub__ = __rsub__ = __and__ = __or__ = (
+        __invert__
+    ) = _refuse
     __hash__ = object.__hash__
 
 
@@ -303,7 +315,8 @@ class Method(_NoValue):
 
 
 def deliver(callable_: Callable, arguments: list) -> None:
-    """Call a slot with as many of a signal's arguments as it has parameters (PythonQtSignalReceiver.cpp), and note what it raises."""
+    """Call a slot with as many of a signal's arguments as it has parameters (PythonQtSignalReceiver.cpp), and note
+    what it raises."""
     function, bound = (callable_.__func__, 1) if inspect.ismethod(callable_) else (callable_, 0)
     if inspect.isfunction(function) and not function.__code__.co_flags & inspect.CO_VARARGS:
         arguments = arguments[: function.__code__.co_argcount - bound]
@@ -318,7 +331,11 @@ class Signal(_NoValue):
     """A signal of a wrapped object: `connect`, `disconnect`, `emit`; calling it emits it."""
 
     def __init__(self, wrapper: Wrapper, signature: str) -> None:
-        self.title, self._raw, self._name = f"{type(wrapper).__name__}.{signature}", wrapper._raw, signature.split("(")[0]
+        self.title, self._raw, self._name = (
+            f"{type(wrapper).__name__}.{signature}",
+            wrapper._raw,
+            signature.split("(")[0],
+        )
         types = signature.partition("(")[2].rstrip(")")
         self._count = len(types.split(",")) if types else 0
         if not hasattr(self._raw, self._name):
@@ -358,7 +375,9 @@ class _Kind(type):
     def __getattr__(cls, name):
         if name in cls._table.statics:
             function = getattr(raw_class(cls.__name__), name)
-            return lambda *arguments: wrapped(function(*checked(f"{cls.__name__}.{name}", cls._table.statics[name], arguments)))
+            return lambda *arguments: wrapped(
+                function(*checked(f"{cls.__name__}.{name}", cls._table.statics[name], arguments))
+            )
         value = getattr(raw_class(cls._table.name), name, None)
         if isinstance(value, enum.Enum):
             return value
@@ -374,7 +393,8 @@ class Wrapper(metaclass=_Kind):
     def __init__(self, *arguments):
         if type(self) is not WRAPPERS.get(self._table.name):
             raise NotImplementedError(
-                f"nothing in Testing/helpers/slicer_qt.py calls what {type(self).__name__} overrides of {self._table.name}"
+                f"nothing in Testing/helpers/slicer_qt.py calls what {type(self).__name__} overrides of "
+                f"{self._table.name}"
             )
         object.__setattr__(self, "_raw", raw_class(self._table.name)(*(unwrapped(argument) for argument in arguments)))
 
@@ -402,25 +422,35 @@ class Wrapper(metaclass=_Kind):
                 raise AttributeError(f"Slot '{name}' can not be overwritten on {table.name} object")
             if any(signature.startswith(f"{name}(") for signature in table.signals):
                 raise AttributeError(f"Signal '{name}' can not be overwritten on {table.name} object")
-            raise AttributeError(f"'{name}' does not exist on {table.name} and creating new attributes on C++ objects is not allowed")
+            raise AttributeError(
+                f"'{name}' does not exist on {table.name} and creating new attributes on C++ objects is not allowed"
+            )
         found = self._property(name)
         if not found.isWritable():
             raise AttributeError(f"Property '{name}' of {table.name} object is not writable")
         value = list(value) if found.typeName() == "QStringList" else unwrapped(value)
-        if not isinstance(value, TYPES_OF_PROPERTIES.get(found.typeName(), object)) or not self._raw.setProperty(name, value):
+        if not isinstance(value, TYPES_OF_PROPERTIES.get(found.typeName(), object)) or not self._raw.setProperty(
+            name, value
+        ):
             kind = type(value).__name__
-            raise AttributeError(f"Property '{name}' of type '{found.typeName()}' does not accept an object of type {kind} ({value!r})")
+            raise AttributeError(
+                f"Property '{name}' of type '{found.typeName()}' does not accept an object of type {kind} ({value!r})"
+            )
 
     def _property(self, name):
         meta = self._raw.metaObject()
         if meta.indexOfProperty(name) < 0:
-            raise NotImplementedError(f"nothing in Testing/helpers/slicer_qt.py does the work of {self._table.name}.{name}")
+            raise NotImplementedError(
+                f"nothing in Testing/helpers/slicer_qt.py does the work of {self._table.name}.{name}"
+            )
         return meta.property(meta.indexOfProperty(name))
 
     def _signal(self, signature):
         normal = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
         if normal not in self._table.signals:
-            raise AttributeError(f"PythonQt: QObject::connect() signal '{signature}' does not exist on {self._table.name}")
+            raise AttributeError(
+                f"PythonQt: QObject::connect() signal '{signature}' does not exist on {self._table.name}"
+            )
         return Signal(self, normal)
 
     def __eq__(self, other):
@@ -435,7 +465,9 @@ class Wrapper(metaclass=_Kind):
 
 WRAPPERS: dict[str, type] = {}
 for _class in TABLE.values():
-    WRAPPERS[_class.name] = _Kind(_class.name, (WRAPPERS.get(_class.base, Wrapper),), {"__slots__": (), "_table": _class})
+    WRAPPERS[_class.name] = _Kind(
+        _class.name, (WRAPPERS.get(_class.base, Wrapper),), {"__slots__": (), "_table": _class}
+    )
 
 
 class _Qt:

@@ -1,12 +1,14 @@
-"""What a scripted module may use of Qt, CTK and Slicer's widgets and functions: one table, which the stand-in of the application obeys.
+"""What a scripted module may use of Qt, CTK and Slicer's widgets and functions: one table, which the stand-in of the
+application obeys.
 
-Written from the sources of Slicer 5.13 (583e9b37d50e, August 2026), the CTK that it builds (commontk/CTK), PythonQt (commontk/PythonQt,
-patched-9), and Qt 5.15: what Qt 5 and Qt 6 both have. Something that Slicer has and this table has not is refused as if Slicer had it not:
-look it up in the source, and write it here.
+Written from the sources of Slicer 5.13 (583e9b37d50e, August 2026), the CTK that it builds (commontk/CTK), PythonQt
+(commontk/PythonQt, patched-9), and Qt 5.15: what Qt 5 and Qt 6 both have. Something that Slicer has and this table has
+not is refused as if Slicer had it not: look it up in the source, and write it here.
 
-In PythonQt a Q_PROPERTY is an attribute and hides a getter of the same name; everything else is a method, and is called. Methods are
-written with the numbers of arguments that they take ("addItem/1-2"), static ones under `statics`. A signal with a default argument exists
-with and without it. Values of enums are attributes of the class, and need not be listed.
+In PythonQt a Q_PROPERTY is an attribute and hides a getter of the same name; everything else is a method, and is
+called. Methods are written with the numbers of arguments that they take ("addItem/1-2"), static ones under `statics`. A
+signal with a default argument exists with and without it. Values of enums are attributes of the class, and need not be
+listed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ CLASSES = """
 QObject
   properties objectName
   signals    destroyed(QObject*) destroyed()
-  methods    blockSignals/1 signalsBlocked/0 children/0 parent/0 setParent/1 property/1 setProperty/2 deleteLater/0 findChild/1-2
+  methods    blockSignals/1 signalsBlocked/0 children/0 parent/0 setParent/1 property/1 setProperty/2 deleteLater/0
+  methods    findChild/1-2
   methods    findChildren/1-2 inherits/1 isWidgetType/0 installEventFilter/1 removeEventFilter/1 className/0 delete/0
 
 QTimer(QObject)
@@ -36,9 +39,11 @@ QShortcut(QObject)
   methods    setKey/1 setContext/1 setEnabled/1
 
 QAction(QObject)
-  properties checkable checked enabled text toolTip visible shortcut shortcutContext icon iconText statusTip whatsThis autoRepeat
+  properties checkable checked enabled text toolTip visible shortcut shortcutContext icon iconText statusTip whatsThis
+  properties autoRepeat
   signals    triggered(bool) triggered() toggled(bool) hovered() changed()
-  methods    trigger/0 toggle/0 setChecked/1 setEnabled/1 setVisible/1 setText/1 setToolTip/1 setData/1 data/0 setShortcut/1
+  methods    trigger/0 toggle/0 setChecked/1 setEnabled/1 setVisible/1 setText/1 setToolTip/1 setData/1 data/0
+  methods    setShortcut/1
   methods    setCheckable/1 setSeparator/1 isSeparator/0 setActionGroup/1 setIcon/1
 
 QActionGroup(QObject)
@@ -61,19 +66,30 @@ QUiLoader(QObject)
   methods    load/1-2
 
 QWidget(QObject)
-  properties enabled visible toolTip windowTitle styleSheet geometry size width height x y pos rect minimumWidth maximumWidth
-  properties minimumHeight maximumHeight minimumSize maximumSize sizeHint minimumSizeHint sizePolicy font palette cursor focus
-  properties focusPolicy contextMenuPolicy windowModality modal isActiveWindow fullScreen minimized maximized windowIcon statusTip
-  properties whatsThis toolTipDuration acceptDrops mouseTracking updatesEnabled layoutDirection accessibleName accessibleDescription
+  properties enabled visible toolTip windowTitle styleSheet geometry size width height x y pos rect minimumWidth
+  properties maximumWidth
+  properties minimumHeight maximumHeight minimumSize maximumSize sizeHint minimumSizeHint sizePolicy font palette cursor
+  properties focus
+  properties focusPolicy contextMenuPolicy windowModality modal isActiveWindow fullScreen minimized maximized windowIcon
+  properties statusTip
+  properties whatsThis toolTipDuration acceptDrops mouseTracking updatesEnabled layoutDirection accessibleName
+  properties accessibleDescription
   properties autoFillBackground windowOpacity
   signals    windowTitleChanged(QString) customContextMenuRequested(QPoint)
-  methods    show/0 hide/0 close/0 raise_/0 setFocus/0-1 clearFocus/0 setEnabled/1 setDisabled/1 setVisible/1 isVisible/0 isEnabled/0
-  methods    isVisibleTo/1 isHidden/0 hasFocus/0 setLayout/1 layout/0 resize/1-2 move/1-2 adjustSize/0 update/0 repaint/0 grab/0-1
-  methods    setToolTip/1 setStyleSheet/1 setWindowTitle/1 setSizePolicy/1-2 setMinimumWidth/1 setMaximumWidth/1 setMinimumHeight/1
-  methods    setMaximumHeight/1 setMinimumSize/1-2 setMaximumSize/1-2 setFixedSize/1-2 setFixedWidth/1 setFixedHeight/1 updateGeometry/0
-  methods    window/0 parentWidget/0 addAction/1 removeAction/1 actions/0 focusWidget/0 nextInFocusChain/0 mapToGlobal/1 mapFromGlobal/1
-  methods    setContextMenuPolicy/1 setFocusPolicy/1 setCursor/1 unsetCursor/0 setAttribute/1-2 setWindowModality/1 childAt/1-2
-  methods    setFocusProxy/1 focusProxy/0 setContentsMargins/4 fontMetrics/0 setFont/1 setAccessibleName/1 ensurePolished/0
+  methods    show/0 hide/0 close/0 raise_/0 setFocus/0-1 clearFocus/0 setEnabled/1 setDisabled/1 setVisible/1
+  methods    isVisible/0 isEnabled/0
+  methods    isVisibleTo/1 isHidden/0 hasFocus/0 setLayout/1 layout/0 resize/1-2 move/1-2 adjustSize/0 update/0
+  methods    repaint/0 grab/0-1
+  methods    setToolTip/1 setStyleSheet/1 setWindowTitle/1 setSizePolicy/1-2 setMinimumWidth/1 setMaximumWidth/1
+  methods    setMinimumHeight/1
+  methods    setMaximumHeight/1 setMinimumSize/1-2 setMaximumSize/1-2 setFixedSize/1-2 setFixedWidth/1 setFixedHeight/1
+  methods    updateGeometry/0
+  methods    window/0 parentWidget/0 addAction/1 removeAction/1 actions/0 focusWidget/0 nextInFocusChain/0 mapToGlobal/1
+  methods    mapFromGlobal/1
+  methods    setContextMenuPolicy/1 setFocusPolicy/1 setCursor/1 unsetCursor/0 setAttribute/1-2 setWindowModality/1
+  methods    childAt/1-2
+  methods    setFocusProxy/1 focusProxy/0 setContentsMargins/4 fontMetrics/0 setFont/1 setAccessibleName/1
+  methods    ensurePolished/0
   statics    setTabOrder/2
 
 QFrame(QWidget)
@@ -90,28 +106,34 @@ QDialog(QWidget)
 
 QFileDialog(QDialog)
   properties acceptMode defaultSuffix fileMode options supportedSchemes viewMode
-  signals    fileSelected(QString) filesSelected(QStringList) currentChanged(QString) directoryEntered(QString) filterSelected(QString)
-  methods    selectedFiles/0 selectedNameFilter/0 selectNameFilter/1 selectFile/1 setNameFilter/1 setNameFilters/1 nameFilters/0
-  methods    setDefaultSuffix/1 setAcceptMode/1 setFileMode/1 setDirectory/1 setOption/1-2 setOptions/1 setLabelText/2 labelText/1
+  signals    fileSelected(QString) filesSelected(QStringList) currentChanged(QString) directoryEntered(QString)
+  signals    filterSelected(QString)
+  methods    selectedFiles/0 selectedNameFilter/0 selectNameFilter/1 selectFile/1 setNameFilter/1 setNameFilters/1
+  methods    nameFilters/0
+  methods    setDefaultSuffix/1 setAcceptMode/1 setFileMode/1 setDirectory/1 setOption/1-2 setOptions/1 setLabelText/2
+  methods    labelText/1
   methods    setHistory/1 history/0
   statics    getSaveFileName/0-6 getOpenFileName/0-6 getOpenFileNames/0-6 getExistingDirectory/0-4
 
 QMessageBox(QDialog)
   properties text icon iconPixmap textFormat standardButtons detailedText informativeText textInteractionFlags
   signals    buttonClicked(QAbstractButton*)
-  methods    setText/1 setInformativeText/1 setDetailedText/1 setStandardButtons/1 setDefaultButton/1 addButton/1-2 button/1 setIcon/1
+  methods    setText/1 setInformativeText/1 setDetailedText/1 setStandardButtons/1 setDefaultButton/1 addButton/1-2
+  methods    button/1 setIcon/1
   methods    clickedButton/0 buttons/0 buttonRole/1 setEscapeButton/1
 
 QProgressDialog(QDialog)
   properties wasCanceled minimum maximum value autoReset autoClose minimumDuration labelText
   signals    canceled()
-  methods    cancel/0 reset/0 setValue/1 setMaximum/1 setMinimum/1 setRange/2 setLabelText/1 setCancelButtonText/1 setMinimumDuration/1
+  methods    cancel/0 reset/0 setValue/1 setMaximum/1 setMinimum/1 setRange/2 setLabelText/1 setCancelButtonText/1
+  methods    setMinimumDuration/1
   methods    setAutoClose/1 setAutoReset/1
 
 QAbstractButton(QWidget)
   properties text icon iconSize shortcut checkable checked autoRepeat autoExclusive down
   signals    clicked(bool) clicked() toggled(bool) pressed() released()
-  methods    click/0 toggle/0 setChecked/1 setText/1 setIcon/1 setCheckable/1 setShortcut/1 animateClick/0 setDown/1 isChecked/0
+  methods    click/0 toggle/0 setChecked/1 setText/1 setIcon/1 setCheckable/1 setShortcut/1 animateClick/0 setDown/1
+  methods    isChecked/0
   methods    setIconSize/1 setAutoExclusive/1
 
 QPushButton(QAbstractButton)
@@ -128,35 +150,46 @@ QRadioButton(QAbstractButton)
 QToolButton(QAbstractButton)
   properties popupMode toolButtonStyle autoRaise arrowType
   signals    triggered(QAction*)
-  methods    setMenu/1 menu/0 setDefaultAction/1 defaultAction/0 setPopupMode/1 setToolButtonStyle/1 setAutoRaise/1 showMenu/0
+  methods    setMenu/1 menu/0 setDefaultAction/1 defaultAction/0 setPopupMode/1 setToolButtonStyle/1 setAutoRaise/1
+  methods    showMenu/0
   methods    setArrowType/1
 
 QMenu(QWidget)
   properties title icon separatorsCollapsible toolTipsVisible tearOffEnabled
   signals    triggered(QAction*) hovered(QAction*) aboutToShow() aboutToHide()
-  methods    addAction/1-4 addMenu/1-2 addSeparator/0 addSection/1-2 clear/0 exec_/0-2 popup/1-2 isEmpty/0 setTitle/1 setDefaultAction/1
+  methods    addAction/1-4 addMenu/1-2 addSeparator/0 addSection/1-2 clear/0 exec_/0-2 popup/1-2 isEmpty/0 setTitle/1
+  methods    setDefaultAction/1
   methods    setToolTipsVisible/1
 
 QLabel(QFrame)
-  properties text textFormat pixmap scaledContents alignment wordWrap margin indent openExternalLinks textInteractionFlags hasSelectedText
+  properties text textFormat pixmap scaledContents alignment wordWrap margin indent openExternalLinks
+  properties textInteractionFlags hasSelectedText
   properties selectedText
   signals    linkActivated(QString) linkHovered(QString)
-  methods    setText/1 setPixmap/1 clear/0 setWordWrap/1 setAlignment/1 setBuddy/1 setOpenExternalLinks/1 setTextInteractionFlags/1
+  methods    setText/1 setPixmap/1 clear/0 setWordWrap/1 setAlignment/1 setBuddy/1 setOpenExternalLinks/1
+  methods    setTextInteractionFlags/1
 
 QLineEdit(QWidget)
-  properties text displayText maxLength readOnly placeholderText cursorPosition alignment modified selectedText acceptableInput
+  properties text displayText maxLength readOnly placeholderText cursorPosition alignment modified selectedText
+  properties acceptableInput
   properties clearButtonEnabled echoMode frame inputMask undoAvailable redoAvailable hasSelectedText dragEnabled
-  signals    textChanged(QString) textEdited(QString) editingFinished() returnPressed() cursorPositionChanged(int,int) selectionChanged()
-  methods    setText/1 clear/0 selectAll/0 setReadOnly/1 setPlaceholderText/1 setClearButtonEnabled/1 insert/1 setMaxLength/1
+  signals    textChanged(QString) textEdited(QString) editingFinished() returnPressed() cursorPositionChanged(int,int)
+  signals    selectionChanged()
+  methods    setText/1 clear/0 selectAll/0 setReadOnly/1 setPlaceholderText/1 setClearButtonEnabled/1 insert/1
+  methods    setMaxLength/1
   methods    setValidator/1 setCompleter/1 hasAcceptableInput/0
 
 QComboBox(QWidget)
   properties count currentText currentIndex currentData editable frame iconSize insertPolicy maxCount maxVisibleItems
   properties minimumContentsLength modelColumn sizeAdjustPolicy duplicatesEnabled
-  signals    currentIndexChanged(int) currentTextChanged(QString) activated(int) highlighted(int) editTextChanged(QString)
-  methods    addItem/1-3 addItems/1 insertItem/2-4 insertSeparator/1 removeItem/1 clear/0 itemText/1 itemData/1-2 setItemText/2
-  methods    setItemData/2-3 findText/1-2 findData/1-3 setCurrentIndex/1 setCurrentText/1 lineEdit/0 setLineEdit/1 model/0 view/0
-  methods    setEditable/1 setMaxVisibleItems/1 setSizeAdjustPolicy/1 showPopup/0 hidePopup/0 setMinimumContentsLength/1 clearEditText/0
+  signals    currentIndexChanged(int) currentTextChanged(QString) activated(int) highlighted(int)
+  signals    editTextChanged(QString)
+  methods    addItem/1-3 addItems/1 insertItem/2-4 insertSeparator/1 removeItem/1 clear/0 itemText/1 itemData/1-2
+  methods    setItemText/2
+  methods    setItemData/2-3 findText/1-2 findData/1-3 setCurrentIndex/1 setCurrentText/1 lineEdit/0 setLineEdit/1
+  methods    model/0 view/0
+  methods    setEditable/1 setMaxVisibleItems/1 setSizeAdjustPolicy/1 showPopup/0 hidePopup/0 setMinimumContentsLength/1
+  methods    clearEditText/0
   methods    setItemIcon/2 setEditText/1 setModel/1
 
 QProgressBar(QWidget)
@@ -203,7 +236,8 @@ QScrollArea(QAbstractScrollArea)
 QPlainTextEdit(QAbstractScrollArea)
   properties plainText readOnly lineWrapMode undoRedoEnabled placeholderText blockCount maximumBlockCount centerOnScroll
   signals    textChanged() selectionChanged() cursorPositionChanged() copyAvailable(bool)
-  methods    setPlainText/1 toPlainText/0 appendPlainText/1 insertPlainText/1 clear/0 selectAll/0 setReadOnly/1 ensureCursorVisible/0
+  methods    setPlainText/1 toPlainText/0 appendPlainText/1 insertPlainText/1 clear/0 selectAll/0 setReadOnly/1
+  methods    ensureCursorVisible/0
   methods    setLineWrapMode/1 setPlaceholderText/1
 
 QTextEdit(QAbstractScrollArea)
@@ -214,37 +248,51 @@ QTextEdit(QAbstractScrollArea)
 QAbstractItemView(QAbstractScrollArea)
   properties alternatingRowColors selectionMode selectionBehavior editTriggers tabKeyNavigation iconSize textElideMode
   properties verticalScrollMode horizontalScrollMode autoScroll dragEnabled dragDropMode
-  signals    pressed(QModelIndex) clicked(QModelIndex) doubleClicked(QModelIndex) activated(QModelIndex) entered(QModelIndex)
+  signals    pressed(QModelIndex) clicked(QModelIndex) doubleClicked(QModelIndex) activated(QModelIndex)
+  signals    entered(QModelIndex)
   signals    viewportEntered()
-  methods    clearSelection/0 selectAll/0 scrollToTop/0 scrollToBottom/0 setSelectionMode/1 setSelectionBehavior/1 setEditTriggers/1
+  methods    clearSelection/0 selectAll/0 scrollToTop/0 scrollToBottom/0 setSelectionMode/1 setSelectionBehavior/1
+  methods    setEditTriggers/1
   methods    setAlternatingRowColors/1 selectionModel/0 currentIndex/0 model/0 setItemDelegate/1
 
 QTableView(QAbstractItemView)
   properties showGrid sortingEnabled wordWrap gridStyle cornerButtonEnabled
-  methods    selectRow/1 selectColumn/1 horizontalHeader/0 verticalHeader/0 resizeColumnsToContents/0 resizeColumnToContents/1
-  methods    resizeRowsToContents/0 setColumnHidden/2 isColumnHidden/1 setRowHidden/2 isRowHidden/1 setColumnWidth/2 columnWidth/1
-  methods    setRowHeight/2 rowHeight/1 sortByColumn/2 setSortingEnabled/1 hideColumn/1 showColumn/1 hideRow/1 showRow/1 rowAt/1
+  methods    selectRow/1 selectColumn/1 horizontalHeader/0 verticalHeader/0 resizeColumnsToContents/0
+  methods    resizeColumnToContents/1
+  methods    resizeRowsToContents/0 setColumnHidden/2 isColumnHidden/1 setRowHidden/2 isRowHidden/1 setColumnWidth/2
+  methods    columnWidth/1
+  methods    setRowHeight/2 rowHeight/1 sortByColumn/2 setSortingEnabled/1 hideColumn/1 showColumn/1 hideRow/1 showRow/1
+  methods    rowAt/1
   methods    columnAt/1 setShowGrid/1 setWordWrap/1 rowViewportPosition/1
 
 QTableWidget(QTableView)
   properties rowCount columnCount
-  signals    itemSelectionChanged() itemChanged(QTableWidgetItem*) itemClicked(QTableWidgetItem*) itemDoubleClicked(QTableWidgetItem*)
+  signals    itemSelectionChanged() itemChanged(QTableWidgetItem*) itemClicked(QTableWidgetItem*)
+  signals    itemDoubleClicked(QTableWidgetItem*)
   signals    itemPressed(QTableWidgetItem*) itemActivated(QTableWidgetItem*) itemEntered(QTableWidgetItem*)
-  signals    currentItemChanged(QTableWidgetItem*,QTableWidgetItem*) cellClicked(int,int) cellDoubleClicked(int,int) cellChanged(int,int)
+  signals    currentItemChanged(QTableWidgetItem*,QTableWidgetItem*) cellClicked(int,int) cellDoubleClicked(int,int)
+  signals    cellChanged(int,int)
   signals    cellPressed(int,int) cellActivated(int,int) cellEntered(int,int) currentCellChanged(int,int,int,int)
-  methods    setItem/3 item/2 takeItem/2 setRowCount/1 setColumnCount/1 insertRow/1 removeRow/1 currentRow/0 currentColumn/0 currentItem/0
-  methods    setCurrentCell/2-3 setCurrentItem/1-2 selectedItems/0 setHorizontalHeaderLabels/1 setVerticalHeaderLabels/1 clear/0
-  methods    clearContents/0 row/1 column/1 scrollToItem/1-2 findItems/2 sortItems/1-2 setCellWidget/3 cellWidget/2 itemAt/1-2
+  methods    setItem/3 item/2 takeItem/2 setRowCount/1 setColumnCount/1 insertRow/1 removeRow/1 currentRow/0
+  methods    currentColumn/0 currentItem/0
+  methods    setCurrentCell/2-3 setCurrentItem/1-2 selectedItems/0 setHorizontalHeaderLabels/1 setVerticalHeaderLabels/1
+  methods    clear/0
+  methods    clearContents/0 row/1 column/1 scrollToItem/1-2 findItems/2 sortItems/1-2 setCellWidget/3 cellWidget/2
+  methods    itemAt/1-2
   methods    horizontalHeaderItem/1 setHorizontalHeaderItem/2 visualItemRect/1
 
 QHeaderView(QAbstractItemView)
   properties stretchLastSection defaultSectionSize minimumSectionSize maximumSectionSize highlightSections
   properties cascadingSectionResizes defaultAlignment firstSectionMovable showSortIndicator
-  signals    sectionClicked(int) sectionPressed(int) sectionDoubleClicked(int) sectionResized(int,int,int) sectionMoved(int,int,int)
+  signals    sectionClicked(int) sectionPressed(int) sectionDoubleClicked(int) sectionResized(int,int,int)
+  signals    sectionMoved(int,int,int)
   signals    sortIndicatorChanged(int,Qt::SortOrder) geometriesChanged() sectionEntered(int)
-  methods    setSectionResizeMode/1-2 sectionResizeMode/1 setStretchLastSection/1 setSortIndicator/2 sortIndicatorSection/0
-  methods    sortIndicatorOrder/0 setSortIndicatorShown/1 setSectionsClickable/1 resizeSection/2 sectionSize/1 hideSection/1 showSection/1
-  methods    setVisible/1 setMinimumSectionSize/1 setDefaultSectionSize/1 isSortIndicatorShown/0 resizeSections/1 count/0 length/0
+  methods    setSectionResizeMode/1-2 sectionResizeMode/1 setStretchLastSection/1 setSortIndicator/2
+  methods    sortIndicatorSection/0
+  methods    sortIndicatorOrder/0 setSortIndicatorShown/1 setSectionsClickable/1 resizeSection/2 sectionSize/1
+  methods    hideSection/1 showSection/1
+  methods    setVisible/1 setMinimumSectionSize/1 setDefaultSectionSize/1 isSortIndicatorShown/0 resizeSections/1
+  methods    count/0 length/0
   methods    saveState/0 restoreState/1
 
 QLayout(QObject)
@@ -267,8 +315,10 @@ QStatusBar(QWidget)
   methods    showMessage/1-2 clearMessage/0 currentMessage/0
 
 QTableWidgetItem
-  methods    text/0 setText/1 data/1 setData/2 flags/0 setFlags/1 toolTip/0 setToolTip/1 row/0 column/0 setTextAlignment/1 textAlignment/0
-  methods    setForeground/1 setBackground/1 setFont/1 font/0 setIcon/1 checkState/0 setCheckState/1 isSelected/0 setSelected/1
+  methods    text/0 setText/1 data/1 setData/2 flags/0 setFlags/1 toolTip/0 setToolTip/1 row/0 column/0
+  methods    setTextAlignment/1 textAlignment/0
+  methods    setForeground/1 setBackground/1 setFont/1 font/0 setIcon/1 checkState/0 setCheckState/1 isSelected/0
+  methods    setSelected/1
   methods    tableWidget/0 foreground/0 background/0 setStatusTip/1 setWhatsThis/1 setSizeHint/1
 
 QColor
@@ -305,17 +355,20 @@ QApplication
 ctkMessageBox(QMessageBox)
   properties dontShowAgain dontShowAgainSettingsKey dontShowAgainVisible
 ctkCollapsibleButton(QAbstractButton)
-  properties collapsed collapsedHeight flat contentsFrameShape contentsFrameShadow contentsLineWidth contentsMidLineWidth
+  properties collapsed collapsedHeight flat contentsFrameShape contentsFrameShadow contentsLineWidth
+  properties contentsMidLineWidth
   properties buttonTextAlignment indicatorAlignment
   signals    contentsCollapsed(bool)
   methods    setCollapsed/1
 ctkPathLineEdit(QWidget)
-  properties label filters currentPath options settingKey showBrowseButton showHistoryButton sizeAdjustPolicy minimumContentsLength
+  properties label filters currentPath options settingKey showBrowseButton showHistoryButton sizeAdjustPolicy
+  properties minimumContentsLength
   properties nameFilters
   signals    validInputChanged(bool) currentPathChanged(QString)
   methods    comboBox/0 setCurrentPath/1 browse/0 retrieveHistory/0 addCurrentPathToHistory/0
 ctkSliderWidget(QWidget)
-  properties decimals singleStep pageStep minimum maximum value prefix suffix tickInterval tickPosition synchronizeSiblings
+  properties decimals singleStep pageStep minimum maximum value prefix suffix tickInterval tickPosition
+  properties synchronizeSiblings
   properties spinBoxAlignment tracking spinBoxVisible popupSlider invertedAppearance invertedControls
   signals    valueChanged(double) valueIsChanging(double) decimalsChanged(int)
   methods    setValue/1 reset/0
@@ -333,10 +386,14 @@ qMRMLWidget(QWidget)
   signals    mrmlSceneChanged(vtkMRMLScene*)
   methods    setMRMLScene/1 mrmlScene/0
 qMRMLNodeComboBox(QWidget)
-  properties currentNodeID currentNodeId nodeTypes showHidden showChildNodeTypes hideChildNodeTypes baseName noneEnabled addEnabled
-  properties removeEnabled editEnabled renameEnabled interactionNodeSingletonTag selectNodeUponCreation noneDisplay sizeAdjustPolicy
-  signals    currentNodeChanged(vtkMRMLNode*) currentNodeChanged(bool) currentNodeIDChanged(QString) nodeActivated(vtkMRMLNode*)
-  signals    nodeAdded(vtkMRMLNode*) nodeAddedByUser(vtkMRMLNode*) nodeAboutToBeRemoved(vtkMRMLNode*) nodeAboutToBeEdited(vtkMRMLNode*)
+  properties currentNodeID currentNodeId nodeTypes showHidden showChildNodeTypes hideChildNodeTypes baseName noneEnabled
+  properties addEnabled
+  properties removeEnabled editEnabled renameEnabled interactionNodeSingletonTag selectNodeUponCreation noneDisplay
+  properties sizeAdjustPolicy
+  signals    currentNodeChanged(vtkMRMLNode*) currentNodeChanged(bool) currentNodeIDChanged(QString)
+  signals    nodeActivated(vtkMRMLNode*)
+  signals    nodeAdded(vtkMRMLNode*) nodeAddedByUser(vtkMRMLNode*) nodeAboutToBeRemoved(vtkMRMLNode*)
+  signals    nodeAboutToBeEdited(vtkMRMLNode*)
   methods    setMRMLScene/1 mrmlScene/0 currentNode/0 setCurrentNode/1 setCurrentNodeID/1 nodeCount/0
 qMRMLSliderWidget(ctkSliderWidget)
 qMRMLSpinBox(QWidget)
@@ -347,12 +404,24 @@ qSlicerModuleManager(QObject)
 qSlicerApplication(QObject)
   properties applicationName slicerHome temporaryPath
   signals    startupCompleted()
-  methods    testingEnabled/0 processEvents/0-2 clipboard/0 setOverrideCursor/1 restoreOverrideCursor/0 translate/2 topLevelWidgets/0
+  methods    testingEnabled/0 processEvents/0-2 clipboard/0 setOverrideCursor/1 restoreOverrideCursor/0 translate/2
+  methods    topLevelWidgets/0
   methods    settings/0 userSettings/0 moduleManager/0 mrmlScene/0 thread/0 focusWidget/0 pauseRender/0 resumeRender/0
 """
 
 MODULE_PARENT = (
-    *("title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon", "path", "hidden", "name"),
+    *(
+        "title",
+        "categories",
+        "dependencies",
+        "contributors",
+        "helpText",
+        "acknowledgementText",
+        "icon",
+        "path",
+        "hidden",
+        "name",
+    ),
     *("associatedNodeTypes", "index", "widgetRepresentationCreationEnabled"),
 )
 """What may be set on the parent of a `ScriptedLoadableModule`, a qSlicerScriptedLoadableModule."""
@@ -388,7 +457,8 @@ FUNCTIONS = {
     "Base/Python/slicer/packaging.py": (
         "load_requirements(path)",
         "pip_check(req, _seen=None)",
-        "pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True, requester=None, "
+        "pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True, "
+        "requester=None, "
         "skip_in_testing=True, show_progress=True)",
     ),
     "Base/Python/slicer/i18n.py": ("tr(text)", "translate(context, text)"),
@@ -412,8 +482,10 @@ FUNCTIONS = {
     ),
     "Modules/Scripted/SampleData/SampleData.py": (
         "SampleDataLogic.registerCustomSampleDataCategory(category, title)",
-        "SampleDataLogic.registerCustomSampleDataSource(category='Custom', sampleName=None, uris=None, fileNames=None, nodeNames=None, "
-        "customDownloader=None, thumbnailFileName=None, loadFileTypes=None, loadFiles=None, loadFileProperties={}, checksums=None, "
+        "SampleDataLogic.registerCustomSampleDataSource(category='Custom', sampleName=None, uris=None, "
+        "fileNames=None, nodeNames=None, "
+        "customDownloader=None, thumbnailFileName=None, loadFileTypes=None, loadFiles=None, loadFileProperties={}, "
+        "checksums=None, "
         "loadFileType=None)",
     ),
 }
@@ -422,7 +494,8 @@ FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Class:
-    """What there is of a class, that of its bases included: `methods` and `statics` by name with least and most arguments."""
+    """What there is of a class, that of its bases included: `methods` and `statics` by name with least and most
+    arguments."""
 
     name: str
     base: str

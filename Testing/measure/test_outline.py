@@ -20,7 +20,9 @@ def ellipse(shape, centre, diameters_mm, angle, spacing, subsamples=1):
     j, i = (
         axis.reshape(shape[0], subsamples, shape[1], subsamples)
         for axis in np.meshgrid(
-            (np.arange(shape[0])[:, None] + places).ravel(), (np.arange(shape[1])[:, None] + places).ravel(), indexing="ij"
+            (np.arange(shape[0])[:, None] + places).ravel(),
+            (np.arange(shape[1])[:, None] + places).ravel(),
+            indexing="ij",
         )
     )
     x, y = (i - centre[0]) * spacing[0], (j - centre[1]) * spacing[1]
@@ -86,7 +88,9 @@ def test_measure_a_noisy_ellipse(spacing, contrast, diameters):
     errors = []
     for angle in np.radians([5, 40, 75, 110, 145]):
         centre = 32 + random.uniform(-0.5, 0.5, 2)
-        picture = 50 + contrast * ellipse((64, 64), centre, diameters, angle, spacing, 5) + random.normal(0, 12, (64, 64))
+        picture = (
+            50 + contrast * ellipse((64, 64), centre, diameters, angle, spacing, 5) + random.normal(0, 12, (64, 64))
+        )
         recist = measure(picture, spacing, deeplesion_box(centre, diameters, angle, spacing))
         errors.append([recist.long_mm - diameters[0], recist.short_mm - diameters[1]])
     assert np.abs(errors).max() < TOLERANCE_MM

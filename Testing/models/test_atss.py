@@ -1,4 +1,5 @@
-"""ATSS against a hand-made case, a slow and literal reference, and the mean numbers of positives that mmdet 3.3.0 gives."""
+"""ATSS against a hand-made case, a slow and literal reference, and the mean numbers of positives that mmdet 3.3.0
+gives."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def assign_one_scale(boxes: list[list[float]], ignore: list[bool] | None = None)
     return assign([grid_points(5, 5, 8)], [16], [target(boxes, ignore=ignore)]).view(5, 5)
 
 
-def literal_assignment(points: list[torch.Tensor], sides: list[float], boxes: list[list[float]], k: int = 9) -> list[int]:
+def literal_assignment(
+    points: list[torch.Tensor], sides: list[float], boxes: list[list[float]], k: int = 9
+) -> list[int]:
     """The paper's algorithm 1 in plain Python."""
     anchors = [(x, y, side) for level, side in zip(points, sides) for x, y in level.tolist()]
 
@@ -40,7 +43,9 @@ def literal_assignment(points: list[torch.Tensor], sides: list[float], boxes: li
         candidates, start = [], 0
         for level in points:
             level_numbers = range(start, start + len(level))
-            candidates += sorted(level_numbers, key=lambda i: (anchors[i][0] - centre[0]) ** 2 + (anchors[i][1] - centre[1]) ** 2)[:k]
+            candidates += sorted(
+                level_numbers, key=lambda i: (anchors[i][0] - centre[0]) ** 2 + (anchors[i][1] - centre[1]) ** 2
+            )[:k]
             start += len(level)
         overlaps = [iou(anchors[i], box) for i in candidates]
         threshold = statistics.mean(overlaps) + statistics.stdev(overlaps)
@@ -53,7 +58,8 @@ def literal_assignment(points: list[torch.Tensor], sides: list[float], boxes: li
 
 
 def test_by_hand() -> None:
-    # The nine candidates lie around (16, 16), the box is 24 px wide and the anchors 16 px, all of which lie in it but for 4 px of
+    # The nine candidates lie around (16, 16), the box is 24 px wide and the anchors 16 px, all of which lie in it but
+    # for 4 px of
     # each moved side: IoU 256 / 576 at the centre, 192 / 640 at four, 144 / 688 at four. Mean 0.2757, deviation 0.0778,
     # threshold 0.3536: the centre alone.
     assigned = assign_one_scale([[4.0, 4, 28, 28]])
@@ -80,7 +86,15 @@ def test_like_the_literal_algorithm_for_every_image_of_a_batch(seed: int) -> Non
 
 @pytest.mark.parametrize(
     ("strides", "side", "expected"),
-    [(FINE, 8, 4.0), (FINE, 12, 8.2), (FINE, 16, 9.0), (FINE, 32, 9.0), (STOCK, 8, 1.0), (STOCK, 12, 2.2), (STOCK, 16, 4.0)],
+    [
+        (FINE, 8, 4.0),
+        (FINE, 12, 8.2),
+        (FINE, 16, 9.0),
+        (FINE, 32, 9.0),
+        (STOCK, 8, 1.0),
+        (STOCK, 12, 2.2),
+        (STOCK, 16, 4.0),
+    ],
 )
 def test_as_many_positives_as_mmdet(strides: tuple[int, ...], side: int, expected: float) -> None:
     generator = torch.Generator().manual_seed(7)

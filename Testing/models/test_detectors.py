@@ -41,11 +41,14 @@ def shared(name: str) -> weights.Model:
     return small(name)
 
 
-FULL = target([[x, y, x + 15, y + 9] for x in range(0, 48, 12) for y in range(0, 54, 6)] + [[-0.5, -0.5, 63.5, 63.5]] * 2)
+FULL = target(
+    [[x, y, x + 15, y + 9] for x in range(0, 48, 12) for y in range(0, 54, 6)] + [[-0.5, -0.5, 63.5, 63.5]] * 2
+)
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operations whose outcome the CPU would have to wait for on a GPU: what tensors hold, and how many elements are chosen."""
+    """Counts the operations whose outcome the CPU would have to wait for on a GPU: what tensors hold, and how many
+    elements are chosen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +133,9 @@ def test_images_without_and_full_of_lesions_have_finite_losses(name: str) -> Non
         assert (sum(losses.values()) > 0) == (lesions is not everything_ignored)
         total = total + sum(losses.values())
     total.backward()
-    assert not [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.isfinite().all()]
+    assert not [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.isfinite().all()
+    ]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -25,7 +25,9 @@ def made_up(model: RetinaNet, box: list[float] | None = None, logit: float = 0.0
     if box is not None:
         coder = model.head.regression_head.box_coder
         anchors = model._anchors(RawOutputs(logits, logits))
-        deltas = [coder.encode_single(torch.tensor(box).expand(len(a), 4), a).view(d.shape) for a, d in zip(anchors, deltas)]
+        deltas = [
+            coder.encode_single(torch.tensor(box).expand(len(a), 4), a).view(d.shape) for a, d in zip(anchors, deltas)
+        ]
     return RawOutputs(logits, tuple(level.requires_grad_() for level in deltas))
 
 

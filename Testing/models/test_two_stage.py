@@ -33,7 +33,8 @@ def made_up(model: FasterRCNN, box: list[float] | None = None, size: int = 64) -
         codes = model.rpn.box_coder.encode_single(torch.tensor(box).expand(len(anchors), 4), anchors)
         per_level = codes.split([6 * side * side for side in sides])
         deltas = tuple(
-            level.view(1, side, side, 6, 4).permute(0, 3, 4, 1, 2).reshape(1, 24, side, side) for level, side in zip(per_level, sides)
+            level.view(1, side, side, 6, 4).permute(0, 3, 4, 1, 2).reshape(1, 24, side, side)
+            for level, side in zip(per_level, sides)
         )
     return RawOutputs(maps, objectness, deltas)
 
@@ -60,7 +61,8 @@ def test_losses_by_hand(model: FasterRCNN) -> None:
 def test_proposals_that_say_the_lesion_are_its_label(model: FasterRCNN) -> None:
     say(model, 3)
     right, wrong = (
-        model.loss(made_up(model, [20.0, 20, 40, 40]), [target([[20.0, 20, 40, 40]], [label])])["class"].item() for label in (3, 4)
+        model.loss(made_up(model, [20.0, 20, 40, 40]), [target([[20.0, 20, 40, 40]], [label])])["class"].item()
+        for label in (3, 4)
     )
     assert right == pytest.approx(math.log(1 + 8 * math.exp(-5)), abs=1e-5)
     assert wrong == pytest.approx(right + 5, abs=1e-4)
@@ -122,7 +124,9 @@ def test_vgg_looks_at_the_pixel_that_the_coordinates_name() -> None:
 
 def test_vgg_takes_the_weights_of_the_classifier() -> None:
     features = make_layers(cfgs["D"])
-    state = {f"features.{name}": value for name, value in features.state_dict().items()} | {"classifier.0.bias": torch.zeros(4096)}
+    state = {f"features.{name}": value for name, value in features.state_dict().items()} | {
+        "classifier.0.bias": torch.zeros(4096)
+    }
     trunk = Vgg16(slices=3)
     trunk.load_backbone(state)
     assert torch.equal(trunk.stages[0][0].weight, features[0].weight)
@@ -136,7 +140,10 @@ def test_jmi_is_the_detector_of_the_paper() -> None:
     assert sum(isinstance(module, nn.MaxPool2d) for module in model.pyramid.modules()) == 3
     assert model.rpn.anchor_generator.num_anchors_per_location() == [15]
     convolutions = [module for module in model.roi_heads.box_head if isinstance(module, nn.Conv2d)]
-    assert [(conv.out_channels, conv.kernel_size, conv.padding) for conv in convolutions] == [(512, (3, 3), (0, 0)), (512, (5, 5), (0, 0))]
+    assert [(conv.out_channels, conv.kernel_size, conv.padding) for conv in convolutions] == [
+        (512, (3, 3), (0, 0)),
+        (512, (5, 5), (0, 0)),
+    ]
     assert model.roi_heads.box_roi_pool.output_size == (7, 7)
     assert model.roi_heads.fg_bg_sampler.batch_size_per_image == 32
     assert model.rpn.nms_thresh == 0.7

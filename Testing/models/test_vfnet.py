@@ -27,7 +27,9 @@ def made_up(model: VFNet, box: list[float], logit: float = -8.0, size: int = 64)
     for stride in model.strides:
         side = size // stride
         points = grid_points(side, side, stride)
-        ltrb.append(xyxy_to_ltrb(points, torch.tensor(box).expand(len(points), 4)).T.reshape(1, 4, side, side).requires_grad_())
+        ltrb.append(
+            xyxy_to_ltrb(points, torch.tensor(box).expand(len(points), 4)).T.reshape(1, 4, side, side).requires_grad_()
+        )
         logits.append(torch.full((1, model.num_classes, side, side), logit).requires_grad_())
     return RawOutputs(tuple(logits), tuple(ltrb), tuple(level.detach().clone().requires_grad_() for level in ltrb))
 

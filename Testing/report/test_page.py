@@ -26,7 +26,9 @@ UIDS = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "frame_of_reference_uid":
 SLICES, SIZE = 20, 256
 
 
-def a_lesion(part: BodyPart = BodyPart.LIVER, confidence: float | None = 0.87, k: int = 7, x: float = 100, **changes) -> Lesion:
+def a_lesion(
+    part: BodyPart = BodyPart.LIVER, confidence: float | None = 0.87, k: int = 7, x: float = 100, **changes
+) -> Lesion:
     """A lesion of 24.3 x 16.1 mm on slice k."""
     recist = Recist(((x + 5, 110.0), (x + 35, 110.0)), ((x + 20, 100.0), (x + 20, 120.0)), 24.3, 16.1)
     values = {"recist": recist, "id": f"{part.name}-{k}-{x}", **changes}
@@ -148,7 +150,9 @@ def test_the_page_needs_nothing_from_elsewhere(html):
     policy = next(meta["content"] for meta in outline.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in outline.elements}
-    addresses = [attributes[name] for _, attributes in outline.elements for name in ("src", "href") if name in attributes]
+    addresses = [
+        attributes[name] for _, attributes in outline.elements for name in ("src", "href") if name in attributes
+    ]
     assert all(address.startswith(("data:image/jpeg;base64,", "#lesion-")) for address in addresses)
     assert not re.search(r"url\(|@import|https?:", html)
     ids = {attributes["id"] for _, attributes in outline.elements if "id" in attributes}
@@ -163,11 +167,15 @@ def test_nothing_tells_who_the_patient_is_unless_it_is_asked_for(reading, volume
 
 def test_text_from_outside_is_escaped(reading):
     evil = "<script>alert('1')</script>&\"'"
-    spoilt = replace(reading, study=evil, series=evil, warnings=(evil,), models=(Model(evil, evil),), software_version=evil)
+    spoilt = replace(
+        reading, study=evil, series=evil, warnings=(evil,), models=(Model(evil, evil),), software_version=evil
+    )
     content = page.compose(spoilt, patient={"Patient": evil, evil: ""}, baseline=True)
     outline = Outline(content)
     assert not outline.of("script") and "<script" not in content
-    assert outline.says.count(evil) == 15  # title 2, heading 2, patient 2, warning 1, structured text 4, facts 3, footer 1
+    assert (
+        outline.says.count(evil) == 15
+    )  # title 2, heading 2, patient 2, warning 1, structured text 4, facts 3, footer 1
 
 
 def test_without_the_ct_the_page_has_no_pictures_and_says_so(reading):
@@ -193,13 +201,18 @@ def test_a_ct_that_is_no_dicom_is_known_by_its_content_and_a_resampled_slice_has
 
 
 def test_forty_lesions_stay_below_ten_megabytes():
-    noise = np.random.default_rng(0).normal(40, 40, (512, 512)).astype(np.int16)  # more than in any CT, so larger as JPEG
-    volume = Volume(np.broadcast_to(noise, (40, 512, 512)), (0.8, 0.8, 2.5), (0.0, 0.0, 0.0), np.eye(3), Path("ct.nrrd"))
+    noise = (
+        np.random.default_rng(0).normal(40, 40, (512, 512)).astype(np.int16)
+    )  # more than in any CT, so larger as JPEG
+    volume = Volume(
+        np.broadcast_to(noise, (40, 512, 512)), (0.8, 0.8, 2.5), (0.0, 0.0, 0.0), np.eye(3), Path("ct.nrrd")
+    )
     lesions = [Lesion(BodyPart(1 + k % 8), 0.9, k, (k, k), (200.0, 200.0, 240.0, 240.0)) for k in range(40)]
     assert len(page.compose(Reading.of(volume, lesions), volume)) < 10e6
 
 
-# ------------------------------------------------------------------------------------------------------------------------- in a browser
+# ----------------------------------------------------------------------------------------------------------------------
+# --- in a browser
 
 CONTRAST = """() => {
   const parse = text => text.match(/[\\d.]+/g).map(Number);
@@ -212,8 +225,10 @@ CONTRAST = """() => {
     }
     return [255, 255, 255];
   };
-  const texts = [...document.body.querySelectorAll('*')].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
-  return Math.min(...texts.map(e => { const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+  const hasText = e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+  const texts = [...document.body.querySelectorAll('*')].filter(hasText);
+  return Math.min(...texts.map(e => {
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
     return (a + 0.05) / (b + 0.05); })); }"""
 
 
@@ -236,12 +251,17 @@ def page_file(tmp_path_factory, volume, reading) -> Path:
     long_uid = "1.2." + "9" * 60
     dicom = replace(reading.dicom, study_uid=long_uid, sop_instance_uids=(long_uid,) * SLICES)
     more = [
-        a_lesion(list(BodyPart)[k % 8], 0.9, k, 60, marks=(Mark.SOFT_TISSUE_PART, Mark.TARGET), status=ReviewStatus.ACCEPTED)
+        a_lesion(
+            list(BodyPart)[k % 8], 0.9, k, 60, marks=(Mark.SOFT_TISSUE_PART, Mark.TARGET), status=ReviewStatus.ACCEPTED
+        )
         for k in range(8, 15)
     ]
     made = replace(reading, dicom=dicom, lesions=(*reading.lesions, *more))
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.compose(made, volume, diameters=True, baseline=True, patient={"Patient": "Doe " + "e" * 60}), encoding="utf-8")
+    path.write_text(
+        page.compose(made, volume, diameters=True, baseline=True, patient={"Patient": "Doe " + "e" * 60}),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -255,7 +275,8 @@ def test_the_page_fits_the_screen_and_asks_the_network_for_nothing(browser, page
     widths = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     broken = tab.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).length")
     beside = tab.evaluate(
-        "[...document.querySelectorAll('.pictured')].map(e => new Set([...e.querySelectorAll('img')].map(i => i.y)).size)"
+        "[...document.querySelectorAll('.pictured')].map(e => new Set([...e.querySelectorAll('img')].map(i => "
+        "i.y)).size)"
     )
     contrast = tab.evaluate(CONTRAST)
     tab.close()
@@ -275,7 +296,9 @@ def test_the_page_prints_on_a4_without_a_break_through_a_lesion(browser, page_fi
     titles = []
     for number, sheet in enumerate(sheets, start=1):
         assert [round(float(side) / 72 * 25.4) for side in sheet.mediabox[2:]] == [210, 297]
-        content = unicodedata.normalize("NFKC", " ".join(sheet.extract_text().split()))  # a font may have fi as one sign
+        content = unicodedata.normalize(
+            "NFKC", " ".join(sheet.extract_text().split())
+        )  # a font may have fi as one sign
         assert text.NOT_A_MEDICAL_DEVICE in content and f"{number} / {len(sheets)}" in content
         here = re.findall(r"Lesion (\d+): [A-Z][a-z ]+ (?:accepted|pending)", content)
         assert len(sheet.images) == 2 * len(here) == 2 * content.count("Found by")

@@ -77,13 +77,25 @@ def test_warnings_do_not_tell_the_path():
     [
         ("/x/DOE_JANE", "DOE_JANE has one slice only.", "The CT has one slice only."),
         ("DOE_JANE", "3 slices of DOE_JANE are missing.", "3 slices of the CT are missing."),
-        ("/x/DOE_JANE.nrrd", "No value of DOE_JANE.nrrd lies below 0 HU (2 to 9).", "No value of the CT lies below 0 HU (2 to 9)."),
-        ("/x/DOE (2).nrrd", "Slice 3 of /x/DOE (2).nrrd: DOE (2).nrrd is short.", "Slice 3 of the CT: the CT is short."),
+        (
+            "/x/DOE_JANE.nrrd",
+            "No value of DOE_JANE.nrrd lies below 0 HU (2 to 9).",
+            "No value of the CT lies below 0 HU (2 to 9).",
+        ),
+        (
+            "/x/DOE (2).nrrd",
+            "Slice 3 of /x/DOE (2).nrrd: DOE (2).nrrd is short.",
+            "Slice 3 of the CT: the CT is short.",
+        ),
         ("/x/DOE_JANE", "The file /x/DOE_JANE/a/DOE1.dcm lies apart.", "The file the CT lies apart."),
         ("/x/DOE_JANE", "2 files are damaged, such as DOE_JANE 1.dcm.", "2 files are damaged."),
         ("/x/3", "3 slices of 3 are missing.", "3 slices of the CT are missing."),
         ("/x/3", "3 has one slice only.", "The CT has one slice only."),
-        ("/x/CT", "There are other axial CT series; CT has one slice.", "There are other axial CT series; CT has one slice."),
+        (
+            "/x/CT",
+            "There are other axial CT series; CT has one slice.",
+            "There are other axial CT series; CT has one slice.",
+        ),
     ],
 )
 def test_warnings_do_not_tell_a_name(source, said, kept):
@@ -97,7 +109,12 @@ HARMLESS = "a?[31mb c?d e?f?g?h?i j?k l"
 def test_no_text_from_outside_breaks_a_line_or_commands_a_terminal():
     uids = DicomSeries(HOSTILE, HOSTILE, HOSTILE, (HOSTILE, "4"))
     facts = volume(
-        source=Path(HOSTILE.replace("\x00", "")), study=HOSTILE, series=HOSTILE, series_uid=HOSTILE, warnings=(HOSTILE,), dicom=uids
+        source=Path(HOSTILE.replace("\x00", "")),
+        study=HOSTILE,
+        series=HOSTILE,
+        series_uid=HOSTILE,
+        warnings=(HOSTILE,),
+        dicom=uids,
     )
     made = Reading.of(facts, [lesion(BodyPart.LUNG, 0.9, k=1, id=HOSTILE)], [Model(HOSTILE, HOSTILE)])
     made = replace(made, software_version=HOSTILE)
@@ -136,7 +153,9 @@ def test_more_lesions_than_any_ct_has_are_refused():
 
 def test_lps():
     geometry = Geometry((2, 3, 4), (0.5, 0.75, 2.0), (1.0, 2.0, 3.0), tuple(map(tuple, TURN)))
-    np.testing.assert_allclose(geometry.to_lps([(0, 0, 0), (2, 0, 0), (0, 4, 0), (0, 0, 3)]), [[1, 2, 3], [1, 3, 3], [1, 2, 0], [7, 2, 3]])
+    np.testing.assert_allclose(
+        geometry.to_lps([(0, 0, 0), (2, 0, 0), (0, 4, 0), (0, 0, 3)]), [[1, 2, 3], [1, 3, 3], [1, 2, 0], [7, 2, 3]]
+    )
     np.testing.assert_allclose(geometry.to_lps((2, 0, 0)), [1, 3, 3])
 
 

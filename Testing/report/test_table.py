@@ -19,7 +19,9 @@ def rows(path, *lesions, **changes) -> list[dict[str, str]]:
 
 
 def test_row_of_a_measured_lesion(tmp_path):
-    marked = lesion(BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES, marks=(Mark.LYMPH_NODE, Mark.TARGET))
+    marked = lesion(
+        BodyPart.SOFT_TISSUE, 0.8765, k=50, slices=(49, 52), recist=AXES, marks=(Mark.LYMPH_NODE, Mark.TARGET)
+    )
     (row,) = rows(tmp_path, marked, study='a,"b" ü')
     assert row == {
         "number": "1",

@@ -25,7 +25,17 @@ def data_set(tmp_path_factory):
             write_png(folder / "Images_png" / f"{patient:06d}_01_01" / f"{number:03d}.png", hu)
         recist = Recist(((60, 60), (80, 60)), ((70, 50), (70, 70)), 16, 16)
         rows.append(
-            row(patient, 5, recist, BodyPart.LIVER, slices=(4, 6), spacing=SPACING, size=(128, 128), location=(0.5, 0.5, 0.5), split=split)
+            row(
+                patient,
+                5,
+                recist,
+                BodyPart.LIVER,
+                slices=(4, 6),
+                spacing=SPACING,
+                size=(128, 128),
+                location=(0.5, 0.5, 0.5),
+                split=split,
+            )
         )
     write_csv(folder / "DL_info.csv", rows)
     return folder

@@ -16,7 +16,10 @@ def of(*per_image):
 
 
 def test_each_label_apart_and_their_mean():
-    """Liver: a false positive before the only hit, 1/2. Lung: one of two lesions, precision 1 up to recall 1/2: 51 of 101 points."""
+    """Liver: a false positive before the only hit, 1/2.
+
+    Lung: one of two lesions, precision 1 up to recall 1/2: 51 of 101 points.
+    """
     truth = of(([BOX], [4]), ([BOX, ELSEWHERE], [5, 5]))
     detections = of(([ELSEWHERE, BOX], [4, 4], [0.9, 0.8]), ([BOX], [5], [0.7]))
     values = average_precision(detections, truth, 2, 0.5)

@@ -1,4 +1,5 @@
-"""The training sets of the class-imbalance experiments: what each promises, on drawn tables and on DeepLesion's official test rows."""
+"""The training sets of the class-imbalance experiments: what each promises, on drawn tables and on DeepLesion's
+official test rows."""
 
 from __future__ import annotations
 
@@ -24,11 +25,16 @@ fast = settings(max_examples=25, deadline=None)
 
 
 def table_of(patients: list[list[tuple[int, float, int, float]]]) -> pd.DataFrame:
-    """Lesions of patients 1, 2, ..., each lesion (label, short axis in mm, study, place along x); two lesions share a slice."""
+    """Lesions of patients 1, 2, ..., each lesion (label, short axis in mm, study, place along x).
+
+    Two lesions share a slice.
+    """
     rows = []
     for patient, lesions in enumerate(patients, 1):
         for place, (label, sad, study, x) in enumerate(lesions):
-            rows.append((f"{patient:06d}_{study:02d}_01_{place // 2 + 1:03d}.png", patient, study, label, f"{place}", sad, x))
+            rows.append(
+                (f"{patient:06d}_{study:02d}_01_{place // 2 + 1:03d}.png", patient, study, label, f"{place}", sad, x)
+            )
     columns = ["File_name", "Patient_index", "Study_index", "Coarse_lesion_type", "Bounding_boxes", "sad_mm", "x"]
     return pd.DataFrame(rows, columns=columns).assign(Possibly_noisy=0, Train_Val_Test=3, y=0.5, z=0.5)
 
@@ -45,7 +51,8 @@ def drawn_or_none(train: pd.DataFrame, experiment: str, seed: int, **options) ->
         return None
 
 
-# --------------------------------------------------------------------------------------------------------- from the csv to D_L
+# --------------------------------------------------------------------------------------------------------- from the csv
+# to D_L
 
 
 @fast
@@ -95,7 +102,8 @@ def test_the_steps_drop_noisy_repeated_and_unlabelled_marks():
     assert [len(rows) for rows in steps.values()] == [4, 2, 2, 1]
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing a set
+# ------------------------------------------------------------------------------------------------------------- drawing
+# a set
 
 
 @fast
@@ -167,7 +175,12 @@ def test_quotas_add_up_and_differ_only_where_a_group_has_no_more(available, tota
 
 def varied_table() -> pd.DataFrame:
     """80 patients with 1 to 6 lesions of four labels and both sizes."""
-    return table_of([[((1, 2, 5, 8)[(p + k) % 4], 4.0 + 3 * ((p + k) % 5), 1, 0.1 * k) for k in range(p % 6 + 1)] for p in range(80)])
+    return table_of(
+        [
+            [((1, 2, 5, 8)[(p + k) % 4], 4.0 + 3 * ((p + k) % 5), 1, 0.1 * k) for k in range(p % 6 + 1)]
+            for p in range(80)
+        ]
+    )
 
 
 @pytest.mark.parametrize("experiment", sets.EXPERIMENTS)
@@ -184,7 +197,9 @@ def test_repeat_factors_are_those_of_lvis_on_average():
     has_rare = rows["File_name"].isin(rows.loc[rows["Coarse_lesion_type"] == 1, "File_name"])
     assert (rows.loc[~has_rare, "Repeat"] == 1).all()
     assert set(rows.loc[has_rare, "Repeat"]) <= {1, 2}
-    assert rows.loc[has_rare].groupby("File_name")["Repeat"].first().mean() == pytest.approx(math.sqrt(0.125 / 0.04), abs=0.15)
+    assert rows.loc[has_rare].groupby("File_name")["Repeat"].first().mean() == pytest.approx(
+        math.sqrt(0.125 / 0.04), abs=0.15
+    )
 
 
 def test_a_group_without_lesions_is_named():
@@ -208,7 +223,8 @@ def test_other_marks_on_the_slices_can_come_along_to_be_ignored():
     assert with_others["Repeat"].min() == 1
 
 
-# ------------------------------------------------------------------------------------------------------- the official test rows
+# ------------------------------------------------------------------------------------------------------- the official
+# test rows
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +236,9 @@ def official(shared_data):
 
 def test_the_first_visit_keeps_the_share_that_the_paper_kept(official):
     steps, _ = official
-    assert len(steps["labelled: D_L"]) / len(steps["neither noisy nor repeated"]) == pytest.approx(8104 / 9816, abs=0.002)
+    assert len(steps["labelled: D_L"]) / len(steps["neither noisy nor repeated"]) == pytest.approx(
+        8104 / 9816, abs=0.002
+    )
     assert len(first_visit(steps["neither noisy nor repeated"], "study")) / 4912 < 0.4
 
 
@@ -260,7 +278,8 @@ def test_the_command_writes_a_csv_of_the_same_form_and_a_picture(shared_data, tm
     assert sorted(path.name for path in out.parent.iterdir()) == ["bp.csv", "bp.png"]
 
 
-# ----------------------------------------------------------------------------------------------------------------- bad input
+# ----------------------------------------------------------------------------------------------------------------- bad
+# input
 
 
 @pytest.fixture
@@ -319,6 +338,9 @@ def test_a_wrong_option_ends_with_code_2(small, wrong):
 
 def test_the_number_of_lesions_can_be_asked_for(small, capsys):
     for text, count in (("all", 18), ("6", 6), ("rarest", 18)):
-        assert balance.main([str(small), "--experiment", "U", "--out", str(small.parent / "u.csv"), "--lesions", text]) == 0
+        assert (
+            balance.main([str(small), "--experiment", "U", "--out", str(small.parent / "u.csv"), "--lesions", text])
+            == 0
+        )
         assert (read_table(small.parent / "u.csv")["Train_Val_Test"] == 1).sum() == count
     assert "not the whole DL_info.csv" in capsys.readouterr().out

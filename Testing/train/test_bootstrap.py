@@ -1,4 +1,5 @@
-"""Bootstrap over patients: the replicates are what resampled images give, and the intervals have the width that they should."""
+"""Bootstrap over patients: the replicates are what resampled images give, and the intervals have the width that they
+should."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def copies(boxes: Boxes, images: np.ndarray) -> Boxes:
     rows = [np.flatnonzero(boxes.image == image) for image in images]
     order = np.concatenate(rows)
     numbers = np.repeat(np.arange(len(images)), [len(row) for row in rows])
-    return Boxes(numbers, boxes.boxes[order], boxes.labels[order], None if boxes.scores is None else boxes.scores[order])
+    return Boxes(
+        numbers, boxes.boxes[order], boxes.labels[order], None if boxes.scores is None else boxes.scores[order]
+    )
 
 
 def test_each_replicate_is_the_froc_of_the_images_drawn():
@@ -71,7 +74,10 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
 
 
 def test_false_positives_beyond_the_first_thousand_count_too():
-    """Patient 0 has all the high-scored false positives; where it is not drawn, the threshold lies far down the list."""
+    """Patient 0 has all the high-scored false positives.
+
+    Where it is not drawn, the threshold lies far down the list.
+    """
     box = np.array([[0.0, 0, 10, 10]])
     detections = Boxes(
         np.r_[np.zeros(3000, int), 1, 1],

@@ -70,7 +70,9 @@ def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_
     assert torch.allclose(seen[0], torch.tensor(100.0), atol=0.5)  # half precision
     assert torch.allclose(seen[1], torch.tensor(108.0), atol=0.5)
     assert abs(seen[2].mean() - 85) < 0.5 and abs(seen[2].std() - 8) < 0.3
-    neighbours = torch.corrcoef(torch.stack([seen[2, 0, :, :-1].flatten(), seen[2, 0, :, 1:].flatten(), seen[2, 1, :, 1:].flatten()]))
+    neighbours = torch.corrcoef(
+        torch.stack([seen[2, 0, :, :-1].flatten(), seen[2, 0, :, 1:].flatten(), seen[2, 1, :, 1:].flatten()])
+    )
     assert (neighbours - torch.eye(3)).abs().max() < 0.06  # white, and another in every slice
 
 
@@ -78,7 +80,9 @@ def test_only_what_a_crop_shows_of_a_slice_is_read_and_nothing_differs():
     sample, steps = torch.rand(3, 40, 50), np.arange(16)
     for x, y in ((0.9 * steps + 20.3, 1.1 * steps - 4.5), (30.7 - steps, steps + 31.2), (steps + 60.0, 5.0 * steps)):
         rows, columns = np.meshgrid(y, x, indexing="ij")
-        expected = [ndimage.map_coordinates(plane, [rows, columns], order=1, mode="grid-constant") for plane in sample.numpy()]
+        expected = [
+            ndimage.map_coordinates(plane, [rows, columns], order=1, mode="grid-constant") for plane in sample.numpy()
+        ]
         np.testing.assert_allclose(_look(sample, x, y), expected, atol=1e-5)
 
 

@@ -138,7 +138,8 @@ def test_a_file_that_is_no_such_table_is_named(tmp_path, content):
         read_info(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------- checking a download
+# ------------------------------------------------------------------------------------------------------- checking a
+# download
 
 
 @pytest.fixture
@@ -154,7 +155,9 @@ def download(tmp_path, monkeypatch):
 def test_a_whole_download_passes(download, capsys):
     assert verify.main([str(download), "--full"]) == 0
     said = capsys.readouterr().out
-    assert "All counts are as published." in said and "6 slices in 2 series belong to it: 0 are missing, 0 damaged" in said
+    assert (
+        "All counts are as published." in said and "6 slices in 2 series belong to it: 0 are missing, 0 damaged" in said
+    )
 
 
 def test_missing_and_damaged_slices_are_listed(download, capsys):
@@ -174,7 +177,9 @@ def test_a_count_that_differs_stands_beside_the_published_one(download, capsys):
     write(download, [lesion(1), lesion(2, split=2, label=BodyPart.BONE)])
     assert verify.main([str(download)]) == 1
     said = capsys.readouterr().out
-    assert [line.split() for line in said.splitlines() if line.startswith("Bone")] == [["Bone", "1", "(0)", "0", "1", "(0)", "0"]]
+    assert [line.split() for line in said.splitlines() if line.startswith("Bone")] == [
+        ["Bone", "1", "(0)", "0", "1", "(0)", "0"]
+    ]
     assert "not the whole DL_info.csv" in said
 
 

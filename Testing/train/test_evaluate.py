@@ -30,7 +30,19 @@ def data_set(tmp_path_factory):
     for patient, label in ((1, LIVER), (2, LIVER), (3, LUNG)):
         write_png(folder / "Images_png" / f"{patient:06d}_01_01" / "005.png", np.full((96, 96), 40))
         recist = Recist(((30, 40), (50, 40)), ((40, 30), (40, 50)), 20, SAD_MM[patient])
-        rows.append(row(patient, 5, recist, label, slices=(5, 5), spacing=(0.8, 0.8, 2), size=(96, 96), location=(0.5, 0.5, 0.5), split=3))
+        rows.append(
+            row(
+                patient,
+                5,
+                recist,
+                label,
+                slices=(5, 5),
+                spacing=(0.8, 0.8, 2),
+                size=(96, 96),
+                location=(0.5, 0.5, 0.5),
+                split=3,
+            )
+        )
     write_csv(folder / "DL_info.csv", rows)
     return folder
 
@@ -55,19 +67,29 @@ def test_the_report_of_a_data_set_and_its_boxes_read_back(data_set, detector, tm
     result = json.loads((out / "report.json").read_text())
     assert (result["images"], result["patients"], result["lesions"], result["detections"]) == (3, 3, 3, 4)
     liver = result["by_label"]["Liver"]
-    assert liver["false_positives_of_all_labels"]["sensitivity"] == 0.5 and liver["false_positives_of_all_labels"]["interval_95"] == [0, 1]
+    assert liver["false_positives_of_all_labels"]["sensitivity"] == 0.5 and liver["false_positives_of_all_labels"][
+        "interval_95"
+    ] == [0, 1]
     assert (liver["sad_at_least_1_cm"]["sensitivity"], liver["sad_below_1_cm"]["sensitivity"]) == (1, 0)
     lung = result["by_label"]["Lung"]
     assert lung["whatever_the_label"]["sensitivity"] == 1 and lung["false_positives_of_all_labels"]["sensitivity"] == 0
     assert lung["false_positives_of_all_labels"]["interval_95"] is None, "one patient gives no interval"
-    assert result["confusion"]["rows"]["Liver"] == [0, 0, 0, 1, 0, 0, 0, 0, 1] and result["confusion"]["rows"]["Lung"][3] == 1
+    assert (
+        result["confusion"]["rows"]["Liver"] == [0, 0, 0, 1, 0, 0, 0, 0, 1]
+        and result["confusion"]["rows"]["Lung"][3] == 1
+    )
     assert result["average_precision"]["0.5"]["Lung"] == 0
-    assert result["by_size_mm"]["< 10"] == {} and result["by_size_mm"]["15 to 20"]["with_the_right_label"]["lesions"] == 2
+    assert (
+        result["by_size_mm"]["< 10"] == {} and result["by_size_mm"]["15 to 20"]["with_the_right_label"]["lesions"] == 2
+    )
     assert [entry["found"] for entry in result["each_lesion"]] == [True, False, False]
     assert result["how_counted"]["second_hit_on_a_found_lesion"] == "neither a true nor a false positive"
 
     tables = (out / "report.md").read_text()
-    assert "| Liver | 2 | 50.0 (0.0 to 100.0) | 50.0 (0.0 to 100.0) | 100.0, n = 1 | 0.0, n = 1 | 50.0 (0.0 to 100.0) |" in tables
+    assert (
+        "| Liver | 2 | 50.0 (0.0 to 100.0) | 50.0 (0.0 to 100.0) | 100.0, n = 1 | 0.0, n = 1 | 50.0 (0.0 to 100.0) |"
+        in tables
+    )
     assert "only 0.67 false positives per image" in tables
     for name in ("froc.png", "froc_by_label.png", "confusion.png", "key_slices.png"):
         assert name in tables and imread(out / name).std() > 0.01
@@ -76,7 +98,9 @@ def test_the_report_of_a_data_set_and_its_boxes_read_back(data_set, detector, tm
     files = ["--detections", str(out / "detections.csv"), "--ground-truth", str(out / "ground_truth.csv")]
     assert evaluate.main(["froc", *files, "--iou", "0.3", "--fps", "0.5", "4", "--bootstrap", "40"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["sensitivity"] == {rate: result["by_rate"][rate]["whatever_the_label"]["sensitivity"] for rate in ("0.5", "4")}
+    assert again["sensitivity"] == {
+        rate: result["by_rate"][rate]["whatever_the_label"]["sensitivity"] for rate in ("0.5", "4")
+    }
     right = again["with_the_right_label"]
     assert right["sensitivity"]["4"] == result["by_rate"]["4"]["with_the_right_label"]["sensitivity"]
     assert right["by_label"]["Liver"]["false_positives_of_all_labels"]["interval_95"]["4"] == [0, 1]
@@ -110,7 +134,11 @@ def test_size_bins_are_those_of_the_mean_diameter():
 
 
 def test_plain_leaves_nothing_that_json_lacks():
-    assert plain({"a": [np.float64("nan"), 1.23456], "b": (float("nan"), -np.inf), "c": 3}) == {"a": [None, 1.2346], "b": None, "c": 3}
+    assert plain({"a": [np.float64("nan"), 1.23456], "b": (float("nan"), -np.inf), "c": 3}) == {
+        "a": [None, 1.2346],
+        "b": None,
+        "c": 3,
+    }
 
 
 DETECTIONS = "image,x1,y1,x2,y2,score\n1,0,0,9,9,0.5\n2,0,0,9,9,0.4\n"
@@ -137,10 +165,20 @@ def test_images_with_nothing_on_them_are_counted_when_told(tmp_path, capsys):
     ("detections", "truth", "options", "sentence"),
     [
         (DETECTIONS.replace("score", "confidence"), TRUTH, (), "D.csv lacks the column score"),
-        (DETECTIONS.replace("0.4", "high"), TRUTH, (), "D.csv, row 3, column score: a finite number is expected, not 'high'"),
+        (
+            DETECTIONS.replace("0.4", "high"),
+            TRUTH,
+            (),
+            "D.csv, row 3, column score: a finite number is expected, not 'high'",
+        ),
         (DETECTIONS, TRUTH.replace("1,0,0,9,9", "1,0,,9,9"), (), "G.csv, row 2, column y1: a finite number"),
         (DETECTIONS, TRUTH.replace("1,0,0,9,9", "1,10,0,9,9"), (), "G.csv, row 2, column x2: a number not below x1"),
-        (DETECTIONS, TRUTH.replace("y2\n1,0,0,9,9", "y2,label\n1,0,0,9,9,9"), (), "G.csv, row 2, column label: a body-part code"),
+        (
+            DETECTIONS,
+            TRUTH.replace("y2\n1,0,0,9,9", "y2,label\n1,0,0,9,9,9"),
+            (),
+            "G.csv, row 2, column label: a body-part code",
+        ),
         (DETECTIONS.replace("2,0,0,9", ",0,0,9"), TRUTH, (), "D.csv, row 3, column image"),
         (DETECTIONS, TRUTH.replace("1,0,0,9,9", "1,0,0,9,9,7,7"), (), "G.csv cannot be read as a csv"),
         ("", TRUTH, (), "D.csv cannot be read as a csv"),
@@ -173,7 +211,14 @@ def test_the_colours_of_the_boxes_on_a_key_slice(tmp_path):
     boxes = np.array([[20.0, 20, 40, 40], [60, 60, 80, 80]])
     empty = np.zeros((96, 96)) - 500
     example = plots.SliceExample(
-        "slice", empty, boxes[:1] - 8, np.array([4]), boxes, np.array([4, 5]), np.array([0.9, 0.4]), *np.eye(2, dtype=bool)
+        "slice",
+        empty,
+        boxes[:1] - 8,
+        np.array([4]),
+        boxes,
+        np.array([4, 5]),
+        np.array([0.9, 0.4]),
+        *np.eye(2, dtype=bool),
     )
     nothing = plots.SliceExample("slice", empty, *[np.zeros((0, 4)), np.zeros(0, int)] * 2, *np.zeros((3, 0)))
     colours = {"lime": (0, 1, 0), "yellow": (1, 1, 0), "red": (1, 0, 0)}

@@ -23,7 +23,14 @@ from train.training import loop
 from train.training.plan import DEFAULTS, Plan
 
 SMALL = {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "tower_depth": 1}
-TWO_STAGE = {"detector": "faster_rcnn", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "head_depth": 1, "features": 32}
+TWO_STAGE = {
+    "detector": "faster_rcnn",
+    "backbone": "mobilenet_v2",
+    "slices": 3,
+    "channels": 16,
+    "head_depth": 1,
+    "features": 32,
+}
 
 
 def plan(data_set, steps, architecture=SMALL):
@@ -94,9 +101,12 @@ def test_two_processes_train_to_the_same_losses_as_one(data_set, tmp_path, detec
         command = [*torchrun, str(processes), "-m", "train.fit", "--out", str(out), *options, *workers]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
-        logs.append([[float(value or 0) for value in line.values()] for line in csv.DictReader((out / "log.csv").open())])
+        logs.append(
+            [[float(value or 0) for value in line.values()] for line in csv.DictReader((out / "log.csv").open())]
+        )
     np.testing.assert_allclose(logs[0][0], logs[1][0], rtol=1e-4, atol=1e-5)
-    # where a second stage learns regions that nearly equal scores rank, float noise chooses others from the second step on
+    # where a second stage learns regions that nearly equal scores rank, float noise chooses others from the second step
+    # on
     np.testing.assert_allclose(logs[0], logs[1], rtol=0.2 if detector == "faster_rcnn" else 2e-3, atol=1e-4)
 
 
@@ -108,8 +118,23 @@ def test_a_batch_that_cannot_be_shared_is_refused(data_set, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan})
-    options = ["--data", str(data_set), "--out", str(tmp_path / "run"), "--batch", "2", "--size", "64", "--workers", "0", "--device", "cpu"]
+    monkeypatch.setattr(
+        loop.Losses, "forward", lambda self, images, targets: {"class": _sum_of_parameters(self) * torch.nan}
+    )
+    options = [
+        "--data",
+        str(data_set),
+        "--out",
+        str(tmp_path / "run"),
+        "--batch",
+        "2",
+        "--size",
+        "64",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
     with pytest.raises(SystemExit) as ended:
         fit.main(options)
     assert ended.value.code == 2
@@ -118,16 +143,21 @@ def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monk
 
 
 def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypatch):
-    """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated and saved."""
+    """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated
+    and saved."""
     run = loop.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
     forward = loop.Losses.forward
 
     def steep(self, images, targets):
-        steepness = _sum_of_parameters(self).abs().sqrt() * 0 if run.step == 0 else (_sum_of_parameters(self) * 0).sqrt()
+        steepness = (
+            _sum_of_parameters(self).abs().sqrt() * 0 if run.step == 0 else (_sum_of_parameters(self) * 0).sqrt()
+        )
         return {**forward(self, images, targets), "steep": steepness}
 
     monkeypatch.setattr(loop.Losses, "forward", steep)
-    with pytest.raises(loop.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"):
+    with pytest.raises(
+        loop.TrainingError, match="The weights are not finite after step 1; train again with a lower --rate"
+    ):
         run.train()
     assert not list(tmp_path.glob("*.safetensors"))
     kept = torch.load(run.checkpoint, weights_only=True)
@@ -151,10 +181,13 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
     monkeypatch.setattr(run, "_step", step_of_a_tenth_of_a_second)
     run.train()
     pattern = (
-        r"6 steps done: ([\d.]+) images a second, (\d+) % of the time waiting for crops; validating and saving took (\d+) % of all time\."
+        r"6 steps done: ([\d.]+) images a second, (\d+) % of the time waiting for crops; "
+        r"validating and saving took (\d+) % of all time\."
     )
     images, waiting, elsewhere = map(float, re.search(pattern, capsys.readouterr().out).groups())
-    assert 1 < images <= 2 / 0.5 and 60 < waiting <= 95 and 0 < elsewhere < 90  # two crops of 0.2 s each and a step of 0.1 s
+    assert (
+        1 < images <= 2 / 0.5 and 60 < waiting <= 95 and 0 < elsewhere < 90
+    )  # two crops of 0.2 s each and a step of 0.1 s
 
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 4), (16, 4, 3)])
@@ -180,7 +213,9 @@ def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_pat
 def test_a_detector_brings_its_defaults_and_options_overrule_them(monkeypatch, tmp_path):
     plans = []
     monkeypatch.setattr(fit, "Run", lambda plan, *rest: plans.append(plan) or SimpleNamespace(train=lambda: None))
-    for number, options in enumerate(([], ["--detector", "jmi"], ["--detector", "jmi", "--rate", "0.01", "--optimiser", "adamw"])):
+    for number, options in enumerate(
+        ([], ["--detector", "jmi"], ["--detector", "jmi", "--rate", "0.01", "--optimiser", "adamw"])
+    ):
         fit.main(["--data", "x", "--out", str(tmp_path / str(number)), *options])
     plain, jmi, changed = plans
     assert plain == Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "pixel_mm": 0.8})

@@ -1,4 +1,5 @@
-"""FROC and confusion matrix against cases counted by hand, plain loops on random cases, and a published detector's own figures."""
+"""FROC and confusion matrix against cases counted by hand, plain loops on random cases, and a published detector's
+own figures."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def test_sensitivity_at_a_rate_takes_the_lowest_threshold_that_keeps_it():
 
 
 def test_the_two_readings_of_false_positives_per_image_for_one_label():
-    """Two false positives of label 2 outscore the hit of label 1: they use up the rate of all labels; label 1 alone has none."""
+    """Two false positives of label 2 outscore the hit of label 1: they use up the rate of all labels.
+
+    Label 1 alone has none.
+    """
     truth = of((LESION, [1]))
     detections = of(([[50, 50, 60, 60], [70, 70, 80, 80], LESION[0]], [2, 2, 1], [0.9, 0.8, 0.7]))
     result = froc(detections, truth, images=1)
@@ -84,7 +88,8 @@ def test_the_confusion_matrix_takes_the_best_overlap_whatever_its_score():
 
 @st.composite
 def cases(draw):
-    """Images with whole-numbered boxes, few scores and labels, so that equal scores, equal overlaps and IoUs on the limit come up often."""
+    """Images with whole-numbered boxes, few scores and labels, so that equal scores, equal overlaps and IoUs on the
+    limit come up often."""
     side = st.integers(1, 5)
     corner = st.integers(0, 5)
     box = st.tuples(corner, corner, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
@@ -108,7 +113,12 @@ def slow_iou(a, b, extra) -> Fraction:
 
 def slow_sensitivity(case, rate, iou, same_label, extra, label=None, own=False) -> float:
     """One threshold after the other, from none shown to all, as long as the false positives keep to the rate."""
-    lesions = [(n, m) for n, (truth, _) in enumerate(case) for m, (_, known) in enumerate(truth) if known != -1 and label in (None, known)]
+    lesions = [
+        (n, m)
+        for n, (truth, _) in enumerate(case)
+        for m, (_, known) in enumerate(truth)
+        if known != -1 and label in (None, known)
+    ]
     if not lesions:
         return float("nan")
     shown = [
@@ -201,7 +211,18 @@ def test_a_published_detectors_figures_come_out(shared_data, capsys):
     folder = shared_data / "froc_reference"
     files = [folder / "mulan_val_detections.csv.gz", folder / "mulan_val_ground_truth.csv.gz"]
     rates = ["0.5", "1", "2", "4", "8", "16"]
-    command = ["froc", "--detections", files[0], "--ground-truth", files[1], "--iou", "0.5", "--fps", *rates, "--count-pixels"]
+    command = [
+        "froc",
+        "--detections",
+        files[0],
+        "--ground-truth",
+        files[1],
+        "--iou",
+        "0.5",
+        "--fps",
+        *rates,
+        "--count-pixels",
+    ]
     assert evaluate.main([str(part) for part in command]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["lesions"], result["detections"]) == (4791, 4887, 64826)

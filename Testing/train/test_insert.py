@@ -15,7 +15,8 @@ SPACING = (4.0, 4.0, 6.0)
 
 
 def torso(headward: int = 1) -> Volume:
-    """A plain chest and upper abdomen: fat under the skin, muscle wall, two lungs above a liver on the right, a spine."""
+    """A plain chest and upper abdomen: fat under the skin, muscle wall, two lungs above a liver on the right, a
+    spine."""
     k, j, i = np.ogrid[:32, :84, :98]
     x, y, z = (i - 48.5) * 4.0, (j - 41.5) * 4.0, k * 6.0
 
@@ -46,7 +47,9 @@ def test_places_lie_where_their_label_lives_whatever_the_order_of_slices():
     for headward in (1, -1):
         places = {place.name: place for place in find_places(torso(headward)).places}
         assert {"lung", "mediastinal fat", "liver", "abdominal fat", "subcutaneous fat", "bone"} <= set(places)
-        deepest = {name: np.unravel_index(place.room_mm.argmax(), place.room_mm.shape) for name, place in places.items()}
+        deepest = {
+            name: np.unravel_index(place.room_mm.argmax(), place.room_mm.shape) for name, place in places.items()
+        }
         above = (np.array([deepest["lung"][0], deepest["mediastinal fat"][0]]) - 15.5) * headward
         below = (np.array([deepest["liver"][0], deepest["abdominal fat"][0]]) - 15.5) * headward
         assert above.min() > below.max()
@@ -77,7 +80,12 @@ def test_inserted_tissue_is_as_noisy_as_its_surroundings(scan):
         slab, key, spacing, inserted = insert(scan, rng, context_mm=5)
         for made in inserted:
             lesion = made.lesion
-            if lesion.body_part != BodyPart.LIVER or made.recist.short_mm < 16 or lesion.core_radius or len(lesion.spots):
+            if (
+                lesion.body_part != BodyPart.LIVER
+                or made.recist.short_mm < 16
+                or lesion.core_radius
+                or len(lesion.spots)
+            ):
                 continue
             i, j = (round(value / mm) for value, mm in zip(lesion.centre_mm[:2], spacing[:2]))
             half = int(0.25 * made.recist.short_mm / spacing[0])
@@ -111,7 +119,20 @@ def test_the_command_writes_deeplesions_layout_and_repeats_itself(tmp_path):
     SimpleITK.WriteImage(image, str(tmp_path / "torso.nii.gz"))
     for name in ("first", "second"):
         assert (
-            main(["--ct", str(tmp_path / "torso.nii.gz"), "--out", str(tmp_path / name), "--count", "3", "--seed", "4", "--narrow", "0.5"])
+            main(
+                [
+                    "--ct",
+                    str(tmp_path / "torso.nii.gz"),
+                    "--out",
+                    str(tmp_path / name),
+                    "--count",
+                    "3",
+                    "--seed",
+                    "4",
+                    "--narrow",
+                    "0.5",
+                ]
+            )
             == 0
         )
     rows = list(csv.DictReader((tmp_path / "first" / "DL_info.csv").open()))

@@ -41,7 +41,9 @@ def test_nothing_to_measure_gives_none(mask):
 @pytest.mark.parametrize("part", BodyPart)
 def test_sampled_lesions_have_the_asked_size_lie_in_their_extent_and_are_seen(part):
     rng = np.random.default_rng(part.value)
-    background = {BodyPart.LUNG: -850.0, BodyPart.LIVER: 110.0, BodyPart.KIDNEY: 150.0, BodyPart.BONE: 250.0}.get(part, -90.0)
+    background = {BodyPart.LUNG: -850.0, BodyPart.LIVER: 110.0, BodyPart.KIDNEY: 150.0, BodyPart.BONE: 250.0}.get(
+        part, -90.0
+    )
     ratios = []
     for _ in range(8):
         lesion = sample(rng, part, (1.0, 2.0, 3.0), 20, 14, background)
@@ -58,7 +60,9 @@ def test_sampled_lesions_have_the_asked_size_lie_in_their_extent_and_are_seen(pa
 
 def test_sizes_follow_the_label_and_the_same_seed_gives_the_same_lesion():
     rng = np.random.default_rng(1)
-    lung, liver = (np.median([sample_size(rng, part)[0] for _ in range(600)]) for part in (BodyPart.LUNG, BodyPart.LIVER))
+    lung, liver = (
+        np.median([sample_size(rng, part)[0] for _ in range(600)]) for part in (BodyPart.LUNG, BodyPart.LIVER)
+    )
     assert lung == pytest.approx(13.1, rel=0.2)
     assert liver == pytest.approx(23.8, rel=0.2)
     first, second = (sample(np.random.default_rng(5), BodyPart.LUNG, (0, 0, 0), 12, 9, -850) for _ in range(2))

@@ -23,7 +23,11 @@ SMALL = ["--patients", "1", "--size", "128", "--lesions-per-patient", "2", "--co
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,10 @@ def test_a_patient_is_painted_as_it_always_was(seed: int) -> None:
 
 def test_a_slice_is_rendered_as_it_always_was() -> None:
     slice_54 = Study((3, 1), 6, True, size=128, interval=5.0).render(54)
-    assert hashlib.sha256(slice_54.tobytes()).hexdigest() == "8a5133bb86e4eb191c5c78f9ff36237854a4d84e52ef13b0a0ed6b5f9cff62a1"
+    assert (
+        hashlib.sha256(slice_54.tobytes()).hexdigest()
+        == "8a5133bb86e4eb191c5c78f9ff36237854a4d84e52ef13b0a0ed6b5f9cff62a1"
+    )
 
 
 def test_another_seed_gives_another_patient() -> None:
@@ -99,7 +106,9 @@ def test_every_label_finds_a_place_and_is_measured_where_it_lies(part: BodyPart,
     key = study.key_slice(lesion)
     recist = next(r for found, r in study.measured(key) if found is lesion)
     x0, y0, x1, y1 = recist_box(recist, margin=1 + 0.15 * lesion.axes_mm[0] / study.frame.pixel)
-    i, j = ((lesion.centre_mm[a] - corner) / study.frame.pixel for a, corner in enumerate((study.frame.x, study.frame.y)))
+    i, j = (
+        (lesion.centre_mm[a] - corner) / study.frame.pixel for a, corner in enumerate((study.frame.x, study.frame.y))
+    )
     assert lesion.body_part == part
     assert x0 < i < x1
     assert y0 < j < y1
@@ -114,7 +123,8 @@ def test_lesion_changes_the_picture_only_where_it_is(patient: Patient) -> None:
     changed = np.abs(with_it - study.render(key)) > 30
     j, i = np.nonzero(changed)
     distance = np.hypot(
-        study.frame.x + i * study.frame.pixel - lesion.centre_mm[0], study.frame.y + j * study.frame.pixel - lesion.centre_mm[1]
+        study.frame.x + i * study.frame.pixel - lesion.centre_mm[0],
+        study.frame.y + j * study.frame.pixel - lesion.centre_mm[1],
     )
     assert changed.any()
     assert distance.max() < max(lesion.extent_mm) + 4 * study.scanner.blur

@@ -13,13 +13,29 @@ from train import reproduce
 from train.data.layout import row, write_csv, write_png
 from train.measuring import paper_table
 
-TRAINING = ["--steps", "2", "--batch", "2", "--size", "64", "--warm-up", "1", "--evaluate-every", "2", "--workers", "0", "--device", "cpu"]
+TRAINING = [
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--size",
+    "64",
+    "--warm-up",
+    "1",
+    "--evaluate-every",
+    "2",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 PLACES = {BodyPart.BONE: (40, 60), BodyPart.LUNG: (84, 64)}
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
-    """Ten patients: a slice with a lesion of the bone and one of the lung, and every second one another slice with one of the lung."""
+    """Ten patients: a slice with a lesion of the bone and one of the lung, and every second one another slice with
+    one of the lung."""
     folder = tmp_path_factory.mktemp("patients") / "discs"
     j, i = np.mgrid[:128, :128]
     rows = []
@@ -31,7 +47,9 @@ def patients(tmp_path_factory):
                 hu[np.hypot(i - x, j - y) < 8] = 300 if part == BodyPart.BONE else -300
                 recist = Recist(((x - 8, y), (x + 8, y)), ((x, y - 8), (x, y + 8)), 12.8, 12.8)
                 places = {"slices": (number, number), "location": (x / 128, y / 128, number / 20)}
-                rows.append(row(patient, number, recist, part, spacing=(0.8, 0.8, 5.0), size=(128, 128), split=1, **places))
+                rows.append(
+                    row(patient, number, recist, part, spacing=(0.8, 0.8, 5.0), size=(128, 128), split=1, **places)
+                )
             write_png(folder / "Images_png" / f"{patient:06d}_01_01" / f"{number:03d}.png", hu)
     write_csv(folder / "DL_info.csv", rows)
     return folder
@@ -40,7 +58,19 @@ def patients(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(patients, tmp_path_factory):
     out = tmp_path_factory.mktemp("table") / "out"
-    command = ["--data", str(patients), "--out", str(out), "--detectors", "vfnet", "--experiments", "U", "BP", "--at-once", "2"]
+    command = [
+        "--data",
+        str(patients),
+        "--out",
+        str(out),
+        "--detectors",
+        "vfnet",
+        "--experiments",
+        "U",
+        "BP",
+        "--at-once",
+        "2",
+    ]
     assert reproduce.main([*command, *TRAINING]) == 0
     return out, command
 
@@ -71,7 +101,18 @@ def test_what_is_done_is_not_done_again_and_other_options_are_refused(results, c
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(patients, tmp_path, capsys):
-    command = ["--data", str(patients), "--out", str(tmp_path), "--detectors", "vfnet", "--experiments", "U", "BP", *TRAINING]
+    command = [
+        "--data",
+        str(patients),
+        "--out",
+        str(tmp_path),
+        "--detectors",
+        "vfnet",
+        "--experiments",
+        "U",
+        "BP",
+        *TRAINING,
+    ]
     (tmp_path / "runs" / "vfnet_U_0").mkdir(parents=True)
     (tmp_path / "runs" / "vfnet_U_0" / "checkpoint.pt").write_text("no checkpoint")
     assert reproduce.main(command) == 1
@@ -81,7 +122,11 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(patients, tmp_path, caps
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [([], "--data is needed"), (["--table"], "holds no run that is done"), (["--data", "nowhere"], "nowhere/DL_info.csv cannot be read")],
+    [
+        ([], "--data is needed"),
+        (["--table"], "holds no run that is done"),
+        (["--data", "nowhere"], "nowhere/DL_info.csv cannot be read"),
+    ],
 )
 def test_bad_input_is_named(tmp_path, capsys, arguments, sentence):
     assert reproduce.main(["--out", str(tmp_path / "out"), *arguments]) == 2
@@ -103,7 +148,9 @@ def measured(experiment, seed, values, rng):
 def test_the_gain_is_the_difference_of_the_means_over_seeds_with_paired_intervals():
     rng = np.random.default_rng(0)
     plain, balanced = np.full(8, 0.5), np.array([0.9, 0.8, 0.7, 0.4, 0.5, 0.5, 0.5, 0.4])
-    runs = [measured("U", seed, plain, rng) for seed in (0, 1)] + [measured("BP", seed, balanced + seed / 10, rng) for seed in (0, 1)]
+    runs = [measured("U", seed, plain, rng) for seed in (0, 1)] + [
+        measured("BP", seed, balanced + seed / 10, rng) for seed in (0, 1)
+    ]
     values, samples = paper_table.gain(runs, "vfnet", 0)
     assert values[:8] == pytest.approx(balanced + 0.05 - 0.5)
     assert values[8:] == pytest.approx([0.25, 0.025])

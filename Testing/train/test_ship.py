@@ -16,7 +16,11 @@ from train import ship
 def trained(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "best.safetensors"
-    weights.save(VFNet(channels=8, tower_depth=1, slices=1), path, {"training": {"steps": 7}, "results": {"validation": {"mean": 0.5}}})
+    weights.save(
+        VFNet(channels=8, tower_depth=1, slices=1),
+        path,
+        {"training": {"steps": 7}, "results": {"validation": {"mean": 0.5}}},
+    )
     return path
 
 

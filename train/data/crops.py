@@ -1,6 +1,8 @@
-"""What a detector is trained on: crops round key slices, scaled, turned and relit at random, with the boxes that they show.
+"""What a detector is trained on: crops round key slices, scaled, turned and relit at random, with the boxes that
+they show.
 
-Processes beside the training cut the crops out; relighting, whose noise costs the most, is left to the training's device, batch by batch.
+Processes beside the training cut the crops out; relighting, whose noise costs the most, is left to the training's
+device, batch by batch.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ VISIBLE = 0.6
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a crop may stray: scale, turning left and right, brightness in HU and contrast as a share, noise in HU."""
+    """How far a crop may stray: scale, turning left and right, brightness in HU and contrast as a share, noise in
+    HU."""
 
     scale: tuple[float, float] = (0.8, 1.2)
     flip: float = 0.5
@@ -42,7 +45,8 @@ class Augmentation:
 class Light(NamedTuple):
     """How `relight` changes a crop.
 
-    contrast: factor round water; brightness: grey levels to add; noise: its standard deviation in grey levels; seed: of the noise.
+    contrast: factor round water; brightness: grey levels to add; noise: its standard deviation in grey levels; seed: of
+        the noise.
     """
 
     contrast: float
@@ -54,8 +58,8 @@ class Light(NamedTuple):
 class Batch(NamedTuple):
     """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
 
-    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the other; counts:
-    how many each image has.
+    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the
+    other; counts: how many each image has.
     """
 
     images: Tensor
@@ -64,7 +68,10 @@ class Batch(NamedTuple):
     counts: list[int]
 
     def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
-        """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`; the CPU waits for no copy."""
+        """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`.
+
+        The CPU waits for no copy.
+        """
         images = relight(self.images.to(device, non_blocking=True), self.lights)
         lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
         return images, [Target(*parts) for parts in zip(*lesions)]
@@ -73,9 +80,9 @@ class Batch(NamedTuple):
 class Crops(Dataset):
     """A fixed plan of random crops.
 
-    Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends on `seed` and n
-    alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared slices have anyway, is good to half a
-    HU in soft tissue and to one in bone.
+    Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends
+    on `seed` and n alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared
+    slices have anyway, is good to half a HU in soft tissue and to one in bone.
     """
 
     def __init__(
@@ -88,7 +95,13 @@ class Crops(Dataset):
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
     ) -> None:
-        self.key_slices, self.prepared, self.size, self.augmentation, self.seed = key_slices, prepared, size, augmentation, seed
+        self.key_slices, self.prepared, self.size, self.augmentation, self.seed = (
+            key_slices,
+            prepared,
+            size,
+            augmentation,
+            seed,
+        )
         self.plan = np.random.default_rng(seed).choice(len(key_slices), size=count, p=shares / shares.sum())
 
     def __len__(self) -> int:
@@ -101,7 +114,9 @@ class Crops(Dataset):
         boxes = frame.to_network(key_slice.boxes)
         return self._crop(torch.from_numpy(sample), boxes, key_slice.labels, rng)
 
-    def _crop(self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Light, Target]:
+    def _crop(
+        self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Tensor, Light, Target]:
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
         mirror = -1.0 if rng.random() < change.flip else 1.0
@@ -122,7 +137,9 @@ class Crops(Dataset):
             centre = (box[:2] + box[2:]) / 2 + rng.uniform(-reach, reach)
         else:
             centre = rng.uniform(0, extent)
-        return np.where(extent > 2 * half, np.clip(centre, half - 16, extent - half + 16), extent / 2 + rng.uniform(-16, 16, 2))
+        return np.where(
+            extent > 2 * half, np.clip(centre, half - 16, extent - half + 16), extent / 2 + rng.uniform(-16, 16, 2)
+        )
 
 
 def _look(sample: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
@@ -150,8 +167,8 @@ def _light(change: Augmentation, rng: np.random.Generator) -> Light:
 def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
     """`images` (n, slices, rows, columns) 0..255 with the light of each, on their device: float32 0..255.
 
-    The noise of an image depends on its seed and the kind of device alone, so not on how many processes share a batch. What is 0 was
-    clipped, or lies outside the slice, and stays 0.
+    The noise of an image depends on its seed and the kind of device alone, so not on how many processes share a batch.
+    What is 0 was clipped, or lies outside the slice, and stays 0.
     """
     images = images.float()
     noise, generator = torch.empty_like(images, memory_format=torch.contiguous_format), torch.Generator(images.device)

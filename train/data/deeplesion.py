@@ -1,8 +1,8 @@
 """Read DeepLesion's layout; `python -m train.verify` checks a download of it.
 
-The layout is `DL_info.csv` beside 16-bit slices in `Images_png/{patient}_{study}_{series}/{slice}.png`. Yan et al., "DeepLesion: automated
-mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. The file's coordinates are 1-based; here they are 0-based pixels, the
-centre of a pixel has whole numbers. HU = pixel - 32768.
+The layout is `DL_info.csv` beside 16-bit slices in `Images_png/{patient}_{study}_{series}/{slice}.png`. Yan et al.,
+"DeepLesion: automated mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. The file's coordinates are
+1-based; here they are 0-based pixels, the centre of a pixel has whole numbers. HU = pixel - 32768.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ NEEDED = (
     "Train_Val_Test",
 )
 REPEAT = "Repeat"
-"""A column that `DL_info.csv` has not and a subset may have: how often a slice counts when training draws from its split."""
+"""A column that `DL_info.csv` has not and a subset may have: how often a slice counts when training draws from its
+split."""
 WHOLE_NUMBERS: dict[str, tuple[int, ...]] = {
     "Patient_index": (),
     "Study_index": (),
@@ -56,8 +57,9 @@ class DeepLesionError(Refusal):
 class KeySlice:
     """An annotated slice.
 
-    images: the `Images_png` folder; name: the file's name in the csv; boxes: (n, 4) xyxy in 0-based pixels; labels: (n,) body-part codes
-    1..8, or -1 where unknown; diameters_mm: (n, 2) long and short axis; spacing: (x, y, z) mm; split: 1 train, 2 validation, 3 test.
+    images: the `Images_png` folder; name: the file's name in the csv; boxes: (n, 4) xyxy in 0-based pixels; labels:
+    (n,) body-part codes 1..8, or -1 where unknown; diameters_mm: (n, 2) long and short axis; spacing: (x, y, z) mm;
+    split: 1 train, 2 validation, 3 test.
     """
 
     images: Path
@@ -82,7 +84,8 @@ class KeySlice:
     def read(self, slices: int) -> tuple[np.ndarray, int]:
         """The key slice and what is there of its neighbours: HU (k, j, i) int16, and the key slice's k.
 
-        As many slices are read on either side as `slices` neighbours 2 mm apart need; past a missing one the last present one repeats.
+        As many slices are read on either side as `slices` neighbours 2 mm apart need; past a missing one the last
+        present one repeats.
         """
         reach = int(np.ceil(slices // 2 * NEIGHBOUR_MM / self.spacing[2] - 1e-9))
         below = self._contiguous(-1, reach)
@@ -101,7 +104,10 @@ class KeySlice:
 
 
 def read_png(path: Path) -> np.ndarray:
-    """One slice as HU (rows, columns) int16; DeepLesionError names a file that cannot be read or is no 16-bit grey PNG."""
+    """One slice as HU (rows, columns) int16.
+
+    DeepLesionError names a file that cannot be read or is no 16-bit grey PNG.
+    """
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -112,18 +118,20 @@ def read_png(path: Path) -> np.ndarray:
     return np.clip(pixels.astype(np.int32) - HU_OFFSET, -32768, 32767).astype(np.int16)
 
 
-# ------------------------------------------------------------------------------------------------------------ the csv file
+# ------------------------------------------------------------------------------------------------------------ the csv
+# file
 
 
 def read_info(folder: Path, split: str | None = None, images: Path | None = None) -> list[KeySlice]:
     """The annotated slices of a data set in the order of their names; noisy rows are dropped.
 
-    `folder` holds `DL_info.csv` and `Images_png`, or is itself a csv of that form beside `Images_png`, for example one that
-    `train.balance` wrote; `images` names `Images_png` where it lies elsewhere. `split` keeps "train", "val" or "test". A slice whose rows
-    have a `Repeat` of n is listed n times.
+    `folder` holds `DL_info.csv` and `Images_png`, or is itself a csv of that form beside `Images_png`, for example one
+    that `train.balance` wrote; `images` names `Images_png` where it lies elsewhere. `split` keeps "train", "val" or
+    "test". A slice whose rows have a `Repeat` of n is listed n times.
 
-    What else had to be mended is logged, one sentence a kind: repeated rows, spacing that is missing or not positive, boxes that leave the
-    image, key slices that are not there. DeepLesionError names a missing file or column, or the row that cannot be read.
+    What else had to be mended is logged, one sentence a kind: repeated rows, spacing that is missing or not positive,
+    boxes that leave the image, key slices that are not there. DeepLesionError names a missing file or column, or the
+    row that cannot be read.
     """
     csv, images = located(folder, images)
     table = read_table(csv)
@@ -142,7 +150,9 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
     labels, splits = (table[name].to_numpy(int) for name in ("Coarse_lesion_type", "Train_Val_Test"))
     repeats = table[REPEAT].to_numpy(int) if REPEAT in table.columns else np.ones(len(table), int)
     found = [
-        KeySlice(images, name, boxes[rows], labels[rows], diameters[rows], tuple(spacing[rows[0]]), int(splits[rows[0]]))
+        KeySlice(
+            images, name, boxes[rows], labels[rows], diameters[rows], tuple(spacing[rows[0]]), int(splits[rows[0]])
+        )
         for name, rows in sorted(table.groupby("File_name").indices.items())
         for _ in range(repeats[rows].max())
     ]
@@ -150,19 +160,30 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
 
 
 def read_table(csv: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
-    """All rows of a `DL_info.csv`: text as it stands in the file, `WHOLE_NUMBERS` as int; row n of the file has the index n - 2.
+    """All rows of a `DL_info.csv`: text as it stands in the file, `WHOLE_NUMBERS` as int.
 
-    DeepLesionError names a file that is no such table, a column of `needed` that it lacks, or the row and value that cannot be right.
+    Row n of the file has the index n - 2.
+
+    DeepLesionError names a file that is no such table, a column of `needed` that it lacks, or the row and value that
+    cannot be right.
     """
     try:
         table = pd.read_csv(csv, dtype=str, keep_default_na=False, skip_blank_lines=False).fillna("")
     except (OSError, ValueError) as error:
-        raise DeepLesionError(f"{csv} cannot be read as a csv table ({str(error).strip()}); use the official DL_info.csv.") from error
+        raise DeepLesionError(
+            f"{csv} cannot be read as a csv table ({str(error).strip()}); use the official DL_info.csv."
+        ) from error
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise DeepLesionError(f"{csv} lacks the column {missing[0]}; use the official DL_info.csv.")
     table = table[(table != "").any(axis=1)]
-    _refuse(csv, table, "File_name", ~table["File_name"].str.fullmatch(r"\d+_\d+_\d+_\d+\.png"), "a name like 000001_01_01_109.png")
+    _refuse(
+        csv,
+        table,
+        "File_name",
+        ~table["File_name"].str.fullmatch(r"\d+_\d+_\d+_\d+\.png"),
+        "a name like 000001_01_01_109.png",
+    )
     for name in WHOLE_NUMBERS.keys() & set(table.columns):
         numbers, allowed = pd.to_numeric(table[name], errors="coerce"), WHOLE_NUMBERS[name]
         known = numbers.isin(allowed) if allowed else (numbers >= 1) & (numbers % 1 == 0)
@@ -178,7 +199,8 @@ def read_table(csv: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
 def read_numbers(csv: Path, table: pd.DataFrame, column: str, count: int, blank: bool = False) -> np.ndarray:
     """The numbers that a column holds as text ("0.8, 0.8, 5"): (rows, `count`).
 
-    Where nothing is written, NaN, if `blank` allows it; DeepLesionError names any other row that does not hold `count` numbers.
+    Where nothing is written, NaN, if `blank` allows it; DeepLesionError names any other row that does not hold `count`
+    numbers.
     """
     values = np.full((len(table), count), np.nan)
     for place, (row, text) in enumerate(table[column].items()):
@@ -201,7 +223,11 @@ def read_spacing(csv: Path, table: pd.DataFrame) -> np.ndarray:
     spacing, signed, unknown = usable_spacing(read_numbers(csv, table, "Spacing_mm_px_", 3, blank=True))
     _tell(csv, table[signed.any(1)], "have a spacing below 0, which is taken without its sign")
     usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
-    _tell(csv, table[unknown.any(1)], f"have no spacing: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough there")
+    _tell(
+        csv,
+        table[unknown.any(1)],
+        f"have no spacing: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough there",
+    )
     return spacing
 
 
@@ -225,25 +251,41 @@ def located(folder: Path, images: Path | None = None) -> tuple[Path, Path]:
         return csv, images
     if csv == folder:
         missing = images if csv.is_file() else csv
-        raise DeepLesionError(f"{missing} is missing; give a csv that lies beside the folder Images_png (or beside a link to it).")
+        raise DeepLesionError(
+            f"{missing} is missing; give a csv that lies beside the folder Images_png (or beside a link to it)."
+        )
     raise DeepLesionError(f"{folder} needs DL_info.csv and the folder Images_png; give the folder that holds both.")
 
 
 def _there(csv: Path, images: Path, key_slices: list[KeySlice]) -> list[KeySlice]:
     there = [entry for entry in key_slices if entry.path(entry.number).exists()]
     if key_slices and not there:
-        raise DeepLesionError(f"{images} holds none of the {len(key_slices)} slices of {csv}; unpack DeepLesion's archives there.")
+        raise DeepLesionError(
+            f"{images} holds none of the {len(key_slices)} slices of {csv}; unpack DeepLesion's archives there."
+        )
     if len(there) < len(key_slices):
         check = "python -m train.verify lists them"
         _log.warning(
-            "%s: %d of %d key slices are not in %s and are left out; %s.", csv, len(key_slices) - len(there), len(key_slices), images, check
+            "%s: %d of %d key slices are not in %s and are left out; %s.",
+            csv,
+            len(key_slices) - len(there),
+            len(key_slices),
+            images,
+            check,
         )
     return there
 
 
 def _tell(csv: Path, rows: pd.DataFrame, what: str) -> None:
     if len(rows):
-        _log.warning("%s: %d row(s) %s; the first is row %d (%s).", csv, len(rows), what, rows.index[0] + 2, rows["File_name"].iloc[0])
+        _log.warning(
+            "%s: %d row(s) %s; the first is row %d (%s).",
+            csv,
+            len(rows),
+            what,
+            rows.index[0] + 2,
+            rows["File_name"].iloc[0],
+        )
 
 
 def _refuse(csv: Path, table: pd.DataFrame, column: str, wrong: pd.Series, expected: str) -> None:
@@ -251,7 +293,8 @@ def _refuse(csv: Path, table: pd.DataFrame, column: str, wrong: pd.Series, expec
         row = table.index[wrong][0]
         value = table.at[row, column]
         raise DeepLesionError(
-            f"{csv}, row {row + 2}: {column} is '{value}' instead of {expected}; correct the row or fetch the file again."
+            f"{csv}, row {row + 2}: {column} is '{value}' instead of {expected}; correct the row or fetch the file "
+            "again."
         )
 
 

@@ -1,8 +1,9 @@
-"""Write training slices in the layout of DeepLesion: `Images_png/{patient}_{study}_{series}/{slice}.png` and `DL_info.csv`.
+"""Write training slices in the layout of DeepLesion: `Images_png/{patient}_{study}_{series}/{slice}.png` and
+`DL_info.csv`.
 
-Yan et al., "DeepLesion: automated mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. Coordinates given to this
-module are 0-based pixels (the centre of a pixel has whole numbers); those in the file are 1-based. A box is the hull of the two axes
-+ 5 pixels.
+Yan et al., "DeepLesion: automated mining of large-scale lesion annotations", J. Med. Imaging 5(3), 2018. Coordinates
+given to this module are 0-based pixels (the centre of a pixel has whole numbers); those in the file are 1-based. A box
+is the hull of the two axes + 5 pixels.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def row(
 ) -> dict[str, object]:
     """One lesion as the 18 columns of `DL_info.csv`.
 
-    `key_slice` and `slices` (first and last slice written) number the slices as in the file names; `recist` is in 0-based pixels of the key
-    slice; `spacing` is mm along (i, j, k); `size` is (columns, rows); `location` is relative in the body, 0..1; `split` is 1 train,
-    2 validation, 3 test.
+    `key_slice` and `slices` (first and last slice written) number the slices as in the file names; `recist` is in
+    0-based pixels of the key slice; `spacing` is mm along (i, j, k); `size` is (columns, rows); `location` is relative
+    in the body, 0..1; `split` is 1 train, 2 validation, 3 test.
     """
     points = np.array([*recist.long_axis, *recist.short_axis]) + 1
     box = (*(points.min(0) - MARGIN_PX), *(points.max(0) + MARGIN_PX))

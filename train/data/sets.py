@@ -1,4 +1,5 @@
-"""The training sets of the class-imbalance experiments: drawn from DeepLesion by body part, lesions of a patient and size."""
+"""The training sets of the class-imbalance experiments: drawn from DeepLesion by body part, lesions of a patient and
+size."""
 
 from __future__ import annotations
 
@@ -19,14 +20,17 @@ LARGE_MM = 10.0
 FEW = 2
 """Most lesions of a patient in the group with few."""
 SAME_PLACE = 0.02
-"""Two marks of one body part are one lesion seen again if they lie no farther apart than this along each axis of the relative location."""
+"""Two marks of one body part are one lesion seen again if they lie no farther apart than this along each axis of the
+relative location."""
 REPEAT_BELOW = 1 / len(BodyPart)
-"""A label on less than this share of the slices has its slices repeated: its share if all labels were equally common."""
+"""A label on less than this share of the slices has its slices repeated: its share if all labels were equally
+common."""
 SHARES = (0.6, 0.2, 0.2)
 
 
 def read_lesions(csv: Path) -> pd.DataFrame:
-    """All rows of a `DL_info.csv` and, beside its own columns, `sad_mm` (short axis) and `x`, `y`, `z` (relative location, NaN if unknown).
+    """All rows of a `DL_info.csv` and, beside its own columns, `sad_mm` (short axis) and `x`, `y`, `z` (relative
+    location, NaN if unknown).
 
     DeepLesionError names the file, or the row that cannot be right.
     """
@@ -40,8 +44,8 @@ def read_lesions(csv: Path) -> pd.DataFrame:
 def first_visit(table: pd.DataFrame, reading: str = "lesion", same_place: float = SAME_PLACE) -> pd.DataFrame:
     """The rows that a first visit saw.
 
-    "lesion": those of a lesion's first visit; a mark goes if a kept one of an earlier study of the patient has its label and lies at its
-    place. "study": those of the patient's first study. "all": every row.
+    "lesion": those of a lesion's first visit; a mark goes if a kept one of an earlier study of the patient has its
+    label and lies at its place. "study": those of the patient's first study. "all": every row.
     """
     if reading == "all":
         return table
@@ -63,15 +67,24 @@ def first_visit(table: pd.DataFrame, reading: str = "lesion", same_place: float 
 
 
 def limited(table: pd.DataFrame, reading: str = "lesion", same_place: float = SAME_PLACE) -> dict[str, pd.DataFrame]:
-    """The steps to D_L by name, each with the rows that it leaves; noisy marks and repeated rows, which no training sees, go first."""
+    """The steps to D_L by name, each with the rows that it leaves.
+
+    Noisy marks and repeated rows, which no training sees, go first.
+    """
     clean = table[(table["Possibly_noisy"] == 0) & ~table.duplicated(["File_name", "Bounding_boxes"])]
     visit = first_visit(clean, reading, same_place)
     labelled = visit[visit["Coarse_lesion_type"] != UNKNOWN]
-    return {"rows of the csv": table, "neither noisy nor repeated": clean, "first visit": visit, "labelled: D_L": labelled}
+    return {
+        "rows of the csv": table,
+        "neither noisy nor repeated": clean,
+        "first visit": visit,
+        "labelled: D_L": labelled,
+    }
 
 
 def split_by_patient(lesions: pd.DataFrame, seed: int = 0, shares: Sequence[float] = SHARES) -> pd.DataFrame:
-    """`lesions` with `Train_Val_Test` drawn anew: each patient in one split, `shares` of the patients in train, validation and test.
+    """`lesions` with `Train_Val_Test` drawn anew: each patient in one split, `shares` of the patients in train,
+    validation and test.
 
     DeepLesionError where there are too few patients for three splits.
     """
@@ -79,7 +92,9 @@ def split_by_patient(lesions: pd.DataFrame, seed: int = 0, shares: Sequence[floa
     edges = np.rint(np.cumsum(shares)[:2] / np.sum(shares) * len(patients)).astype(int)
     parts = np.split(patients, edges)
     if not all(map(len, parts)):
-        raise DeepLesionError(f"{len(patients)} patient(s) with labelled lesions are too few to split; use a csv with at least 4.")
+        raise DeepLesionError(
+            f"{len(patients)} patient(s) with labelled lesions are too few to split; use a csv with at least 4."
+        )
     split = {patient: code for code, part in zip(SPLITS.values(), parts, strict=True) for patient in part.tolist()}
     return lesions.assign(Train_Val_Test=lesions["Patient_index"].map(split))
 
@@ -96,7 +111,10 @@ def plain(train: pd.DataFrame, lesions: int, rng: np.random.Generator) -> pd.Dat
 
 
 def by_label(train: pd.DataFrame, lesions: int, rng: np.random.Generator) -> pd.DataFrame:
-    """D_BP: the same number of every label; where `lesions` asks a label for more than it has, the others make up for it equally."""
+    """D_BP: the same number of every label.
+
+    Where `lesions` asks a label for more than it has, the others make up for it equally.
+    """
     return _level(train, train["Coarse_lesion_type"], lesions, rng)
 
 
@@ -146,7 +164,9 @@ class Experiment(NamedTuple):
 # A new experiment is a function that draws it, and a row here.
 EXPERIMENTS = {
     "BP": Experiment(by_label, ("label",)),
-    "N": Experiment(by_lesions_per_patient, ("patient",), if_empty=f"no patient, or every patient, has more than {FEW} lesions"),
+    "N": Experiment(
+        by_lesions_per_patient, ("patient",), if_empty=f"no patient, or every patient, has more than {FEW} lesions"
+    ),
     "S": Experiment(by_size, ("size",), if_empty=f"no lesion, or every lesion, is {LARGE_MM:g} mm or more"),
     "U": Experiment(plain, ()),
     "RF": Experiment(plain, ("label",), repeats=True),
@@ -154,23 +174,31 @@ EXPERIMENTS = {
 }
 
 
-def draw(train: pd.DataFrame, experiment: str, seed: int, lesions: int | None = None, repeat_below: float = REPEAT_BELOW) -> pd.DataFrame:
-    """The set of one of the `EXPERIMENTS`: rows of `train`, at most `lesions` of them (default: `rarest`); same seed, same set.
+def draw(
+    train: pd.DataFrame, experiment: str, seed: int, lesions: int | None = None, repeat_below: float = REPEAT_BELOW
+) -> pd.DataFrame:
+    """The set of one of the `EXPERIMENTS`: rows of `train`, at most `lesions` of them (default: `rarest`).
 
-    RF's rows have a column `Repeat`, the same on all rows of a slice. DeepLesionError where a group to balance is empty.
+    Same seed, same set.
+
+    RF's rows have a column `Repeat`, the same on all rows of a slice. DeepLesionError where a group to balance is
+    empty.
     """
     rng, row = np.random.default_rng(seed), EXPERIMENTS[experiment]
     drawn = row.draw(train, rarest(train) if lesions is None else lesions, rng).sort_index()
     if drawn.empty:
-        raise DeepLesionError(f"D_{experiment} would be empty: in the train split {row.if_empty}; choose another --experiment.")
+        raise DeepLesionError(
+            f"D_{experiment} would be empty: in the train split {row.if_empty}; choose another --experiment."
+        )
     return repeated(drawn, repeat_below, rng) if row.repeats else drawn
 
 
 def repeated(lesions: pd.DataFrame, repeat_below: float, rng: np.random.Generator) -> pd.DataFrame:
     """RF: `lesions` with a column `Repeat` >= 1, higher on slices with rare labels.
 
-    Gupta et al., LVIS, CVPR 2019, appendix: a label on the share f of the slices has the factor max(1, sqrt(repeat_below / f)), a slice the
-    highest factor of its labels, rounded up or down at random so that it is met on average.
+    Gupta et al., LVIS, CVPR 2019, appendix: a label on the share f of the slices has the factor max(1,
+    sqrt(repeat_below / f)), a slice the highest factor of its labels, rounded up or down at random so that it is met on
+    average.
     """
     slices, labels = lesions["File_name"], lesions["Coarse_lesion_type"]
     share = slices.groupby(labels).nunique() / slices.nunique()
@@ -195,7 +223,8 @@ def _quotas(available: pd.Series, total: int) -> dict[int, int]:
 
 
 def _sums(counts: pd.Series, limit: int) -> dict[int, tuple[int, int]]:
-    """Every sum up to `limit` that some patients' counts make up -> its last patient and the sum before him (0 has none)."""
+    """Every sum up to `limit` that some patients' counts make up -> its last patient and the sum before him (0 has
+    none)."""
     sums: dict[int, tuple[int, int]] = {0: (0, 0)}
     for patient, count in counts.items():
         for before in [total for total in sums if total + count <= limit and total + count not in sums]:
@@ -214,8 +243,8 @@ def _summands(sums: dict[int, tuple[int, int]], total: int) -> list[int]:
 def subset(split: pd.DataFrame, drawn: pd.DataFrame, others: pd.DataFrame | None = None) -> pd.DataFrame:
     """The rows to write: the drawn ones as train, and all of D_L's validation and test.
 
-    `others` are further marks on these slices (`unused`), which then come along as of unknown label, so that training and evaluation ignore
-    them instead of taking them for background.
+    `others` are further marks on these slices (`unused`), which then come along as of unknown label, so that training
+    and evaluation ignore them instead of taking them for background.
     """
     parts = [drawn, split[split["Train_Val_Test"] != SPLITS["train"]]]
     if others is not None:

@@ -1,8 +1,10 @@
-"""Confidence intervals by bootstrap over patients: whole patients are drawn with replacement, since slices of one patient are alike.
+"""Confidence intervals by bootstrap over patients: whole patients are drawn with replacement, since slices of one
+patient are alike.
 
-Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). In every replicate the score threshold is
-found anew, for the false positives vary with the patients as well. The same seed draws the same patients for every detector that is
-measured on the same images, so the replicates of two detectors may be subtracted from one another.
+Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). In every replicate the
+score threshold is found anew, for the false positives vary with the patients as well. The same seed draws the same
+patients for every detector that is measured on the same images, so the replicates of two detectors may be subtracted
+from one another.
 """
 
 from __future__ import annotations
@@ -23,19 +25,24 @@ class Bootstrap:
     seed: int = 0
 
     def sensitivities(self, result: Froc, rates: list[float], groups: np.ndarray) -> np.ndarray:
-        """Sensitivity in every replicate: (replicates, rates, groups), NaN where a replicate holds no lesion of the group.
+        """Sensitivity in every replicate: (replicates, rates, groups), NaN where a replicate holds no lesion of the
+        group.
 
         `rates` are false positives per image; `groups` (groups, lesions) masks the lesions of each group.
         """
         if not self.replicates:
             return np.zeros((0, len(rates), len(groups)))
         names, patient = np.unique(self.patients, return_inverse=True)
-        drawn = np.random.default_rng(self.seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=self.replicates)
+        drawn = np.random.default_rng(self.seed).multinomial(
+            len(names), np.full(len(names), 1 / len(names)), size=self.replicates
+        )
         thresholds = _thresholds(result, rates, drawn, patient)
         times = drawn[:, patient[result.truth.image[result.lesion]]].astype(np.float32)
         members = groups.T.astype(np.float32)
         with np.errstate(invalid="ignore"):
-            shares = [(times * (result.found > column[:, None])) @ members / (times @ members) for column in thresholds.T]
+            shares = [
+                (times * (result.found > column[:, None])) @ members / (times @ members) for column in thresholds.T
+            ]
         return np.stack(shares, axis=1)
 
 
@@ -51,8 +58,13 @@ def _thresholds(result: Froc, rates: list[float], drawn: np.ndarray, patient: np
 
 
 def _places(drawn: np.ndarray, whose: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Place of the false positive that goes beyond the allowed number: (replicates, rates); the number of them where none does."""
-    return np.array([np.searchsorted(np.cumsum(times[whose]), limit, side="right") for times, limit in zip(drawn, allowed)])
+    """Place of the false positive that goes beyond the allowed number: (replicates, rates).
+
+    The number of them where none does.
+    """
+    return np.array(
+        [np.searchsorted(np.cumsum(times[whose]), limit, side="right") for times, limit in zip(drawn, allowed)]
+    )
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of many images: image (n,) int, boxes (n, 4) xyxy, labels (n,) int, scores (n,) (detections) or None (ground truth)."""
+    """Boxes of many images: image (n,) int, boxes (n, 4) xyxy, labels (n,) int, scores (n,) (detections) or None
+    (ground truth)."""
 
     image: np.ndarray
     boxes: np.ndarray

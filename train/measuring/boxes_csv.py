@@ -20,12 +20,18 @@ SIDES = ["x1", "y1", "x2", "y2"]
 
 
 def read_detections(path: Path) -> pd.DataFrame:
-    """The rows of a csv with the columns image, x1, y1, x2, y2, score and, optional, label; DeepLesionError names what is wrong."""
+    """The rows of a csv with the columns image, x1, y1, x2, y2, score and, optional, label.
+
+    DeepLesionError names what is wrong.
+    """
     return _checked(path, read_table(path, ["image", *SIDES, "score"]), ["score"])
 
 
 def read_truth(path: Path) -> pd.DataFrame:
-    """The rows of a csv with the columns image, x1, y1, x2, y2 and, optional, label, patient; DeepLesionError names what is wrong."""
+    """The rows of a csv with the columns image, x1, y1, x2, y2 and, optional, label, patient.
+
+    DeepLesionError names what is wrong.
+    """
     return _checked(path, read_table(path, ["image", *SIDES]), [])
 
 
@@ -33,7 +39,9 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A csv (.csv or .csv.gz) that needs `columns`; DeepLesionError says what is wrong with it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header would shift or lose values
+            warnings.simplefilter(
+                "error", pd.errors.ParserWarning
+            )  # a row longer than the header would shift or lose values
             table = pd.read_csv(path, index_col=False, dtype={"image": str, "patient": str})
     except FileNotFoundError as error:
         raise DeepLesionError(f"{path} does not exist; give a csv with the columns {', '.join(columns)}.") from error
@@ -52,7 +60,13 @@ def _checked(path: Path, table: pd.DataFrame, numbers: list[str]) -> pd.DataFram
         _check_number(path, table, name)
     if "label" in table:
         codes = [UNKNOWN, *BodyPart]
-        _complain(path, table, "label", ~pd.to_numeric(table["label"], errors="coerce").isin(codes), "a body-part code, 1 to 8 or -1")
+        _complain(
+            path,
+            table,
+            "label",
+            ~pd.to_numeric(table["label"], errors="coerce").isin(codes),
+            "a body-part code, 1 to 8 or -1",
+        )
         table["label"] = pd.to_numeric(table["label"]).astype(int)
     return table
 
@@ -74,11 +88,16 @@ def _check_number(path: Path, table: pd.DataFrame, column: str) -> None:
 def _complain(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DeepLesionError(f"{path}, row {row + 2}, column {column}: {wanted} is expected, not '{table[column].iloc[row]}'.")
+        raise DeepLesionError(
+            f"{path}, row {row + 2}, column {column}: {wanted} is expected, not '{table[column].iloc[row]}'."
+        )
 
 
 def to_boxes(table: pd.DataFrame, images: pd.Index, labels: bool) -> Boxes:
-    """The rows as `Boxes` whose images are numbered by their place in `images`; without `labels` all known lesions are of one kind."""
+    """The rows as `Boxes` whose images are numbered by their place in `images`.
+
+    Without `labels` all known lesions are of one kind.
+    """
     codes = table["label"].to_numpy(int) if "label" in table else np.ones(len(table), int)
     if not labels:
         codes = np.where(codes == UNKNOWN, UNKNOWN, 1)
@@ -87,7 +106,10 @@ def to_boxes(table: pd.DataFrame, images: pd.Index, labels: bool) -> Boxes:
 
 
 def patients(path: Path, truth: pd.DataFrame, images: pd.Index, count: int) -> np.ndarray:
-    """Whose each of `count` images is: (count,) names, from the truth's column patient; an image without lesions stands for itself."""
+    """Whose each of `count` images is: (count,) names, from the truth's column patient.
+
+    An image without lesions stands for itself.
+    """
     if "patient" not in truth:
         raise DeepLesionError(f"{path} lacks the column patient, which intervals over patients need.")
     _complain(path, truth, "patient", truth["patient"].isna(), "a patient's name or number")
@@ -97,7 +119,8 @@ def patients(path: Path, truth: pd.DataFrame, images: pd.Index, count: int) -> n
 
 
 def write(path: Path, boxes: Boxes, names: list[str], **columns: np.ndarray) -> None:
-    """Write boxes, whose images are called `names`, and further `columns` as `read_detections` and `read_truth` want them."""
+    """Write boxes, whose images are called `names`, and further `columns` as `read_detections` and `read_truth` want
+    them."""
     table = pd.DataFrame({"image": np.array(names, object)[boxes.image], **dict(zip(SIDES, boxes.boxes.T))})
     if boxes.scores is not None:
         table["score"] = boxes.scores

@@ -31,14 +31,18 @@ def detect_key_slices(
 
     prepared = ahead(PreparedSlices(cache, detector.wanted_slices, detector.pixel_mm), key_slices)
     found = []
-    for key_slice, slice_and_frame in tqdm(prepared, desc="detecting", total=len(key_slices), unit="slice", disable=quiet, leave=False):
+    for key_slice, slice_and_frame in tqdm(
+        prepared, desc="detecting", total=len(key_slices), unit="slice", disable=quiet, leave=False
+    ):
         sample, frame = slice_and_frame.result()
         boxes, scores, labels = detector(sample[None].astype(np.float32))[0]
         found.append(SliceBoxes(key_slice.number - 1, frame.to_index(boxes), scores, labels))
     return found
 
 
-def match(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], iou: float = 0.3, same_label: bool = True) -> Froc:
+def match(
+    key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], iou: float = 0.3, same_label: bool = True
+) -> Froc:
     """FROC of what was `found` on the key slices."""
     truth = Boxes.of([(key_slice.boxes, key_slice.labels) for key_slice in key_slices])
     detections = Boxes.of([(entry.boxes, entry.labels, entry.scores) for entry in found])
@@ -51,7 +55,9 @@ def summary(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: f
     return {
         "slices": len(key_slices),
         "patients": len({key_slice.patient for key_slice in key_slices}),
-        "lesions": {part.title: int((labelled.labels == part).sum()) for part in BodyPart if (labelled.labels == part).any()},
+        "lesions": {
+            part.title: int((labelled.labels == part).sum()) for part in BodyPart if (labelled.labels == part).any()
+        },
         "iou": iou,
         "false_positives_per_image": rate,
         "false_positives_counted": "of all labels together, at one score threshold",
@@ -64,10 +70,16 @@ def summary(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: f
 
 
 def each_lesion(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rate: float, iou: float) -> list[dict]:
-    """For every labelled lesion: its slice, label and box, and whether it is found at `rate` false positives an image."""
+    """For every labelled lesion: its slice, label and box, and whether it is found at `rate` false positives an
+    image."""
     result = match(key_slices, found, iou)
     threshold = result.threshold(rate)
-    lesions = [(entry.name, label, box) for entry in key_slices for label, box in zip(entry.labels, entry.boxes) if label != UNKNOWN]
+    lesions = [
+        (entry.name, label, box)
+        for entry in key_slices
+        for label, box in zip(entry.labels, entry.boxes)
+        if label != UNKNOWN
+    ]
     return [
         {"slice": name, "label": BodyPart(label).title, "box": box.round(1).tolist(), "found": bool(score > threshold)}
         for (name, label, box), score in zip(lesions, result.found, strict=True)
@@ -77,7 +89,8 @@ def each_lesion(key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], rat
 def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: float) -> dict:
     """Which of the lesions drawn on the slices of one CT are found.
 
-    `csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an image.
+    `csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an
+    image.
     """
     from LesionDetectorLib.detect import detect
 
@@ -95,7 +108,9 @@ def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: fl
         "slices": len(found),
         "false_positives_per_image": rate,
         "iou": iou,
-        "boxes_found": {name: f"{hit[rows].sum()} of {len(rows)}" for name, rows in table.groupby("tumor").indices.items()},
+        "boxes_found": {
+            name: f"{hit[rows].sum()} of {len(rows)}" for name, rows in table.groupby("tumor").indices.items()
+        },
         "score_threshold": result.threshold(rate),
     }
 

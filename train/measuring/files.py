@@ -16,10 +16,11 @@ from train.measuring.tables import markdown
 
 
 def write(folder: Path, result: dict, evaluation: Evaluation, key_slices: Sequence[KeySlice], title: str) -> None:
-    """Write into `folder`: report.json (`result`, of `report.report`), report.md, detections.csv, ground_truth.csv and the pictures.
+    """Write into `folder`: report.json (`result`, of `report.report`), report.md, detections.csv, ground_truth.csv
+    and the pictures.
 
-    `key_slices` are those that were evaluated, in order. Raises OSError where the folder cannot be written, DeepLesionError for a slice
-    that cannot be read.
+    `key_slices` are those that were evaluated, in order. Raises OSError where the folder cannot be written,
+    DeepLesionError for a slice that cannot be read.
     """
     rate, iou = result["false_positives_per_image"], result["iou"]
     labelled, anywhere = evaluation.froc(iou), evaluation.froc(iou, same_label=False)
@@ -29,7 +30,12 @@ def write(folder: Path, result: dict, evaluation: Evaluation, key_slices: Sequen
     boxes_csv.write(folder / "detections.csv", evaluation.detections, evaluation.names)
     patients = evaluation.patients[truth.image]
     boxes_csv.write(
-        folder / "ground_truth.csv", truth, evaluation.names, patient=patients, long_mm=diameters[:, 0], short_mm=diameters[:, 1]
+        folder / "ground_truth.csv",
+        truth,
+        evaluation.names,
+        patient=patients,
+        long_mm=diameters[:, 0],
+        short_mm=diameters[:, 1],
     )
     plots.froc_curves({"with the right label": labelled, "whatever the label": anywhere}, folder / "froc.png")
     plots.label_froc_curves(labelled, folder / "froc_by_label.png")
@@ -46,7 +52,8 @@ def write(folder: Path, result: dict, evaluation: Evaluation, key_slices: Sequen
 
 
 def slice_examples(result: Froc, rate: float, key_slices: Sequence[KeySlice]) -> list[plots.SliceExample]:
-    """For each label the first slice with a lesion found at `rate` false positives an image, and the first with one that is missed."""
+    """For each label the first slice with a lesion found at `rate` false positives an image, and the first with one
+    that is missed."""
     threshold = result.threshold(rate)
     image, found = result.truth.image[result.lesion], result.found > threshold
     chosen: list[int] = []

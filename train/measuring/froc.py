@@ -1,9 +1,9 @@
 """FROC: sensitivity against false positives per image, for detections of labelled boxes.
 
-A lesion is found at a threshold when some detection above it overlaps the lesion (IoU >= the limit); further hits on a found lesion
-are neither true nor false positives; one detection may find several lesions; a detection that overlaps no lesion is a false positive.
-Lesions of unknown label (-1) are *ignored*: a detection on one counts as nothing. These are the semantics of the DeepLesion detectors'
-evaluator (Yan et al., MULAN, 2019).
+A lesion is found at a threshold when some detection above it overlaps the lesion (IoU >= the limit); further hits on a
+found lesion are neither true nor false positives; one detection may find several lesions; a detection that overlaps no
+lesion is a false positive. Lesions of unknown label (-1) are *ignored*: a detection on one counts as nothing. These are
+the semantics of the DeepLesion detectors' evaluator (Yan et al., MULAN, 2019).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PAIRS_AT_ONCE = 200_000
 class Froc:
     """What was found of the known lesions in `images` images.
 
-    detections, truth: what was matched; lesion: (lesions,) places of the known lesions in the truth; found: (lesions,) best score of a hit
-    on each, -inf where none; hits: (hits,) places in the detections of those that hit a lesion; false: (n,) those of the false positives,
-    highest score first.
+    detections, truth: what was matched; lesion: (lesions,) places of the known lesions in the truth; found: (lesions,)
+    best score of a hit on each, -inf where none; hits: (hits,) places in the detections of those that hit a lesion;
+    false: (n,) those of the false positives, highest score first.
     """
 
     detections: Boxes
@@ -63,12 +63,18 @@ class Froc:
         return float(scores[allowed]) if allowed < len(scores) else -np.inf
 
     def sensitivity(self, false_positives_per_image: float, among: np.ndarray | None = None) -> float:
-        """Share of the lesions (`among`: a mask over them) found at that many false positives an image; NaN where there are none."""
+        """Share of the lesions (`among`: a mask over them) found at that many false positives an image.
+
+        NaN where there are none.
+        """
         found = self.found if among is None else self.found[among]
         return float((found > self.threshold(false_positives_per_image)).mean()) if len(found) else float("nan")
 
     def curve(self, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The FROC curve: false positives per image (n + 1,), rising, and the sensitivity at each; `among` as in `sensitivity`."""
+        """The FROC curve: false positives per image (n + 1,), rising, and the sensitivity at each.
+
+        `among` as in `sensitivity`.
+        """
         found = np.sort(self.found if among is None else self.found[among])
         thresholds = np.append(self.false_positives, -np.inf)
         missed = np.searchsorted(found, thresholds, side="right")
@@ -81,10 +87,13 @@ def allowed_false_positives(per_image: float, images: int | np.ndarray) -> int |
     return np.floor(per_image * images + 1e-9).astype(int)
 
 
-def froc(detections: Boxes, truth: Boxes, images: int, iou: float = 0.3, same_label: bool = True, count_pixels: bool = False) -> Froc:
+def froc(
+    detections: Boxes, truth: Boxes, images: int, iou: float = 0.3, same_label: bool = True, count_pixels: bool = False
+) -> Froc:
     """Match detections with the truth.
 
-    `same_label`: a hit needs the lesion's label, and a detection with a wrong label is a false positive; else only the place counts.
+    `same_label`: a hit needs the lesion's label, and a detection with a wrong label is a false positive; else only the
+        place counts.
     `count_pixels`: widths are x1 - x0 + 1, as older published figures have it.
     """
     detection, lesion, _ = overlapping(detections, truth, iou, count_pixels)
@@ -102,11 +111,13 @@ def froc(detections: Boxes, truth: Boxes, images: int, iou: float = 0.3, same_la
     return Froc(detections, truth, images, known, found[known], np.unique(detection[hit]), false)
 
 
-def confusion(detections: Boxes, truth: Boxes, threshold: float, iou: float = 0.3, count_pixels: bool = False) -> np.ndarray:
+def confusion(
+    detections: Boxes, truth: Boxes, threshold: float, iou: float = 0.3, count_pixels: bool = False
+) -> np.ndarray:
     """Lesions by label and by the label of the detection above `threshold` that overlaps them best: (8, 9) counts.
 
-    A row is a true label (body-part codes 1..8), a column a detected one; the last column counts the lesions that nothing overlaps. Best is
-    the highest IoU; of equal ones the highest score.
+    A row is a true label (body-part codes 1..8), a column a detected one; the last column counts the lesions that
+    nothing overlaps. Best is the highest IoU; of equal ones the highest score.
     """
     detection, lesion, overlap = overlapping(detections, truth, iou, count_pixels)
     shown = detections.scores[detection] > threshold
@@ -121,8 +132,11 @@ def confusion(detections: Boxes, truth: Boxes, threshold: float, iou: float = 0.
     return matrix
 
 
-def overlapping(detections: Boxes, truth: Boxes, iou: float, count_pixels: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of a detection and a lesion of the same image with an IoU of at least `iou`: places in both, and the IoU, each (pairs,)."""
+def overlapping(
+    detections: Boxes, truth: Boxes, iou: float, count_pixels: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a detection and a lesion of the same image with an IoU of at least `iou`: places in both, and the
+    IoU, each (pairs,)."""
     parts = []
     widened = np.array([0, 0, 1, 1]) if count_pixels else 0
     for detection, lesion in _pairs(detections.image, truth.image):
@@ -134,7 +148,8 @@ def overlapping(detections: Boxes, truth: Boxes, iou: float, count_pixels: bool 
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of places in `first` and `second` (image numbers, any order) that belong to the same image, in blocks."""
+    """All pairs of places in `first` and `second` (image numbers, any order) that belong to the same image, in
+    blocks."""
     order = np.argsort(second, kind="stable")
     start = np.searchsorted(second[order], first, "left")
     count = np.searchsorted(second[order], first, "right") - start

@@ -25,10 +25,11 @@ def froc_of_csv(
     replicates: int = 0,
     seed: int = 0,
 ) -> dict:
-    """Sensitivity at each of `rates` (false positives per image), whatever the label and, where both files have labels, by label.
+    """Sensitivity at each of `rates` (false positives per image), whatever the label and, where both files have
+    labels, by label.
 
-    `images` says how many images there are where some have neither a detection nor a lesion; `replicates` > 0 adds 95 % intervals by
-    bootstrap over the ground truth's column patient. Raises DeepLesionError for a csv that cannot be used.
+    `images` says how many images there are where some have neither a detection nor a lesion; `replicates` > 0 adds 95 %
+    intervals by bootstrap over the ground truth's column patient. Raises DeepLesionError for a csv that cannot be used.
     """
     found, lesions = boxes_csv.read_detections(detections_csv), boxes_csv.read_truth(truth_csv)
     names = pd.Index(pd.unique(pd.concat([lesions["image"], found["image"]])))
@@ -68,7 +69,9 @@ def _count(images: int | None, names: pd.Index, detections_csv: Path, truth_csv:
 
 def _all(result: Froc, bootstrap: Bootstrap, rates: Sequence[float]) -> dict:
     entries = stated(result, bootstrap, rates, {"all": np.ones(len(result.found), bool)}).get("all")
-    return _at_rates(entries, rates) if entries else {"sensitivity": dict.fromkeys((f"{rate:g}" for rate in rates), None)}
+    return (
+        _at_rates(entries, rates) if entries else {"sensitivity": dict.fromkeys((f"{rate:g}" for rate in rates), None)}
+    )
 
 
 def _right_label(result: Froc, bootstrap: Bootstrap, rates: Sequence[float]) -> dict:
@@ -88,5 +91,8 @@ def _right_label(result: Froc, bootstrap: Bootstrap, rates: Sequence[float]) -> 
 
 def _at_rates(entries: list[dict], rates: Sequence[float]) -> dict:
     """One entry of `stated` a rate -> the sensitivities and, where there are such, the intervals by rate."""
-    columns = {name: {f"{rate:g}": entry[name] for rate, entry in zip(rates, entries)} for name in ("sensitivity", "interval_95")}
+    columns = {
+        name: {f"{rate:g}": entry[name] for rate, entry in zip(rates, entries)}
+        for name in ("sensitivity", "interval_95")
+    }
     return columns if any(columns["interval_95"].values()) else {"sensitivity": columns["sensitivity"]}

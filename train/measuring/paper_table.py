@@ -1,8 +1,9 @@
-"""Table 1 of the class-imbalance paper from the runs of `train.reproduce`, beside the paper's figures, with summary and pictures.
+"""Table 1 of the class-imbalance paper from the runs of `train.reproduce`, beside the paper's figures, with summary
+and pictures.
 
-Sensitivity with the right label at 4 false positives per image of all labels together, IoU >= 0.3, mean over the seeds. Intervals are by
-bootstrap over the test patients, the same ones for every run, so that differences between experiments are paired; they do not hold the
-spread between seeds, which is stated beside them.
+Sensitivity with the right label at 4 false positives per image of all labels together, IoU >= 0.3, mean over the seeds.
+Intervals are by bootstrap over the test patients, the same ones for every run, so that differences between experiments
+are paired; they do not hold the spread between seeds, which is stated beside them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ PAPER = {
 class Measured:
     """One run on the test patients: its matched detections, and which lesions belong to each stratum and label.
 
-    values: (strata, labels) sensitivities in the order of `STRATA` and `TITLES`; samples: (replicates, strata, labels); both NaN where
+    values: (strata, labels) sensitivities in the order of `STRATA` and `TITLES`; samples: (replicates, strata, labels);
+        both NaN where
     there is no such lesion. lesions: (strata, labels).
     """
 
@@ -73,10 +75,17 @@ class Measured:
 
 
 def write(out: Path) -> str:
-    """Write results.md, table1.csv, results.csv and the pictures of all runs in `out` that are done; a sentence that says so."""
-    runs = [_measure(folder) for folder in sorted((out / "runs").glob("*")) if (folder / "test" / "report.json").exists()]
+    """Write results.md, table1.csv, results.csv and the pictures of all runs in `out` that are done.
+
+    A sentence that says so.
+    """
+    runs = [
+        _measure(folder) for folder in sorted((out / "runs").glob("*")) if (folder / "test" / "report.json").exists()
+    ]
     if not runs:
-        raise DeepLesionError(f"{out} holds no run that is done; make some with python -m train.reproduce --data DIR --out {out}.")
+        raise DeepLesionError(
+            f"{out} holds no run that is done; make some with python -m train.reproduce --data DIR --out {out}."
+        )
     order = {name: place for place, name in enumerate((*NAMES, *EXPERIMENTS))}
     runs.sort(key=lambda run: (order[run.detector], order.get(run.experiment, len(order)), run.experiment, run.seed))
     table1(runs).to_csv(out / "table1.csv", index=False)
@@ -112,7 +121,8 @@ def _measure(folder: Path) -> Measured:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------------------------------
+# - tables
 
 
 def pairs(runs: Sequence[Measured]) -> list[tuple[str, str]]:
@@ -155,7 +165,10 @@ def group_mean(values: np.ndarray, parts: Sequence[BodyPart]) -> np.ndarray:
 
 
 def gain(runs: Sequence[Measured], detector: str, stratum: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """BP minus U of one detector: values (labels + rare mean + common mean,) and samples (replicates, the same); None without both."""
+    """BP minus U of one detector: values (labels + rare mean + common mean,) and samples (replicates, the same).
+
+    None without both.
+    """
     if not {(detector, "BP"), (detector, "U")} <= set(pairs(runs)):
         return None
     (after, after_samples), (before, before_samples) = (mean_of_seeds(runs, detector, name) for name in ("BP", "U"))
@@ -178,8 +191,10 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
     seeds = {detector: sorted({run.seed for run in runs if run.detector == detector}) for detector in NAMES}
     parts = [
         "# Class imbalance: Table 1 of the paper, reproduced",
-        f"Data set `{settings['data']}`. Sensitivity in % with the right label at {RATE:g} false positives per image (of all labels "
-        f"together), IoU >= {IOU:g}, mean over the seeds. Intervals: 95 %, bootstrap over the test patients ({REPLICATES} replicates), "
+        f"Data set `{settings['data']}`. Sensitivity in % with the right label at {RATE:g} false positives per image "
+        "(of all labels "
+        f"together), IoU >= {IOU:g}, mean over the seeds. Intervals: 95 %, bootstrap over the test patients "
+        f"({REPLICATES} replicates), "
         "paired between experiments; they do not hold the spread between seeds. The sets are those of `train.balance`.",
         _sets(runs, out),
         f"## Table 1: lesions with SAD >= 1 cm (in brackets the paper's, on DeepLesion)\n\n{_table1(runs)}",
@@ -187,8 +202,11 @@ def _page(runs: Sequence[Measured], out: Path, pictures: dict[str, str]) -> str:
         *(f"## What balancing by body part gains: BP minus U, {STRATA[s]}\n\n{_gains(runs, s)}" for s in (0, 1)),
         *(f"![{caption}]({name})\n\n{caption}." for name, caption in pictures.items()),
         "## How it was made",
-        f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} {' '.join(map(_shown, settings['training']))}\n```",
-        "Seeds: " + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found) + f". {_hardware()}",
+        f"```sh\npython -m train.reproduce --data {settings['data']} --out {out.name} "
+        f"{' '.join(map(_shown, settings['training']))}\n```",
+        "Seeds: "
+        + "; ".join(f"{NAMES[name]} {', '.join(map(str, found))}" for name, found in seeds.items() if found)
+        + f". {_hardware()}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -203,7 +221,14 @@ def _hardware() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
+        model = next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in cpuinfo.read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            model,
+        )
     return f"Hardware: {gpu}{os.cpu_count()} cores ({model}), torch {torch.__version__}."
 
 
@@ -226,7 +251,9 @@ def _table1(runs: Sequence[Measured]) -> str:
         for detector in (name for name in NAMES if (name, experiment) in pairs(runs)):
             ours = mean_of_seeds(runs, detector, experiment)[0][STRATA.index(LARGE)]
             paper = [f" ({value:g})" for value in PAPER.get((detector, experiment), ())] or [""] * len(TITLES)
-            rows.append([f"E_{experiment} {NAMES[detector]}", *(percent(value) + theirs for value, theirs in zip(ours, paper))])
+            rows.append(
+                [f"E_{experiment} {NAMES[detector]}", *(percent(value) + theirs for value, theirs in zip(ours, paper))]
+            )
     return markdown_table(["experiment, detector", *TITLES], rows)
 
 
@@ -236,11 +263,21 @@ def _groups(runs: Sequence[Measured], stratum: int) -> str:
         values, samples = mean_of_seeds(runs, detector, experiment)
         own = [run.values[stratum] for run in runs if (run.detector, run.experiment) == (detector, experiment)]
         spread = [percent(group_mean(value, RARE)) for value in own] if len(own) > 1 else ["-"]
-        means = [_cell(group_mean(values[stratum], parts), group_mean(samples[:, stratum], parts)) for parts in (RARE, COMMON)]
+        means = [
+            _cell(group_mean(values[stratum], parts), group_mean(samples[:, stratum], parts))
+            for parts in (RARE, COMMON)
+        ]
         theirs = PAPER.get((detector, experiment))
         paper = [f"{np.mean(part):.1f}" if theirs else "-" for part in ((theirs or ())[:4], (theirs or ())[4:])]
         rows.append([NAMES[detector], f"E_{experiment}", *means, ", ".join(spread), *paper])
-    head = ["detector", "experiment", "rare labels (UR), mean", "common labels (OR), mean", "UR of each seed", "paper: UR, SAD >= 1 cm"]
+    head = [
+        "detector",
+        "experiment",
+        "rare labels (UR), mean",
+        "common labels (OR), mean",
+        "UR of each seed",
+        "paper: UR, SAD >= 1 cm",
+    ]
     return markdown_table([*head, "paper: OR, SAD >= 1 cm"], rows)
 
 
@@ -250,13 +287,25 @@ def _gains(runs: Sequence[Measured], stratum: int) -> str:
         if (both := gain(runs, detector, stratum)) is None:
             continue
         values, samples = both
-        rows.append([NAMES[detector], *(_cell(values[n], samples[:, n], sign=True) for n in (-2, -1)), *map(_signed, values[:-2])])
+        rows.append(
+            [
+                NAMES[detector],
+                *(_cell(values[n], samples[:, n], sign=True) for n in (-2, -1)),
+                *map(_signed, values[:-2]),
+            ]
+        )
         behind = [title for title, value in zip(TITLES[: len(RARE)], values) if value <= 0]
         sure = interval(samples[:, -2])[0] > 0
+        certainty = (
+            ", with the whole interval above 0" if sure else ", but its interval holds 0" if values[-2] > 0 else ""
+        )
         sentences.append(
-            f"{NAMES[detector]}: the rare labels' mean {'rises' if values[-2] > 0 else 'does not rise'}"
-            f"{', with the whole interval above 0' if sure else ', but its interval holds 0' if values[-2] > 0 else ''}; "
-            + (f"{' and '.join(behind)} {'do' if len(behind) > 1 else 'does'} not follow." if behind else "all four rise.")
+            f"{NAMES[detector]}: the rare labels' mean {'rises' if values[-2] > 0 else 'does not rise'}{certainty}; "
+            + (
+                f"{' and '.join(behind)} {'do' if len(behind) > 1 else 'does'} not follow."
+                if behind
+                else "all four rise."
+            )
         )
     table = markdown_table(["detector", "UR mean", "OR mean", *TITLES], rows)
     return "\n\n".join([table, "\n".join(f"- {sentence}" for sentence in sentences)])
@@ -266,7 +315,8 @@ def _signed(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:+.1f}"
 
 
-# --------------------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------------------------
+# pictures
 
 
 def _pictures(runs: Sequence[Measured], out: Path) -> dict[str, str]:
@@ -276,13 +326,19 @@ def _pictures(runs: Sequence[Measured], out: Path) -> dict[str, str]:
         bars.setdefault(NAMES[detector], {})[f"E_{experiment}"] = (values[0], np.stack(interval(samples[:, 0])))
     plots.grouped_bars(bars, TITLES, len(RARE), out / "labels.png")
     captions = {"labels.png": "Sensitivity by label, all sizes, with 95 % intervals; left of the line the rare labels"}
-    gains = {NAMES[name]: (both[0], np.stack(interval(both[1]))) for name in NAMES if (both := gain(runs, name, 0)) is not None}
+    gains = {
+        NAMES[name]: (both[0], np.stack(interval(both[1])))
+        for name in NAMES
+        if (both := gain(runs, name, 0)) is not None
+    }
     if gains:
         plots.gains(gains, [*TITLES, "rare, mean", "common, mean"], out / "gain.png")
         captions["gain.png"] = "BP minus U, all sizes, with 95 % intervals"
     for detector in dict.fromkeys(run.detector for run in runs):
         matrices = {
-            f"E_{experiment}": sum(_confusion(run) for run in runs if (run.detector, run.experiment) == (detector, experiment))
+            f"E_{experiment}": sum(
+                _confusion(run) for run in runs if (run.detector, run.experiment) == (detector, experiment)
+            )
             for name, experiment in by_cell
             if name == detector
         }

@@ -29,7 +29,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 class SliceExample:
     """A key slice to show.
 
-    hu: (rows, columns); truth, boxes: (n, 4) xyxy in its 0-based pixels; truth_labels, labels: body-part codes (-1 unknown); scores: (n,);
+    hu: (rows, columns); truth, boxes: (n, 4) xyxy in its 0-based pixels; truth_labels, labels: body-part codes (-1
+        unknown); scores: (n,);
     hit, false: masks over the boxes; those that are neither lie on an ignored lesion.
     """
 
@@ -58,7 +59,8 @@ def froc_curves(results: dict[str, Froc], path: Path) -> None:
 
 
 def label_froc_curves(result: Froc, path: Path) -> None:
-    """Draw the FROC curve of each label in a panel of its own, with both readings of the rate, and write them as a picture."""
+    """Draw the FROC curve of each label in a panel of its own, with both readings of the rate, and write them as a
+    picture."""
     figure = _figure(11, 5.6)
     panels = figure.subplots(2, 4, sharex=True, sharey=True)
     for axes, part in zip(panels.flat, BodyPart):
@@ -70,10 +72,16 @@ def label_froc_curves(result: Froc, path: Path) -> None:
         _froc_axes(axes)
         axes.set_title(f"{part.title} ({len(own.found)})", fontsize=10)
         axes.tick_params(labelsize=8)
-    styles = [(COLOURS[0], "-", "false positives of all labels"), (COLOURS[1], "--", "false positives of that label only")]
+    styles = [
+        (COLOURS[0], "-", "false positives of all labels"),
+        (COLOURS[1], "--", "false positives of that label only"),
+    ]
     lines = [Line2D([], [], color=colour, linestyle=style, label=label) for colour, style, label in styles]
     figure.legend(
-        handles=[*lines, Line2D([], [], color="0.8", label="the other labels")], loc="outside upper center", ncols=3, frameon=False
+        handles=[*lines, Line2D([], [], color="0.8", label="the other labels")],
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
     )
     figure.supxlabel("false positives per image", fontsize=10)
     figure.supylabel("sensitivity", fontsize=10)
@@ -81,7 +89,8 @@ def label_froc_curves(result: Froc, path: Path) -> None:
 
 
 def confusion_matrix(matrix: np.ndarray, path: Path) -> None:
-    """Draw a confusion matrix (8, 9) of `froc.confusion`, coloured by the share of each row, and write it as a picture."""
+    """Draw a confusion matrix (8, 9) of `froc.confusion`, coloured by the share of each row, and write it as a
+    picture."""
     confusion_matrices({"": matrix}, path)
 
 
@@ -118,10 +127,13 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray) -> AxesImage:
     return picture
 
 
-def grouped_bars(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], titles: Sequence[str], line_after: int, path: Path) -> None:
+def grouped_bars(
+    panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], titles: Sequence[str], line_after: int, path: Path
+) -> None:
     """Draw a panel for each entry, with bars of every set at each of `titles`, and write them as one picture.
 
-    A set is its sensitivities (titles,) and their intervals (2, titles); a line parts the first `line_after` titles from the others.
+    A set is its sensitivities (titles,) and their intervals (2, titles); a line parts the first `line_after` titles
+    from the others.
     """
     figure = _figure(11, 2.4 * len(panels) + 0.6)
     for axes, (name, sets) in zip(figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0], panels.items()):
@@ -129,7 +141,15 @@ def grouped_bars(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], ti
         for place, (label, (values, bounds)) in enumerate(sets.items()):
             x = np.arange(len(titles)) + (place - (len(sets) - 1) / 2) * width
             errors = np.abs(100 * (bounds - values))
-            axes.bar(x, 100 * values, width, yerr=errors, label=label, color=COLOURS[place], error_kw={"elinewidth": 0.7, "ecolor": "0.3"})
+            axes.bar(
+                x,
+                100 * values,
+                width,
+                yerr=errors,
+                label=label,
+                color=COLOURS[place],
+                error_kw={"elinewidth": 0.7, "ecolor": "0.3"},
+            )
         axes.axvline(line_after - 0.5, color="black", linewidth=1)
         axes.set_xticks(range(len(titles)), titles)
         axes.set(title=name, ylabel="sensitivity, %", ylim=(0, 100))
@@ -141,7 +161,8 @@ def grouped_bars(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], ti
 
 
 def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[str], path: Path) -> None:
-    """Draw differences in sensitivity, a row for each of `titles` and a colour for each entry, and write them as a picture.
+    """Draw differences in sensitivity, a row for each of `titles` and a colour for each entry, and write them as a
+    picture.
 
     An entry is its differences (titles,) and their intervals (2, titles).
     """
@@ -162,7 +183,8 @@ def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[st
 
 
 def key_slices(examples: Sequence[SliceExample], path: Path, columns: int = 4) -> None:
-    """Draw slices with the ground truth green, true positives yellow, false positives red, and write them as one picture.
+    """Draw slices with the ground truth green, true positives yellow, false positives red, and write them as one
+    picture.
 
     The colours of the class-imbalance paper's Figure 2. Detections on ignored lesions are grey, ignored lesions dashed.
     """
@@ -179,7 +201,9 @@ def key_slices(examples: Sequence[SliceExample], path: Path, columns: int = 4) -
         "on an ignored lesion": IGNORED,
     }
     lines = [Line2D([], [], color=colour, label=name) for name, colour in meanings.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(4, 2 * columns), frameon=False, labelcolor="white")
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=min(4, 2 * columns), frameon=False, labelcolor="white"
+    )
     figure.savefig(path, facecolor="black")
 
 

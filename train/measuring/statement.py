@@ -1,7 +1,8 @@
 """All that one evaluation states, as a dictionary for JSON.
 
-Sensitivity is stated at one score threshold, at which the false positives of all labels together reach the rate (the headline), and at a
-threshold for each label, at which the false positives of that label alone reach it; the class-imbalance paper does not say which it means.
+Sensitivity is stated at one score threshold, at which the false positives of all labels together reach the rate (the
+headline), and at a threshold for each label, at which the false positives of that label alone reach it; the
+class-imbalance paper does not say which it means.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ LARGE_SAD_MM = 10
 ALL_LABELS = "false_positives_of_all_labels"
 OWN_LABEL = "false_positives_of_that_label"
 HOW_COUNTED = {
-    "false_positives_of_all_labels": "headline: one score threshold, at which the false positives of all labels together reach the rate",
-    "false_positives_of_that_label": "a threshold for each label, at which the false positives of that label alone reach the rate",
+    "false_positives_of_all_labels": (
+        "headline: one score threshold, at which the false positives of all labels together reach the rate"
+    ),
+    "false_positives_of_that_label": (
+        "a threshold for each label, at which the false positives of that label alone reach the rate"
+    ),
     "second_hit_on_a_found_lesion": SECOND_HIT,
     "wrong_label": "a false positive, except in the figures whatever the label, where only the place counts",
     "ignored_lesions": "of unknown label: neither found nor missed, and a detection on one counts as nothing",
-    "interval_95": "percentiles of a bootstrap over patients; none where the lesions are of one patient, or all replicates agree",
+    "interval_95": (
+        "percentiles of a bootstrap over patients; none where the lesions are of one patient, or all replicates agree"
+    ),
 }
 
 
@@ -71,13 +78,23 @@ class Evaluation:
 
 
 def label_sensitivities(result: Froc, rate: float = 4.0) -> dict[str, float]:
-    """Sensitivity of each label, by title, at `rate` false positives an image, and their "mean"; labels without lesions are left out."""
-    per_label = {part.title: result.sensitivity(rate, result.labels == part) for part in BodyPart if (result.labels == part).any()}
+    """Sensitivity of each label, by title, at `rate` false positives an image, and their "mean".
+
+    Labels without lesions are left out.
+    """
+    per_label = {
+        part.title: result.sensitivity(rate, result.labels == part)
+        for part in BodyPart
+        if (result.labels == part).any()
+    }
     return {**per_label, "mean": float(np.mean(list(per_label.values()))) if per_label else float("nan")}
 
 
 def report(evaluation: Evaluation, rate: float = 4.0, iou: float = 0.3, replicates: int = 1000, seed: int = 0) -> dict:
-    """Sensitivities with intervals by label, rate, size and IoU, average precision, the confusion matrix; how each is counted."""
+    """Sensitivities with intervals by label, rate, size and IoU, average precision, the confusion matrix.
+
+    How each is counted.
+    """
     labelled, anywhere = evaluation.froc(iou), evaluation.froc(iou, same_label=False)
     bootstrap = Bootstrap(evaluation.patients, replicates, seed)
     return plain(
@@ -100,7 +117,9 @@ def report(evaluation: Evaluation, rate: float = 4.0, iou: float = 0.3, replicat
             "average_precision": {
                 "how_counted": average_precision.HOW,
                 **{
-                    f"{limit:g}": average_precision.average_precision(evaluation.detections, evaluation.truth, len(evaluation.names), limit)
+                    f"{limit:g}": average_precision.average_precision(
+                        evaluation.detections, evaluation.truth, len(evaluation.names), limit
+                    )
                     for limit in PRECISION_IOUS
                 },
             },
@@ -122,7 +141,9 @@ def matrix(evaluation: Evaluation, rate: float, iou: float) -> np.ndarray:
 def stated(
     result: Froc, bootstrap: Bootstrap, rates: Sequence[float], groups: dict[str, np.ndarray], mean: bool = False
 ) -> dict[str, list]:
-    """For each group, a mask over the lesions: its lesions, sensitivity and interval at each rate; groups without lesions are left out.
+    """For each group, a mask over the lesions: its lesions, sensitivity and interval at each rate.
+
+    Groups without lesions are left out.
 
     `mean` adds the mean over the groups.
     """
@@ -139,7 +160,12 @@ def stated(
 def of_that_label(result: Froc, bootstrap: Bootstrap, rates: Sequence[float]) -> dict[str, list]:
     """As `stated`, for each label, with the false positives of that label only, and the mean over the labels."""
     parts = []
-    for part in tqdm([part for part in BodyPart if (result.labels == part).any()], desc="bootstrap by label", unit="label", leave=False):
+    for part in tqdm(
+        [part for part in BodyPart if (result.labels == part).any()],
+        desc="bootstrap by label",
+        unit="label",
+        leave=False,
+    ):
         own = result.of_label(part)
         values = np.array([[own.sensitivity(rate)] for rate in rates])
         samples = bootstrap.sensitivities(own, list(rates), np.ones((1, len(own.found)), bool))
@@ -147,11 +173,16 @@ def of_that_label(result: Froc, bootstrap: Bootstrap, rates: Sequence[float]) ->
     if not parts:
         return {}
     names, values, samples, owners = zip(*parts)
-    return _entries(list(names), np.concatenate(values, axis=1), np.concatenate(samples, axis=2), list(owners), mean=True)
+    return _entries(
+        list(names), np.concatenate(values, axis=1), np.concatenate(samples, axis=2), list(owners), mean=True
+    )
 
 
-def _entries(names: list[str], values: np.ndarray, samples: np.ndarray, owners: list[np.ndarray], mean: bool) -> dict[str, list]:
-    """values (rates, groups), samples (replicates, rates, groups), and whose the lesions of each group are -> {name: one entry a rate}."""
+def _entries(
+    names: list[str], values: np.ndarray, samples: np.ndarray, owners: list[np.ndarray], mean: bool
+) -> dict[str, list]:
+    """values (rates, groups), samples (replicates, rates, groups), and whose the lesions of each group are -> {name:
+    one entry a rate}."""
     if mean:
         names, owners = [*names, "mean"], [*owners, np.concatenate(owners)]
         values = np.column_stack([values, values.mean(1)])
@@ -161,7 +192,9 @@ def _entries(names: list[str], values: np.ndarray, samples: np.ndarray, owners: 
     for g, (name, whose) in enumerate(zip(names, owners)):
         several = len(np.unique(whose)) > 1
         bounds = [[low[r, g], high[r, g]] if several and low[r, g] < high[r, g] else None for r in range(len(values))]
-        entries[name] = [{"lesions": len(whose), "sensitivity": values[r, g], "interval_95": bounds[r]} for r in range(len(values))]
+        entries[name] = [
+            {"lesions": len(whose), "sensitivity": values[r, g], "interval_95": bounds[r]} for r in range(len(values))
+        ]
     return entries
 
 
@@ -177,7 +210,9 @@ def label_groups(result: Froc, among: np.ndarray | bool = True) -> dict[str, np.
     return {part.title: (result.labels == part) & among for part in BodyPart}
 
 
-def _by_label(labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap: Bootstrap, rate: float) -> dict[str, dict]:
+def _by_label(
+    labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap: Bootstrap, rate: float
+) -> dict[str, dict]:
     large = evaluation.diameters_mm[labelled.lesion, 1] >= LARGE_SAD_MM
     columns = {
         ALL_LABELS: stated(labelled, bootstrap, [rate], label_groups(labelled), mean=True),
@@ -187,7 +222,9 @@ def _by_label(labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap:
         "whatever_the_label": stated(anywhere, bootstrap, [rate], label_groups(anywhere), mean=True),
     }
     names = columns[ALL_LABELS]
-    return {name: {column: entries[name][0] for column, entries in columns.items() if name in entries} for name in names}
+    return {
+        name: {column: entries[name][0] for column, entries in columns.items() if name in entries} for name in names
+    }
 
 
 def _by_rate(labelled: Froc, anywhere: Froc, bootstrap: Bootstrap) -> dict[str, dict]:
@@ -206,17 +243,22 @@ def _by_rate(labelled: Froc, anywhere: Froc, bootstrap: Bootstrap) -> dict[str, 
     }
 
 
-def _by_size(labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap: Bootstrap, rate: float) -> dict[str, dict]:
+def _by_size(
+    labelled: Froc, anywhere: Froc, evaluation: Evaluation, bootstrap: Bootstrap, rate: float
+) -> dict[str, dict]:
     groups = size_groups(evaluation.diameters_mm[labelled.lesion])
     columns = {
         "with_the_right_label": stated(labelled, bootstrap, [rate], groups),
         "whatever_the_label": stated(anywhere, bootstrap, [rate], groups),
     }
-    return {name: {column: entries[name][0] for column, entries in columns.items() if name in entries} for name in groups}
+    return {
+        name: {column: entries[name][0] for column, entries in columns.items() if name in entries} for name in groups
+    }
 
 
 def size_groups(diameters_mm: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks over lesions by the mean of their two diameters (lesions, 2) in mm, with the bins of the DeepLesion paper."""
+    """Masks over lesions by the mean of their two diameters (lesions, 2) in mm, with the bins of the DeepLesion
+    paper."""
     place = np.searchsorted(SIZES_MM, diameters_mm.mean(1), side="right")
     names = [f"< {SIZES_MM[0]}", *(f"{low} to {high}" for low, high in pairwise(SIZES_MM)), f">= {SIZES_MM[-1]}"]
     return {name: place == bin_ for bin_, name in enumerate(names)}
@@ -236,7 +278,8 @@ def _by_iou(evaluation: Evaluation, rate: float) -> dict[str, dict]:
 
 
 def plain(value):
-    """The value with numbers rounded to 4 digits and those that JSON cannot hold as None, an interval of which as a whole."""
+    """The value with numbers rounded to 4 digits and those that JSON cannot hold as None, an interval of which as a
+    whole."""
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

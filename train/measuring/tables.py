@@ -23,19 +23,30 @@ def markdown(result: dict, title: str, pictures: Mapping[str, str] | None = None
         f"{result['images']} slices of {result['patients']} patients, {result['lesions']} lesions"
         + (f" (and {result['ignored_lesions']} of unknown label, ignored)" if result["ignored_lesions"] else "")
         + f", {result['detections']} detections.",
-        f"Sensitivity in % at {rate} false positives per image and IoU >= {iou} unless a table says otherwise; in brackets the 95 % "
-        f"interval, from {result['bootstrap']['replicates']} bootstrap replicates over patients. Few lesions make wide intervals.",
+        f"Sensitivity in % at {rate} false positives per image and IoU >= {iou} unless a table says otherwise; in "
+        "brackets the 95 % "
+        f"interval, from {result['bootstrap']['replicates']} bootstrap replicates over patients. Few lesions make "
+        "wide intervals.",
     ]
     if reached < result["false_positives_per_image"]:
-        intro.append(f"All detections together make only {reached:.2f} false positives per image: at higher rates nothing more is found.")
+        intro.append(
+            f"All detections together make only {reached:.2f} false positives per image: at higher rates nothing more "
+            "is found."
+        )
     parts = [f"# {title}", *intro]
-    parts += ["## How it is counted", "\n".join(f"- {name.replace('_', ' ')}: {text}" for name, text in result["how_counted"].items())]
+    parts += [
+        "## How it is counted",
+        "\n".join(f"- {name.replace('_', ' ')}: {text}" for name, text in result["how_counted"].items()),
+    ]
     parts += ["## By label", _label_table(result["by_label"])]
     parts += ["## By rate of false positives per image", _table("FP per image", _without_labels(result["by_rate"]))]
     parts += ["## By size, mean of the two diameters, mm", _table("mm", result["by_size_mm"])]
     parts += ["## By IoU limit", _table("IoU >=", _without_labels(result["by_iou"]))]
     parts += ["## Average precision, %", _precision_table(result["average_precision"])]
-    parts += [f"## Which label is detected, at {rate} false positives per image whatever the label", _confusion_table(result["confusion"])]
+    parts += [
+        f"## Which label is detected, at {rate} false positives per image whatever the label",
+        _confusion_table(result["confusion"]),
+    ]
     parts += [f"{caption}:\n\n![{caption}]({name})" for name, caption in (pictures or {}).items()]
     return "\n\n".join(parts) + "\n"
 
@@ -52,7 +63,9 @@ def _table(first: str, entries: dict[str, dict]) -> str:
     """One row an entry: how many lesions, where the entry says so, and each of its columns."""
     columns = list(dict.fromkeys(column for row in entries.values() for column in row))
     rows = [[name, *(_cell(row.get(column)) for column in columns)] for name, row in entries.items()]
-    lesions = [next((str(cell["lesions"]) for cell in row.values() if isinstance(cell, dict)), "0") for row in entries.values()]
+    lesions = [
+        next((str(cell["lesions"]) for cell in row.values() if isinstance(cell, dict)), "0") for row in entries.values()
+    ]
     titles = [column.replace("_", " ") for column in columns]
     if set(lesions) <= {"0"}:
         return markdown_table([first, *titles], rows)
@@ -60,7 +73,9 @@ def _table(first: str, entries: dict[str, dict]) -> str:
 
 
 def _without_labels(entries: dict[str, dict]) -> dict[str, dict]:
-    return {name: {column: cell for column, cell in row.items() if column != "by_label"} for name, row in entries.items()}
+    return {
+        name: {column: cell for column, cell in row.items() if column != "by_label"} for name, row in entries.items()
+    }
 
 
 def _cell(cell: dict | float | None, lesions: bool = False) -> str:
@@ -90,7 +105,9 @@ def _precision_table(entries: dict) -> str:
 
 
 def _confusion_table(entries: dict) -> str:
-    return markdown_table(["lesions of", *entries["columns"]], [[name, *map(str, row)] for name, row in entries["rows"].items()])
+    return markdown_table(
+        ["lesions of", *entries["columns"]], [[name, *map(str, row)] for name, row in entries["rows"].items()]
+    )
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:

@@ -106,18 +106,33 @@ def grow_abdomen(patient: Anatomy, rng: np.random.Generator) -> None:
 
 def _grow_domes(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.right_dome = Loft(
-        {205: ellipse(-60, -18, 72, 82), 232: ellipse(-66, -10, 63, 82), 255: ellipse(-72, -6, 50, 66), 272: ellipse(-74, -4, 32, 42)},
+        {
+            205: ellipse(-60, -18, 72, 82),
+            232: ellipse(-66, -10, 63, 82),
+            255: ellipse(-72, -6, 50, 66),
+            272: ellipse(-74, -4, 32, 42),
+        },
         12,
     ).varied(rng, 3, 0.03, 0.02)
     patient.left_dome = Loft(
-        {205: ellipse(62, -18, 70, 84), 228: ellipse(68, -8, 58, 80), 248: ellipse(72, -4, 46, 62), 262: ellipse(74, -2, 28, 38)}, 12
+        {
+            205: ellipse(62, -18, 70, 84),
+            228: ellipse(68, -8, 58, 80),
+            248: ellipse(72, -4, 46, 62),
+            262: ellipse(74, -2, 28, 38),
+        },
+        12,
     ).varied(rng, 3, 0.03, 0.02)
-    patient.middle_dome = Loft({195: ellipse(0, -18, 132, 84), 222: ellipse(0, -34, 100, 58), 240: ellipse(4, -40, 80, 42)}, 10)
+    patient.middle_dome = Loft(
+        {195: ellipse(0, -18, 132, 84), 222: ellipse(0, -34, 100, 58), 240: ellipse(4, -40, 80, 42)}, 10
+    )
 
 
 def _grow_upper_organs(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.liver = Loft(_LIVER, 12).varied(rng, 4, 0.06, 0.03)
-    patient.gallbladder = Loft({150: ellipse(-52, -48, 11, 13), 172: ellipse(-48, -38, 12, 16, 20)}, 16).varied(rng, 5, 0.2)
+    patient.gallbladder = Loft({150: ellipse(-52, -48, 11, 13), 172: ellipse(-48, -38, 12, 16, 20)}, 16).varied(
+        rng, 5, 0.2
+    )
     patient.has_gallbladder = bool(rng.random() < 0.82)
     patient.spleen = Loft(_SPLEEN, 12).varied(rng, 4, 0.10, 0.03)
     patient.stomach = Loft(_STOMACH, 9).varied(rng, 5, 0.10, 0.05)
@@ -145,12 +160,19 @@ def _grow_pelvis(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.bladder_jet = bool(rng.random() < 0.5)
     if patient.female:
         patient.genital = Loft(
-            {-112: ellipse(0, 18, 18, 14), -85: ellipse(rng.normal(0, 8), 12, 26, 19), -60: ellipse(rng.normal(0, 12), 4, 24, 18)}, 12
+            {
+                -112: ellipse(0, 18, 18, 14),
+                -85: ellipse(rng.normal(0, 8), 12, 26, 19),
+                -60: ellipse(rng.normal(0, 12), 4, 24, 18),
+            },
+            12,
         ).varied(rng, 5, 0.15)
         patient.ovaries = [Loft({-62: ellipse(side * 48, 12, 13, 10)}, 12).varied(rng, 8, 0.2) for side in (-1, 1)]
     else:
         patient.genital = Loft({-142: ellipse(0, 0, 20, 16), -125: ellipse(0, 4, 25, 19)}, 10).varied(rng, 3, 0.15)
-        patient.ovaries = [Loft({-112: ellipse(side * 20, 28, 20, 6, side * -18)}, 8).varied(rng, 3) for side in (-1, 1)]
+        patient.ovaries = [
+            Loft({-112: ellipse(side * 20, 28, 20, 6, side * -18)}, 8).varied(rng, 3) for side in (-1, 1)
+        ]
 
 
 def _kidney(rng: np.random.Generator, side: int) -> tuple[Loft, Loft, Loft, Loft, list[Loft]]:
@@ -169,13 +191,20 @@ def _kidney(rng: np.random.Generator, side: int) -> tuple[Loft, Loft, Loft, Loft
     state = rng.bit_generator.state
     outer = Loft(cortex, 10).varied(rng, 4, 0.08, 0.02)
     rng.bit_generator.state = state
-    inner = Loft({h: shrunk(closed_curve(o) if len(o) != VERTICES else o, 6) for h, o in cortex.items() if abs(h - z) < 40}, 8).varied(
-        rng, 4, 0.08, 0.02
+    inner = Loft(
+        {h: shrunk(closed_curve(o) if len(o) != VERTICES else o, 6) for h, o in cortex.items() if abs(h - z) < 40}, 8
+    ).varied(rng, 4, 0.08, 0.02)
+    sinus = Loft({z - 26: ellipse(56, 38, 7, 8), z: ellipse(54, 37, 13, 12), z + 26: ellipse(56, 40, 7, 8)}, 6).varied(
+        rng, 2, 0.1
     )
-    sinus = Loft({z - 26: ellipse(56, 38, 7, 8), z: ellipse(54, 37, 13, 12), z + 26: ellipse(56, 40, 7, 8)}, 6).varied(rng, 2, 0.1)
     pelvis = Loft({z - 14: ellipse(46, 34, 5, 4), z + 6: ellipse(47, 34, 10, 5, 20)}, 6).varied(rng, 2, 0.2)
-    calyces = [Loft({z + h: ellipse(58 + rng.normal(0, 3), 38 + rng.normal(0, 5), 4.5, 3.5)}, 6) for h in (-20, -8, 4, 16)]
-    return (*(loft.scaled(side=side) for loft in (outer, inner, sinus, pelvis)), [loft.scaled(side=side) for loft in calyces])
+    calyces = [
+        Loft({z + h: ellipse(58 + rng.normal(0, 3), 38 + rng.normal(0, 5), 4.5, 3.5)}, 6) for h in (-20, -8, 4, 16)
+    ]
+    return (
+        *(loft.scaled(side=side) for loft in (outer, inner, sinus, pelvis)),
+        [loft.scaled(side=side) for loft in calyces],
+    )
 
 
 def paint_abdomen(patient: Anatomy, canvas: Canvas, z: float, thickness: float) -> None:
@@ -223,7 +252,9 @@ def paint_upper_organs(patient: Anatomy, canvas: Canvas, z: float, thickness: fl
         canvas.fill(lumen, patient.stomach_content)
         middle, half = lumen.mean(0), float(np.ptp(lumen[:, 1])) / 2
         if patient.stomach_gas > -1:
-            canvas.fill(np.c_[lumen[:, 0], np.minimum(lumen[:, 1], middle[1] + patient.stomach_gas * half)], Tissue.BOWEL_GAS)
+            canvas.fill(
+                np.c_[lumen[:, 0], np.minimum(lumen[:, 1], middle[1] + patient.stomach_gas * half)], Tissue.BOWEL_GAS
+            )
     canvas.fill(patient.spleen.at(z), Tissue.SPLEEN)
     canvas.circles(*patient.pancreas.at(z))
     for body, limb, height in patient.adrenals:
@@ -264,4 +295,6 @@ def paint_pelvis(patient: Anatomy, canvas: Canvas, z: float) -> None:
         canvas.fill(shrunk(bladder, -3), Tissue.PELVIC_ORGAN)
         canvas.fill(bladder, Tissue.BLADDER_URINE)
         if patient.phase == "delayed" and patient.bladder_jet:
-            canvas.fill(np.c_[bladder[:, 0], np.maximum(bladder[:, 1], bladder[:, 1].mean() + 6)], Tissue.BOWEL_CONTRAST)
+            canvas.fill(
+                np.c_[bladder[:, 0], np.maximum(bladder[:, 1], bladder[:, 1].mean() + 6)], Tissue.BOWEL_CONTRAST
+            )

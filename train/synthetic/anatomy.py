@@ -10,10 +10,12 @@ from train.synthetic.tissues import HU, PHASES, Phase, Tissue
 
 
 class Anatomy:
-    """Size, habitus and tissues of a random patient; the rooms beside this file grow the organs that are declared here, and paint them.
+    """Size, habitus and tissues of a random patient.
 
-    World coordinates are LPS mm with the template's origin; `to_world` and `template_z` lead there. `hu` and `texture` turn tissues into CT
-    numbers.
+    The rooms beside this file grow the organs that are declared here, and paint them.
+
+    World coordinates are LPS mm with the template's origin; `to_world` and `template_z` lead there. `hu` and `texture`
+    turn tissues into CT numbers.
     """
 
     mediastinum: Loft

@@ -85,8 +85,13 @@ def small_bowel_path(patient: Anatomy, rng: np.random.Generator) -> list[tuple[f
     return path
 
 
-def fill_bowel(patient: Anatomy, rng: np.random.Generator, tube: Sweep, wall: float, odds: Sequence[float], gas: float) -> None:
-    """Cut a bowel tube into stretches; each holds fluid, oral contrast medium, nothing or faeces, and perhaps gas in front."""
+def fill_bowel(
+    patient: Anatomy, rng: np.random.Generator, tube: Sweep, wall: float, odds: Sequence[float], gas: float
+) -> None:
+    """Cut a bowel tube into stretches.
+
+    Each holds fluid, oral contrast medium, nothing or faeces, and perhaps gas in front.
+    """
     count = max(1, len(tube.spheres) // 16)
     contents = (Tissue.BOWEL_FLUID, Tissue.BOWEL_CONTRAST, Tissue.BOWEL_WALL, Tissue.FAECES)
     lumen = tube.inner(wall, Tissue.BOWEL_FLUID)
@@ -94,4 +99,6 @@ def fill_bowel(patient: Anatomy, rng: np.random.Generator, tube: Sweep, wall: fl
     for part in np.array_split(np.arange(len(tissue)), count):
         tissue[part] = contents[rng.choice(4, p=odds)]
         gassy[part] = rng.random() < gas
-    patient.bowel.append((tube, Sweep(lumen.spheres, tissue), Sweep(lumen.spheres[gassy], np.full(int(gassy.sum()), Tissue.BOWEL_GAS))))
+    patient.bowel.append(
+        (tube, Sweep(lumen.spheres, tissue), Sweep(lumen.spheres[gassy], np.full(int(gassy.sum()), Tissue.BOWEL_GAS)))
+    )

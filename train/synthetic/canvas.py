@@ -30,9 +30,12 @@ class Frame:
 
 
 class Canvas:
-    """An 8-bit tissue picture, `oversampling` x finer than the frame, on which contours and circles in template mm are painted."""
+    """An 8-bit tissue picture, `oversampling` x finer than the frame, on which contours and circles in template mm
+    are painted."""
 
-    def __init__(self, frame: Frame, deform: Callable[[Array], Array], oversampling: int, behind: Image.Image | None) -> None:
+    def __init__(
+        self, frame: Frame, deform: Callable[[Array], Array], oversampling: int, behind: Image.Image | None
+    ) -> None:
         side = frame.size * oversampling
         self.image = behind.copy() if behind else Image.new("L", (side, side), int(Tissue.AIR))
         self._draw = ImageDraw.Draw(self.image)
@@ -49,7 +52,12 @@ class Canvas:
 
     def line(self, path: Array, width: float, tissue: int) -> None:
         if width > 0:
-            self._draw.line(self._pixels(path).ravel().tolist(), fill=int(tissue), width=max(1, round(width * self._scale)), joint="curve")
+            self._draw.line(
+                self._pixels(path).ravel().tolist(),
+                fill=int(tissue),
+                width=max(1, round(width * self._scale)),
+                joint="curve",
+            )
 
     def bone(self, outline: Array | None, cortex: float = 1.6) -> None:
         if outline is not None:
@@ -61,7 +69,10 @@ class Canvas:
         self.line(path, width - 2 * cortex, Tissue.MARROW)
 
     def circles(self, circles: Array, tissues: Array, level: float = 0.0) -> None:
-        """Filled circles; with `level` in -1..1 only their front part (smaller y) up to that height: gas above a fluid level."""
+        """Filled circles.
+
+        With `level` in -1..1 only their front part (smaller y) up to that height: gas above a fluid level.
+        """
         if not len(circles):
             return
         centres, radii = self._pixels(circles[:, :2]), np.maximum(circles[:, 2] * self._scale, 0.5)

@@ -33,7 +33,9 @@ def grow_chest(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.mediastinum = Loft(_MEDIASTINUM, 30).varied(rng, 3, 0.04, 0.02)
     _grow_heart(patient, rng)
     _grow_airway(patient, rng)
-    patient.thyroid = [Loft({470: ellipse(s * 18, -2, 9, 14), 495: ellipse(s * 18, 0, 8, 12)}, 12).varied(rng) for s in (-1, 1)]
+    patient.thyroid = [
+        Loft({470: ellipse(s * 18, -2, 9, 14), 495: ellipse(s * 18, 0, 8, 12)}, 12).varied(rng) for s in (-1, 1)
+    ]
     _grow_front(patient, rng)
 
 
@@ -50,13 +52,21 @@ def _grow_heart(patient: Anatomy, rng: np.random.Generator) -> None:
         10,
     ).varied(rng, 3, 0.07, 0.03)
     patient.chambers = [
-        (Loft({275: ellipse(52, -24, 30, 20, 40), 300: ellipse(44, -16, 26, 19, 40)}, 16).varied(rng, 2), Tissue.LEFT_HEART),
         (
-            Loft({270: ellipse(22, -52, 34, 15, 25), 300: ellipse(12, -50, 30, 16, 25), 325: ellipse(14, -48, 18, 12)}, 12).varied(rng, 2),
+            Loft({275: ellipse(52, -24, 30, 20, 40), 300: ellipse(44, -16, 26, 19, 40)}, 16).varied(rng, 2),
+            Tissue.LEFT_HEART,
+        ),
+        (
+            Loft(
+                {270: ellipse(22, -52, 34, 15, 25), 300: ellipse(12, -50, 30, 16, 25), 325: ellipse(14, -48, 18, 12)},
+                12,
+            ).varied(rng, 2),
             Tissue.RIGHT_HEART,
         ),
         (
-            Loft({275: ellipse(-20, -20, 18, 22), 305: ellipse(-24, -22, 20, 25), 325: ellipse(-24, -24, 14, 18)}, 12).varied(rng, 2),
+            Loft(
+                {275: ellipse(-20, -20, 18, 22), 305: ellipse(-24, -22, 20, 25), 325: ellipse(-24, -24, 14, 18)}, 12
+            ).varied(rng, 2),
             Tissue.RIGHT_HEART,
         ),
         (Loft({298: ellipse(10, 8, 28, 14), 320: ellipse(8, 8, 34, 15)}, 14).varied(rng, 2), Tissue.LEFT_HEART),
@@ -75,7 +85,8 @@ def _grow_airway(patient: Anatomy, rng: np.random.Generator) -> None:
         )
     )
     patient.oesophagus = Sweep.along(
-        [(6, 26, 520, 7), (5, 32, 440, 7), (6, 34, 380, 7), (8, 32, 320, 7.5), (14, 28, 270, 8), (28, 15, 245, 9)], Tissue.OESOPHAGUS
+        [(6, 26, 520, 7), (5, 32, 440, 7), (6, 34, 380, 7), (8, 32, 320, 7.5), (14, 28, 270, 8), (28, 15, 245, 9)],
+        Tissue.OESOPHAGUS,
     )
     patient.oesophagus_gas = rng.uniform(1.5, 4.5) if rng.random() < 0.5 else 0.0
 
@@ -99,7 +110,9 @@ def grow_lung_vessels(patient: Anatomy, rng: np.random.Generator) -> None:
         195,
         480,
         lambda z: [cavity(z, -4)],
-        lambda z: [loft.at(z) for loft in (patient.mediastinum, patient.right_dome, patient.left_dome, patient.middle_dome)],
+        lambda z: [
+            loft.at(z) for loft in (patient.mediastinum, patient.right_dome, patient.left_dome, patient.middle_dome)
+        ],
     )
     for side in (-1, 1):
 
@@ -118,7 +131,9 @@ def grow_lung_vessels(patient: Anatomy, rng: np.random.Generator) -> None:
         ((50, 16, 362), (72, 40, 400), (74, 50, 430)),
     ):
         for side in (-1, 1):
-            bronchi.append(Sweep.along([(side * x, y, z, r) for (x, y, z), r in zip(path, (3.6, 2.6, 1.8))], Tissue.BOWEL_WALL))
+            bronchi.append(
+                Sweep.along([(side * x, y, z, r) for (x, y, z), r in zip(path, (3.6, 2.6, 1.8))], Tissue.BOWEL_WALL)
+            )
     patient.bronchi = Sweep.join(bronchi)
     patient.dependent = float(rng.uniform(20, 110))
 

@@ -23,7 +23,8 @@ class Scan:
     """A CT prepared for insertion: slices run from head to feet (k), pixels are COARSEST_MM or finer.
 
     hu: (k, j, i) int16; spacing: mm along i, j, k; body: its places on a coarse grid, for slices in the same order;
-    spectrum: (PATCH, PATCH) mean amplitude of its noise; persistence: correlation of the noise between neighbouring slices.
+    spectrum: (PATCH, PATCH) mean amplitude of its noise; persistence: correlation of the noise between neighbouring
+        slices.
     """
 
     hu: np.ndarray
@@ -35,7 +36,8 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Inserted:
-    """A lesion in a slab: its RECIST axes in 0-based pixels of the key slice and the relative location of its centre in the body."""
+    """A lesion in a slab: its RECIST axes in 0-based pixels of the key slice and the relative location of its centre
+    in the body."""
 
     lesion: SyntheticLesion
     recist: Recist
@@ -52,18 +54,25 @@ def prepare(volume: Volume) -> Scan:
     finer = np.ceil(np.array(volume.spacing[:2]) / COARSEST_MM).astype(int)
     if finer.max() > 1:
         hu = ndi.zoom(volume.hu.astype(np.float32), (1, finer[1], finer[0]), order=3, mode="nearest", grid_mode=True)
-        volume = replace(volume, hu=hu.astype(np.int16), spacing=(*(np.array(volume.spacing[:2]) / finer), volume.spacing[2]))
+        volume = replace(
+            volume, hu=hu.astype(np.int16), spacing=(*(np.array(volume.spacing[:2]) / finer), volume.spacing[2])
+        )
     body = find_places(volume)
     if not body.places:
-        raise CTError(f"{volume.source}: no organ or tissue was found that could hold a lesion; give a CT of chest, abdomen or pelvis.")
+        raise CTError(
+            f"{volume.source}: no organ or tissue was found that could hold a lesion; give a CT of chest, abdomen or "
+            "pelvis."
+        )
     return Scan(volume.hu, volume.spacing, body, *_noise_of(volume.hu))
 
 
-def insert(scan: Scan, rng: np.random.Generator, context_mm: float) -> tuple[np.ndarray, int, tuple[float, float, float], list[Inserted]]:
+def insert(
+    scan: Scan, rng: np.random.Generator, context_mm: float
+) -> tuple[np.ndarray, int, tuple[float, float, float], list[Inserted]]:
     """One slab of `scan` with one to four lesions on its key slice.
 
-    Returns HU (k, j, i) float32, the index of the key slice in the slab, the spacing (mm along i, j, k) and the lesions; none of them where
-    no place had room for one that can be measured.
+    Returns HU (k, j, i) float32, the index of the key slice in the slab, the spacing (mm along i, j, k) and the
+    lesions; none of them where no place had room for one that can be measured.
     """
     stretch = rng.uniform(0.92, 1.08)
     spacing = (scan.spacing[0] * stretch, scan.spacing[1] * stretch, scan.spacing[2])
@@ -91,8 +100,9 @@ def narrow_view(
 ) -> tuple[np.ndarray, tuple[float, float, float], list[Inserted]]:
     """The slab as if it had been reconstructed with a 1.3 to 2.2 times narrower field of view round one of its lesions.
 
-    Pixels are finer then, and so DeepLesion's margin of 5 px round a lesion is fewer mm. Returns slab and spacing of the same shape as
-    before, and the lesions that are still in the picture, in its pixels; all as it was where none would be.
+    Pixels are finer then, and so DeepLesion's margin of 5 px round a lesion is fewer mm. Returns slab and spacing of
+    the same shape as before, and the lesions that are still in the picture, in its pixels; all as it was where none
+    would be.
     """
     zoom = rng.uniform(1.3, 2.2)
     size = np.array(slab.shape[:0:-1]) / zoom  # i, j
@@ -100,7 +110,10 @@ def narrow_view(
     corner = np.clip(middle - size / 2, 0, np.array(slab.shape[:0:-1]) - size) - 0.5
     first = corner + 0.5 / zoom  # where pixel (0, 0) looks
     planes = [
-        ndi.affine_transform(plane, [1 / zoom, 1 / zoom], first[::-1], output_shape=plane.shape, order=1, mode="nearest") for plane in slab
+        ndi.affine_transform(
+            plane, [1 / zoom, 1 / zoom], first[::-1], output_shape=plane.shape, order=1, mode="nearest"
+        )
+        for plane in slab
     ]
     seen = [replace(made, recist=_seen_from(made.recist, first, zoom)) for made in lesions]
     seen = [made for made in seen if _inside_picture(made.recist, slab.shape[1:])]
@@ -111,7 +124,9 @@ def narrow_view(
 
 def _seen_from(recist: Recist, first: np.ndarray, zoom: float) -> Recist:
     long_axis, short_axis = ((np.array(axis) - first) * zoom for axis in (recist.long_axis, recist.short_axis))
-    return replace(recist, long_axis=tuple(map(tuple, long_axis.tolist())), short_axis=tuple(map(tuple, short_axis.tolist())))
+    return replace(
+        recist, long_axis=tuple(map(tuple, long_axis.tolist())), short_axis=tuple(map(tuple, short_axis.tolist()))
+    )
 
 
 def _choose_place(scan: Scan, rng: np.random.Generator, key: int | None = None) -> Place | None:
@@ -128,8 +143,13 @@ def _coarse_slice(scan: Scan, place: Place, key: int) -> np.ndarray:
     return place.room_mm[min(key // scan.body.step[0], len(place.room_mm) - 1)]
 
 
-def _choose_spot(scan: Scan, place: Place, rng: np.random.Generator, key: int | None = None) -> tuple[np.ndarray, tuple[float, float]]:
-    """A centre (k, j, i) in voxels and (long, short) mm; the lesion is made smaller where the place (on slice `key`) lacks room for it."""
+def _choose_spot(
+    scan: Scan, place: Place, rng: np.random.Generator, key: int | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """A centre (k, j, i) in voxels and (long, short) mm.
+
+    The lesion is made smaller where the place (on slice `key`) lacks room for it.
+    """
     long_mm, short_mm = _size(rng, place.body_part)
     room = place.room_mm if key is None else _coarse_slice(scan, place, key)[None]
     scale = min(1.0, 0.95 * float(room.max()) / (place.fit * short_mm / 2))
@@ -141,7 +161,8 @@ def _choose_spot(scan: Scan, place: Place, rng: np.random.Generator, key: int | 
 
 
 def _size(rng: np.random.Generator, part: BodyPart) -> tuple[float, float]:
-    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 3-8 mm and half the liver lesions a long one of 5-30 mm."""
+    """DeepLesion's sizes, but half the mediastinal nodes have a short axis of 3-8 mm and half the liver lesions a
+    long one of 5-30 mm."""
     long_mm, short_mm = sample_size(rng, part)
     if part == BodyPart.MEDIASTINUM and rng.random() < 0.5:
         return (scaled := rng.uniform(3, 8)) * min(long_mm / short_mm, 2.5), scaled
@@ -161,7 +182,10 @@ def _insert_one(
     others: list[Inserted],
     rng: np.random.Generator,
 ) -> Inserted | None:
-    """Paint one lesion into `slab`, whose (first, key) slice are `slices`; None, and no paint, if it cannot be measured or seen."""
+    """Paint one lesion into `slab`, whose (first, key) slice are `slices`.
+
+    None, and no paint, if it cannot be measured or seen.
+    """
     first, key = slices
     x, y, z = (np.arange(n, dtype=np.float32) * np.float32(mm) for n, mm in zip(slab.shape[::-1], spacing))
     centre_mm = (centre - [first, 0, 0])[::-1] * spacing
@@ -188,7 +212,9 @@ def _insert_one(
         painted = np.maximum(painted, before)
     there = section[window[1:]] > 0.5
     change = (painted - before)[key - first - window[0].start][there]
-    if not change.size or abs(float(change.mean())) < max(LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2):
+    if not change.size or abs(float(change.mean())) < max(
+        LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2
+    ):
         return None
     slab[window] = painted
     return Inserted(lesion, recist, _location(scan.body, centre))
@@ -197,7 +223,8 @@ def _insert_one(
 def _paint(
     lesion: SyntheticLesion, before: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`before` (k, j, i) with the lesion averaged over the slice thickness, and how much of the background it replaced."""
+    """`before` (k, j, i) with the lesion averaged over the slice thickness, and how much of the background it
+    replaced."""
     painted, weight = np.empty_like(before), np.empty_like(before)
     for k, height in enumerate(z):
         planes = (height + depth).astype(np.float32)[:, None, None]
@@ -206,7 +233,9 @@ def _paint(
     return painted, weight
 
 
-def _background(section: np.ndarray, centre: np.ndarray, spacing: tuple[float, float, float], short_mm: float, place: Place) -> float:
+def _background(
+    section: np.ndarray, centre: np.ndarray, spacing: tuple[float, float, float], short_mm: float, place: Place
+) -> float:
     """HU that surrounds the lesion: the median near its centre, of the dark half where the place is fat or lung."""
     half = max(2, round(max(4.0, short_mm / 2) / spacing[0]))
     j, i = (round(float(value)) for value in centre)
@@ -231,15 +260,19 @@ def _location(body: Body, centre: np.ndarray) -> tuple[float, float, float]:
 
 
 def _vary_enhancement(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same anatomy at another contrast phase: HU between 40 and 300 stretched or squeezed about 40, bone unchanged."""
+    """The same anatomy at another contrast phase: HU between 40 and 300 stretched or squeezed about 40, bone
+    unchanged."""
     factor = rng.uniform(0.7, 1.1)
     return np.interp(hu, [-4000, 40, 300, 700, 4000], [-4000, 40, 40 + 260 * factor, 700, 4000]).astype(np.float32)
 
 
 def _noise_of(hu: np.ndarray) -> tuple[np.ndarray, float]:
-    """(amplitude spectrum of PATCH x PATCH pixels, correlation between slices) of the noise, from the evenest soft-tissue patches."""
+    """(amplitude spectrum of PATCH x PATCH pixels, correlation between slices) of the noise, from the evenest
+    soft-tissue patches."""
     nk, nj, ni = hu.shape[0], hu.shape[1] // PATCH, hu.shape[2] // PATCH
-    patches = hu[:, : nj * PATCH, : ni * PATCH].reshape(nk, nj, PATCH, ni, PATCH).transpose(0, 1, 3, 2, 4).astype(np.float32)
+    patches = (
+        hu[:, : nj * PATCH, : ni * PATCH].reshape(nk, nj, PATCH, ni, PATCH).transpose(0, 1, 3, 2, 4).astype(np.float32)
+    )
     mean, spread = patches.mean((3, 4)), patches.std((3, 4))
     spread[(mean < 0) | (mean > 200) | (spread < 1)] = np.inf
     spread[-1] = np.inf  # so that every patch has one below it
@@ -260,9 +293,16 @@ def _detrended(patches: np.ndarray) -> np.ndarray:
     return (flat - basis @ np.linalg.lstsq(basis, flat, rcond=None)[0]).T.reshape(patches.shape)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int, int], spectrum: np.ndarray, persistence: float) -> np.ndarray:
+def _noise(
+    rng: np.random.Generator, shape: tuple[int, int, int], spectrum: np.ndarray, persistence: float
+) -> np.ndarray:
     """Noise (k, j, i) of the given amplitude spectrum per slice and correlation between slices, float32."""
-    correlation = np.fft.fftshift(np.fft.ifft2(spectrum**2).real) / PATCH**2 * np.hanning(PATCH + 1)[:-1] * np.hanning(PATCH + 1)[:-1, None]
+    correlation = (
+        np.fft.fftshift(np.fft.ifft2(spectrum**2).real)
+        / PATCH**2
+        * np.hanning(PATCH + 1)[:-1]
+        * np.hanning(PATCH + 1)[:-1, None]
+    )
     rows, columns = (max(size, PATCH) for size in shape[1:])
     padded = np.zeros((rows, columns))
     padded[:PATCH, :PATCH] = correlation

@@ -1,10 +1,12 @@
 """A synthetic lesion as an implicit function of world mm, for phantoms and for lesions put into real CT.
 
-The surface is an ellipsoid of random axes and orientation whose radius is modulated by low-frequency waves (lobulation) and narrow
-spikes (spiculation); its edge is a cumulative Gaussian, which is what a scanner's point spread makes of a sharp edge. Inside are tissue,
-and perhaps a necrotic core, an enhancing rim, calcified or fatty spots and a smooth heterogeneity.
+The surface is an ellipsoid of random axes and orientation whose radius is modulated by low-frequency waves (lobulation)
+and narrow spikes (spiculation); its edge is a cumulative Gaussian, which is what a scanner's point spread makes of a
+sharp edge. Inside are tissue, and perhaps a necrotic core, an enhancing rim, calcified or fatty spots and a smooth
+heterogeneity.
 
-Coordinates are mm of any right-angled frame with x along an image row, y along a column and z across slices (LPS of an axial CT), float32.
+Coordinates are mm of any right-angled frame with x along an image row, y along a column and z across slices (LPS of an
+axial CT), float32.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from skimage.measure import find_contours
 Array = np.ndarray
 Vector = tuple[float, float, float]
 
-# Quantiles 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98 of the long axis (mm = px * in-plane spacing) and of short / long, of the 4,927 lesions of
+# Quantiles 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98 of the long axis (mm = px * in-plane spacing) and of short / long, of
+# the 4,927 lesions of
 # DeepLesion's official test split (`Lesion_diameters_Pixel_`, `Spacing_mm_px_`, per `Coarse_lesion_type`).
 _LEVELS = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _LONG_MM = {
@@ -57,11 +60,13 @@ class SyntheticLesion:
     centre_mm: (x, y, z).
     axes_mm: the three semi-axes.
     rotation: (3, 3), rows are the unit vectors of the three axes.
-    tissue_hu: HU of its tissue; `opacity` 0..1 is how much of the background that tissue replaces (below 1: ground glass).
+    tissue_hu: HU of its tissue; `opacity` 0..1 is how much of the background that tissue replaces (below 1: ground
+        glass).
     edge_mm: standard deviation of the Gaussian that blurs its edge.
     waves: (n, 5) lobulation of the relative radius: wave vector (3), phase, amplitude.
     spicules: (n, 5) spikes of the relative radius: unit direction (3), sharpness, height.
-    core_radius, core_hu: relative radius (0: none) and HU of a core, either necrotic or, in a part-solid nodule, the solid part.
+    core_radius, core_hu: relative radius (0: none) and HU of a core, either necrotic or, in a part-solid nodule, the
+        solid part.
     rim_hu: HU added in the outer shell.
     texture_hu: amplitude of the heterogeneity inside.
     spots: (n, 5) calcifications or fat: offset from the centre in mm (3), radius in mm, HU.
@@ -90,7 +95,10 @@ class SyntheticLesion:
         return tuple(float(value) for value in half)
 
     def window(self, x: Array, y: Array, z: Array) -> tuple[slice, slice, slice]:
-        """The part (k, j, i) of an open grid (1-D mm coordinates, any step sign) that the lesion can touch; slices may be empty."""
+        """The part (k, j, i) of an open grid (1-D mm coordinates, any step sign) that the lesion can touch.
+
+        Slices may be empty.
+        """
         slices = []
         for values, centre, half in zip((z, y, x), self.centre_mm[::-1], self.extent_mm[::-1]):
             near = np.flatnonzero(np.abs(np.ravel(values) - centre) <= half)
@@ -98,13 +106,15 @@ class SyntheticLesion:
         return tuple(slices)
 
     def occupancy(self, x: Array, y: Array, z: Array) -> Array:
-        """Fraction 0..1 of lesion at the mm coordinates x, y, z (broadcast against each other), float32; 0.5 on its surface."""
+        """Fraction 0..1 of lesion at the mm coordinates x, y, z (broadcast against each other), float32; 0.5 on its
+        surface."""
         return self._inside(*self._relative(x, y, z))
 
     def blend(self, hu: Array, x: Array, y: Array, z: Array) -> Array:
         """`hu` (of the shape that x, y and z broadcast to) with the lesion painted in, float32.
 
-        For slices of finite thickness, average the blends of several z. Evaluate it in `window` only: it costs time per voxel.
+        For slices of finite thickness, average the blends of several z. Evaluate it in `window` only: it costs time per
+        voxel.
         """
         radius, reach = self._relative(x, y, z)
         weight = self._inside(radius, reach)
@@ -118,15 +128,20 @@ class SyntheticLesion:
             if self.opacity < 1:
                 opacity = np.maximum(opacity, core)
         for *offset, size, spot_hu in self.spots:
-            distance = _norm(*(values - centre - shift for values, centre, shift in zip((x, y, z), self.centre_mm, offset)))
+            distance = _norm(
+                *(values - centre - shift for values, centre, shift in zip((x, y, z), self.centre_mm, offset))
+            )
             tissue += ndtr((size - distance) / self.edge_mm) * (spot_hu - tissue)
         return (hu + opacity * (tissue - hu)).astype(np.float32)
 
     def _relative(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
         """Radius relative to the surface in the point's direction, and the mm that one unit of it is worth."""
-        offsets = [np.asarray(values, np.float32) - np.float32(centre) for values, centre in zip((x, y, z), self.centre_mm)]
+        offsets = [
+            np.asarray(values, np.float32) - np.float32(centre) for values, centre in zip((x, y, z), self.centre_mm)
+        ]
         local = [
-            sum(np.float32(w) * value for w, value in zip(axis, offsets)) / np.float32(a) for axis, a in zip(self.rotation, self.axes_mm)
+            sum(np.float32(w) * value for w, value in zip(axis, offsets)) / np.float32(a)
+            for axis, a in zip(self.rotation, self.axes_mm)
         ]
         ellipsoid = np.maximum(_norm(*local), 1e-4)
         surface = np.ones_like(ellipsoid)
@@ -155,12 +170,17 @@ def sample_size(rng: np.random.Generator, body_part: BodyPart) -> tuple[float, f
 
 
 def sample(
-    rng: np.random.Generator, body_part: BodyPart, centre_mm: Sequence[float], long_mm: float, short_mm: float, background_hu: float
+    rng: np.random.Generator,
+    body_part: BodyPart,
+    centre_mm: Sequence[float],
+    long_mm: float,
+    short_mm: float,
+    background_hu: float,
 ) -> SyntheticLesion:
     """A random lesion of about `long_mm` x `short_mm` on its central axial section.
 
-    `background_hu` is what surrounds it: parenchyma for a liver, kidney or other organ lesion, fat for a node, aerated lung for a nodule.
-    ValueError for axes that are not 0 < short <= long.
+    `background_hu` is what surrounds it: parenchyma for a liver, kidney or other organ lesion, fat for a node, aerated
+    lung for a nodule. ValueError for axes that are not 0 < short <= long.
     """
     if not 0 < short_mm <= long_mm:
         raise ValueError(f"A lesion needs 0 < short axis <= long axis, not {short_mm} and {long_mm} mm.")
@@ -183,10 +203,12 @@ def sample(
 
 
 def recist_of(section: Array, spacing: tuple[float, float]) -> Recist | None:
-    """Ground truth RECIST axes of a section: the longest diameter of its 0.5 contour and the longest chord perpendicular to it.
+    """Ground truth RECIST axes of a section: the longest diameter of its 0.5 contour and the longest chord
+    perpendicular to it.
 
-    `section` is a mask or an occupancy (rows, cols); `spacing` is mm along (i, j). Of several parts the largest counts. End points are
-    (i, j) in pixels of the section. None where the contour is shorter than two pixels, too little to be measured.
+    `section` is a mask or an occupancy (rows, cols); `spacing` is mm along (i, j). Of several parts the largest counts.
+    End points are (i, j) in pixels of the section. None where the contour is shorter than two pixels, too little to be
+    measured.
     """
     contours = find_contours(np.pad(np.asarray(section, np.float32), 1), 0.5)
     if not contours:
@@ -206,7 +228,9 @@ def recist_of(section: Array, spacing: tuple[float, float]) -> Recist | None:
     across = np.array([-along[1], along[0]])
     position, low, high = _longest_chord(np.c_[(points - start) @ along, (points - start) @ across])
     chord = [start + position * along + value * across for value in (low, high)]
-    long_axis, short_axis = (tuple((float(p[0] / step[0]), float(p[1] / step[1])) for p in axis) for axis in ((start, end), chord))
+    long_axis, short_axis = (
+        tuple((float(p[0] / step[0]), float(p[1] / step[1])) for p in axis) for axis in ((start, end), chord)
+    )
     return Recist(long_axis, short_axis, long_mm, float(high - low))
 
 
@@ -251,7 +275,9 @@ def _turn_x(angle: float) -> Array:
 def _waves(rng: np.random.Generator, strength: float, count: int = 5) -> Array:
     frequency = rng.uniform(1.5, 5, (count, 1))
     amplitude = strength * rng.uniform(0.4, 1, (count, 1)) / np.sqrt(frequency)
-    return np.hstack([_directions(rng, count) * frequency, rng.uniform(0, 2 * np.pi, (count, 1)), amplitude]).astype(np.float32)
+    return np.hstack([_directions(rng, count) * frequency, rng.uniform(0, 2 * np.pi, (count, 1)), amplitude]).astype(
+        np.float32
+    )
 
 
 def _spicules(rng: np.random.Generator, body_part: BodyPart, size: float) -> Array:
@@ -267,13 +293,18 @@ def _directions(rng: np.random.Generator, count: int) -> Array:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _spots(rng: np.random.Generator, size: float, count: int, radius: tuple[float, float], hu: tuple[float, float]) -> Array:
+def _spots(
+    rng: np.random.Generator, size: float, count: int, radius: tuple[float, float], hu: tuple[float, float]
+) -> Array:
     offset = _directions(rng, count) * size * rng.uniform(0, 0.6, (count, 1))
     return np.hstack([offset, rng.uniform(*radius, (count, 1)), rng.uniform(*hu, (count, 1))]).astype(np.float32)
 
 
 def _tissue(rng: np.random.Generator, body_part: BodyPart, background: float, size: float) -> dict:
-    """What a lesion of that label is made of, as keyword arguments of `SyntheticLesion`; `size` is its mean radius in mm."""
+    """What a lesion of that label is made of, as keyword arguments of `SyntheticLesion`.
+
+    `size` is its mean radius in mm.
+    """
     if body_part == BodyPart.LUNG:
         return _nodule(rng, size)
     if body_part == BodyPart.BONE:
@@ -297,7 +328,12 @@ def _nodule(rng: np.random.Generator, size: float) -> dict:
         return {"tissue_hu": rng.uniform(-50, 50), "opacity": rng.uniform(0.25, 0.6), "texture_hu": rng.uniform(20, 80)}
     if kind < 0.32 and size > 4:
         solid = {"core_radius": rng.uniform(0.3, 0.6), "core_hu": rng.uniform(20, 70)}
-        return {"tissue_hu": rng.uniform(-50, 30), "opacity": rng.uniform(0.3, 0.6), "texture_hu": rng.uniform(10, 50), **solid}
+        return {
+            "tissue_hu": rng.uniform(-50, 30),
+            "opacity": rng.uniform(0.3, 0.6),
+            "texture_hu": rng.uniform(10, 50),
+            **solid,
+        }
     made = {"tissue_hu": rng.uniform(20, 80), "texture_hu": rng.uniform(0, 12)}
     if rng.random() < 0.08:
         made["spots"] = _spots(rng, size, 2, (0.2 * size, 0.4 * size), (150, 600))
@@ -319,7 +355,8 @@ def _node(rng: np.random.Generator, size: float) -> dict:
 
 
 def _parenchymal(rng: np.random.Generator, background: float, size: float, cystic: float, hyper: float) -> dict:
-    """A lesion inside an organ of `background` HU: with the given chances a cyst or brighter than the organ, else darker."""
+    """A lesion inside an organ of `background` HU: with the given chances a cyst or brighter than the organ, else
+    darker."""
     kind = rng.random()
     if kind < cystic and background > 30:
         return {"tissue_hu": rng.uniform(-2, 20)}

@@ -1,7 +1,8 @@
 """Where in a real CT lesions of each label may lie, found with classical masks only: no trained network, no label map.
 
-Everything happens on a coarse grid (voxels of 2-4 mm) and is made to be strict rather than complete: a place that is missed costs nothing,
-a wrong one teaches a wrong label. Organs that are not found (no contrast, not in the scan) are simply left out.
+Everything happens on a coarse grid (voxels of 2-4 mm) and is made to be strict rather than complete: a place that is
+missed costs nothing, a wrong one teaches a wrong label. Organs that are not found (no contrast, not in the scan) are
+simply left out.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The places of a CT, and how its coarse grid lies on the voxels: coarse voxel (k, j, i) is centred on step * (k, j, i) + centre."""
+    """The places of a CT, and how its coarse grid lies on the voxels: coarse voxel (k, j, i) is centred on step *
+    (k, j, i) + centre."""
 
     places: tuple[Place, ...]
     body: Mask
@@ -56,7 +58,8 @@ class Body:
 
 
 def find_places(volume: Volume) -> Body:
-    """The places of `volume`, an axial CT whose i grows to the patient's left and j to the back, whatever the order of its slices."""
+    """The places of `volume`, an axial CT whose i grows to the patient's left and j to the back, whatever the order
+    of its slices."""
     step = tuple(max(1, round(COARSE_MM / mm)) for mm in volume.spacing[::-1])
     mm = np.array(volume.spacing[::-1]) * step
     hu = _block_mean(volume.hu, step)
@@ -73,7 +76,9 @@ def find_places(volume: Volume) -> Body:
     chest = _by_slice(convex_hull_image, lungs)
     lung_share = lungs.sum((1, 2)) / np.maximum(body.sum((1, 2)), 1)
     liver = _liver(hu, _shrink(body, 12, mm) & ~lungs & ~_grow(bone, 3, mm), bone, mm)
-    kidneys = _kidneys(hu, _shrink(core, 6, mm) & ~_grow(bone, 3, mm) & (lung_share < 0.03)[:, None, None], bone, liver, mm)
+    kidneys = _kidneys(
+        hu, _shrink(core, 6, mm) & ~_grow(bone, 3, mm) & (lung_share < 0.03)[:, None, None], bone, liver, mm
+    )
     pelvis = _pelvis(inside, bone, mm, lung_share) & ~_above(liver)
 
     is_fat = (hu > FAT[0]) & (hu < FAT[1])
@@ -97,7 +102,11 @@ def find_places(volume: Volume) -> Body:
         (BodyPart.PELVIS, "pelvic fat", pelvis & (hu > -140) & (hu < -15), 0.8, True),
         (BodyPart.PELVIS, "pelvic organ", _open(pelvis & soft, 8, mm), 0.8, False),
     ]
-    rooms = ((part, name, _depth(mask, mm)[::headward], fit, in_dark) for part, name, mask, fit, in_dark in candidates if mask.any())
+    rooms = (
+        (part, name, _depth(mask, mm)[::headward], fit, in_dark)
+        for part, name, mask, fit, in_dark in candidates
+        if mask.any()
+    )
     places = [Place(*made) for made in rooms if made[2].max() > LEAST_ROOM_MM]
     return Body(tuple(places), body[::headward], step)
 
@@ -132,14 +141,17 @@ def _lungs(hu: np.ndarray, body: Mask, mm: np.ndarray) -> Mask:
 def _bone(hu: np.ndarray, noise: np.ndarray, body: Mask, lungs: Mask, mm: np.ndarray) -> Mask:
     """HU > 180 with filled marrow, less vessels, heart and kidneys full of contrast, which are large and even.
 
-    On slices with lungs, bone lies within 45 mm of the skin or around the spine: what is bright elsewhere are streaks beside the heart.
+    On slices with lungs, bone lies within 45 mm of the skin or around the spine: what is bright elsewhere are streaks
+    beside the heart.
     """
     soft = (hu > 20) & (hu < 150)
     even = noise < max(45.0, 2.2 * float(np.median(noise[soft])) if soft.any() else 0.0)
     blood = _grow(_open((hu > 170) & even, 6, mm), 7, mm)
     spine = _posterior_middle(hu > 180, mm)
     blood_hu = float(np.median(hu[blood & (hu > 170)])) if blood.any() else 300.0
-    marrow = spine & (ndi.gaussian_filter(hu, 3 / mm) < np.clip(0.8 * blood_hu, 200, 270))  # it may be even, but not as bright as blood
+    marrow = spine & (
+        ndi.gaussian_filter(hu, 3 / mm) < np.clip(0.8 * blood_hu, 200, 270)
+    )  # it may be even, but not as bright as blood
     bright = (hu > 180) & body & (~blood | marrow) & ~_shrink(lungs, 4, mm)
     bright &= spine | ~_shrink(body, 45, mm) | ~lungs.any((1, 2))[:, None, None]
     bone = np.zeros_like(bright)
@@ -149,7 +161,8 @@ def _bone(hu: np.ndarray, noise: np.ndarray, body: Mask, lungs: Mask, mm: np.nda
 
 
 def _posterior_middle(bright: Mask, mm: np.ndarray) -> Mask:
-    """The spine's neighbourhood in each slice: 35 mm beside the middle and behind, from the hindmost bright voxels there 75 mm forward."""
+    """The spine's neighbourhood in each slice: 35 mm beside the middle and behind, from the hindmost bright voxels
+    there 75 mm forward."""
     zone = np.zeros_like(bright)
     middle = int(np.median(np.nonzero(bright)[2])) if bright.any() else bright.shape[2] // 2
     half = round(35 / mm[2])
@@ -162,7 +175,10 @@ def _posterior_middle(bright: Mask, mm: np.ndarray) -> Mask:
 
 
 def _behind_spine(bone: Mask, mm: np.ndarray) -> Mask:
-    """What lies behind the middle of the spine, by slices; the spine is taken as the bone near the middle in the rear half."""
+    """What lies behind the middle of the spine, by slices.
+
+    The spine is taken as the bone near the middle in the rear half.
+    """
     middle = round(float(np.median(np.nonzero(bone)[2]))) if bone.any() else bone.shape[2] // 2
     half = round(30 / mm[2])
     behind = np.zeros_like(bone)
@@ -209,7 +225,10 @@ def _liver(hu: np.ndarray, inside: Mask, bone: Mask, mm: np.ndarray) -> Mask:
 
 
 def _kidneys(hu: np.ndarray, inside: Mask, bone: Mask, liver: Mask, mm: np.ndarray) -> Mask:
-    """Enhanced blobs of 20-350 ml, 30-100 mm beside the spine and in the rear half of the cavity; empty unless clearly seen."""
+    """Enhanced blobs of 20-350 ml, 30-100 mm beside the spine and in the rear half of the cavity.
+
+    Empty unless clearly seen.
+    """
     middle, kidneys = _middle(bone, inside), np.zeros_like(inside)
     level = max(105.0, float(np.median(hu[liver])) + 15 if liver.any() else 105.0)
     rows = np.nonzero(inside)[1]
@@ -229,7 +248,10 @@ def _pelvis(inside: Mask, bone: Mask, mm: np.ndarray, lung_share: np.ndarray) ->
     middle, apart, arms = _middle(bone, inside), round(45 / mm[2]), round(160 / mm[2])
     pelvis = np.zeros_like(inside)
     for k, section in enumerate(bone):
-        right, left = np.nonzero(section[:, : middle - apart])[1], np.nonzero(section[:, middle + apart :])[1] + middle + apart
+        right, left = (
+            np.nonzero(section[:, : middle - apart])[1],
+            np.nonzero(section[:, middle + apart :])[1] + middle + apart,
+        )
         right, left = right[right > middle - arms], left[left < middle + arms]
         if min(right.size, left.size) * mm[1] * mm[2] < 700 or lung_share[k] > 0:
             continue
@@ -256,7 +278,9 @@ def _depth(mask: Mask, mm: np.ndarray) -> np.ndarray:
     """Distance in mm from inside `mask` to its edge, 0 outside, float32."""
     image = SimpleITK.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing([float(value) for value in mm[::-1]])
-    distance = SimpleITK.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+    distance = SimpleITK.SignedMaurerDistanceMap(
+        image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
+    )
     return np.where(mask, SimpleITK.GetArrayFromImage(distance) + mm.min() / 2, 0).astype(np.float32)
 
 
@@ -265,7 +289,10 @@ def _size(radius_mm: float, mm: np.ndarray) -> tuple[int, ...]:
 
 
 def _shrink(mask: Mask, radius_mm: float, mm: np.ndarray) -> Mask:
-    """Erosion by a box, whose separable filter is many times faster than a ball's; what leaves the picture goes on outside it."""
+    """Erosion by a box, whose separable filter is many times faster than a ball's.
+
+    What leaves the picture goes on outside it.
+    """
     return ndi.minimum_filter(mask, _size(radius_mm, mm), mode="nearest")
 
 

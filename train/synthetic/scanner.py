@@ -25,7 +25,10 @@ class Scanner:
 
     @classmethod
     def random(cls, rng: np.random.Generator, width_mm: float, size: int, interval: float | None = None) -> Scanner:
-        """A scanner whose field of view roughly fits a body `width_mm` wide; intervals as common as in DeepLesion unless given."""
+        """A scanner whose field of view roughly fits a body `width_mm` wide.
+
+        Intervals as common as in DeepLesion unless given.
+        """
         interval = float(rng.choice([1.0, 2.0, 2.5, 5.0], p=[0.45, 0.05, 0.05, 0.45]) if interval is None else interval)
         sharp = bool(rng.random() < 0.15)
         noise = rng.lognormal(np.log(13), 0.35) * (1.25 if interval < 2 else 1.0) * (1.7 if sharp else 1.0)
@@ -48,7 +51,10 @@ def pooled(fine: Array) -> Array:
 
 
 def correlated(rng: np.random.Generator, size: int, fine: float, coarse: float) -> Array:
-    """Unit-variance noise (size, size), float32, whose spectrum rises and falls like that of filtered backprojection; scales in pixels."""
+    """Unit-variance noise (size, size), float32, whose spectrum rises and falls like that of filtered backprojection.
+
+    Scales in pixels.
+    """
     white = rng.standard_normal((size, size), dtype=np.float32)
     narrow = gaussian_filter(white, fine, truncate=3, mode="wrap")
     band = narrow - 0.75 * gaussian_filter(narrow, coarse, truncate=2, mode="wrap")

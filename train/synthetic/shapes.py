@@ -1,4 +1,5 @@
-"""Solids as functions of height, for painting axial slices: lofts of contours, swept tubes, and branching trees of them.
+"""Solids as functions of height, for painting axial slices: lofts of contours, swept tubes, and branching trees of
+them.
 
 Coordinates are mm; z is the height of the slice, contours are (64, 2) vertices of x, y.
 """
@@ -26,7 +27,8 @@ def ellipse(x: float, y: float, a: float, b: float, degrees: float = 0.0, power:
 
 
 def closed_curve(points: Sequence[tuple[float, float]]) -> Array:
-    """(64, 2) vertices of the closed Catmull-Rom curve through `points`, evenly spaced, starting at the patient's left of the centre."""
+    """(64, 2) vertices of the closed Catmull-Rom curve through `points`, evenly spaced, starting at the patient's
+    left of the centre."""
     p = np.asarray(points, float)
     t = np.linspace(0, 1, 16, endpoint=False)[:, None]
     before, after, beyond = np.roll(p, 1, 0)[:, None], np.roll(p, -1, 0)[:, None], np.roll(p, -2, 0)[:, None]
@@ -57,11 +59,14 @@ def shrunk(outline: Array, mm: float) -> Array:
 
 
 class Room:
-    """Where a tree may grow: a coarse 3-D mask, 4 mm in the plane and 6 mm along z, of `fills(z)` without `cuts(z)` (lists of outlines)."""
+    """Where a tree may grow: a coarse 3-D mask, 4 mm in the plane and 6 mm along z, of `fills(z)` without `cuts(z)`
+    (lists of outlines)."""
 
     STEP, RISE, HALF = 4.0, 6.0, 160.0
 
-    def __init__(self, bottom: float, top: float, fills: Callable[[float], list], cuts: Callable[[float], list]) -> None:
+    def __init__(
+        self, bottom: float, top: float, fills: Callable[[float], list], cuts: Callable[[float], list]
+    ) -> None:
         self._bottom = bottom
         self._mask = np.stack([self._layer(fills(z), cuts(z)) for z in np.arange(bottom, top, self.RISE)])
 
@@ -87,7 +92,10 @@ class Room:
 
 
 class Loft:
-    """A solid whose contours at a few z are known; linear between them, rounded off over `cap` mm beyond the first and the last."""
+    """A solid whose contours at a few z are known.
+
+    Linear between them, rounded off over `cap` mm beyond the first and the last.
+    """
 
     def __init__(self, contours: dict[float, Array | Sequence[tuple[float, float]]], cap: float = 10.0) -> None:
         self.z = np.array(sorted(contours), float)
@@ -104,10 +112,15 @@ class Loft:
         return float(self.z[-1] + self.cap)
 
     def varied(self, rng: np.random.Generator, shift: float = 4.0, size: float = 0.07, shape: float = 0.05) -> Loft:
-        """Another patient's organ: moved by about `shift` mm, scaled by about 1 +- `size`, radius rippled by about `shape`."""
+        """Another patient's organ: moved by about `shift` mm, scaled by about 1 +- `size`, radius rippled by about
+        `shape`."""
         centre = np.append(self.outlines.mean((0, 1)), self.z.mean())
         scale = np.exp(rng.normal(0, size, 3))
-        order, phase, amplitude = np.array([2, 3, 5]), rng.uniform(0, 2 * np.pi, 3), rng.normal(0, shape, 3) / (1, 1.5, 3)
+        order, phase, amplitude = (
+            np.array([2, 3, 5]),
+            rng.uniform(0, 2 * np.pi, 3),
+            rng.normal(0, shape, 3) / (1, 1.5, 3),
+        )
         ripple = 1 + (amplitude * np.cos(order * TURN[:, None] + phase)).sum(1)
         middles = self.outlines.mean(1, keepdims=True)
         other = Loft.__new__(Loft)
@@ -118,7 +131,10 @@ class Loft:
         return other
 
     def scaled(self, size: float = 1.0, side: int = 1) -> Loft:
-        """Every contour scaled about its centre; side -1 also mirrors the solid to the other side of the body (x -> -x)."""
+        """Every contour scaled about its centre.
+
+        Side -1 also mirrors the solid to the other side of the body (x -> -x).
+        """
         other = Loft.__new__(Loft)
         middle = self.outlines.mean(1, keepdims=True)
         other.outlines = (middle + (self.outlines - middle) * size) * (side, 1)
@@ -178,7 +194,10 @@ class Sweep:
         return Sweep(spheres[keep], np.full(int(keep.sum()), tissue))
 
     def at(self, z: float, thickness: float = 0.0) -> tuple[Array, Array]:
-        """Circles (n, 3: x, y, radius) and tissues where the plane z cuts the spheres; spheres thinner than `thickness` reach that far."""
+        """Circles (n, 3: x, y, radius) and tissues where the plane z cuts the spheres.
+
+        Spheres thinner than `thickness` reach that far.
+        """
         radius = self.spheres[:, 3]
         reach = np.maximum(radius, thickness / 2)
         offset = np.abs(self.spheres[:, 2] - z)
@@ -205,7 +224,8 @@ def grow_tree(
     smallest: float = 0.6,
     stretch: float = 7.0,
 ) -> Sweep:
-    """A branching vessel tree that stays `inside`: lengths about `stretch` radii, daughters' radii by Murray's law (r^3 is kept)."""
+    """A branching vessel tree that stays `inside`: lengths about `stretch` radii, daughters' radii by Murray's law
+    (r^3 is kept)."""
     rods: list[tuple[float, ...]] = []  # start x, y, z, radius, end x, y, z, radius
     tips = [(np.asarray(root, float), np.asarray(direction, float) / np.linalg.norm(direction), radius)]
     while tips and len(rods) < 840:

@@ -58,13 +58,22 @@ def grow_bones(patient: Anatomy, rng: np.random.Generator) -> None:
         8,
     ).varied(rng, 1.5, 0.05)
     patient.clavicles = Sweep.join(
-        Sweep.along([(s * 26, -62, 428, 8), (s * 60, -66, 440, 6.5), (s * 100, -50, 458, 6.5), (s * 150, -30, 475, 7)], Tissue.CORTEX, 0.3)
+        Sweep.along(
+            [(s * 26, -62, 428, 8), (s * 60, -66, 440, 6.5), (s * 100, -50, 458, 6.5), (s * 150, -30, 475, 7)],
+            Tissue.CORTEX,
+            0.3,
+        )
         for s in (-1, 1)
     )
     spread = rng.normal(0, 4)
-    patient.scapula = [np.array([(s * (76 + spread), 82), (s * (108 + spread), 78), (s * (132 + spread), 58)], float) for s in (-1, 1)]
+    patient.scapula = [
+        np.array([(s * (76 + spread), 82), (s * (108 + spread), 78), (s * (132 + spread), 58)], float) for s in (-1, 1)
+    ]
     patient.scoliosis = rng.normal(0, 5), rng.uniform(250, 500), rng.uniform(0, 2 * np.pi)
-    patient.islands = [(int(rng.integers(0, 17)), *rng.uniform(-12, 12, 2), rng.uniform(1.5, 3.0)) for _ in range(int(rng.integers(0, 3)))]
+    patient.islands = [
+        (int(rng.integers(0, 17)), *rng.uniform(-12, 12, 2), rng.uniform(1.5, 3.0))
+        for _ in range(int(rng.integers(0, 3)))
+    ]
 
 
 def paint_hips(patient: Anatomy, canvas: Canvas, z: float, wall: Array) -> None:
@@ -91,7 +100,15 @@ def paint_hip_bone(patient: Anatomy, canvas: Canvas, z: float, side: int) -> Non
         back = np.array([58 - 2 * t, 68 - 2 * t])
         middle = (front + back) / 2 + (bend - (front + back) / 2) * 0.8
         path = smooth_path(
-            np.array([front + np.array([-8, -6]), front + np.array([2, 12]), bend, middle * 0.6 + back * 0.4 + np.array([-6, -4]), back])
+            np.array(
+                [
+                    front + np.array([-8, -6]),
+                    front + np.array([2, 12]),
+                    bend,
+                    middle * 0.6 + back * 0.4 + np.array([-6, -4]),
+                    back,
+                ]
+            )
         )
         keep = path if grow >= 1 else path.mean(0) + (path - path.mean(0)) * max(grow, 0.05)
         inner = keep + np.array([-10, -8])
@@ -136,14 +153,20 @@ def paint_spine(patient: Anatomy, canvas: Canvas, z: float) -> None:
         length = 30 * size if z < 200 else 26 * size
         for side in (-1, 1):
             canvas.bone_plate(
-                np.array([(x + side * 14 * size, back - 2), (x + side * (14 * size + length), back + (2 if z < 200 else 10))]),
+                np.array(
+                    [(x + side * 14 * size, back - 2), (x + side * (14 * size + length), back + (2 if z < 200 else 10))]
+                ),
                 7 * size,
                 1.5,
             )
     if 0.1 < t < 0.75:
         for side in (-1, 1):
-            canvas.bone_plate(np.array([(x + side * 13 * size, back + 1), (x + side * 8, back + 11), (x, back + 15)]), 6.5 * size, 1.6)
-        canvas.bone_plate(np.array([(x, back + 12), (x, back + 15 + 24 * size * (1 - abs(t - 0.42) / 0.4))]), 6.5 * size, 1.5)
+            canvas.bone_plate(
+                np.array([(x + side * 13 * size, back + 1), (x + side * 8, back + 11), (x, back + 15)]), 6.5 * size, 1.6
+            )
+        canvas.bone_plate(
+            np.array([(x, back + 12), (x, back + 15 + 24 * size * (1 - abs(t - 0.42) / 0.4))]), 6.5 * size, 1.5
+        )
     if t < 0.25 or t > 0.8:
         for side in (-1, 1):
             canvas.bone(ellipse(x + side * 17 * size, back + 4, 7.5 * size, 8 * size, side * 30))
@@ -161,7 +184,9 @@ def paint_spine(patient: Anatomy, canvas: Canvas, z: float) -> None:
                 canvas.fill(ellipse(x + dx, y + dy, radius, radius), Tissue.CORTEX)
     if 0.45 < t < 0.85:
         for side in (-1, 1):
-            canvas.bone_plate(np.array([(x + side * 15 * size, y + 10 * size), (x + side * 15 * size, back + 2)]), 8 * size, 1.8)
+            canvas.bone_plate(
+                np.array([(x + side * 15 * size, y + 10 * size), (x + side * 15 * size, back + 2)]), 8 * size, 1.8
+            )
     canvas.fill(ellipse(x, back, 11.5, 8), Tissue.VISCERAL_FAT)
     canvas.fill(ellipse(x, back, 9.5, 7), Tissue.CANAL)
 

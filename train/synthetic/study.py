@@ -28,7 +28,8 @@ class Study:
     Attributes
     ----------
     patient, scanner, frame: what is scanned and how; the frame is in world LPS mm.
-    top, slices: z of slice 0 and the number of slices; slice k lies at top - k * interval, so k grows from head to feet.
+    top, slices: z of slice 0 and the number of slices; slice k lies at top - k * interval, so k grows from head to
+        feet.
     lesions: the `SyntheticLesion`s that are in it, in world mm.
     """
 
@@ -52,7 +53,9 @@ class Study:
         self.scanner = Scanner.random(rng, float(high[0] - low[0]), size, interval)
         pixel = self.scanner.pixel
         middle = (low + high) / 2 + rng.normal(0, 6, 2)
-        self.frame = Frame(round(float(middle[0] - pixel * size / 2), 3), round(float(middle[1] - pixel * size / 2), 3), pixel, size)
+        self.frame = Frame(
+            round(float(middle[0] - pixel * size / 2), 3), round(float(middle[1] - pixel * size / 2), 3), pixel, size
+        )
         self._heights = REGIONS[region]
         bottom, self.top = (round(z * float(self.patient.scale[2]), 1) for z in self._heights)
         self.slices = int((self.top - bottom) / self.scanner.interval) + 1
@@ -71,11 +74,16 @@ class Study:
         """World z (LPS mm) of slice k."""
         return self.top - k * self.scanner.interval
 
-    # -- lesions -------------------------------------------------------------------------------------------------------------------------
+    # -- lesions -------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def _place(self, rng: np.random.Generator, balanced: bool, labels: Sequence[BodyPart] | None) -> None:
         """Add one lesion of a random label where the anatomy has room for it; none where ten tries find no room."""
-        parts = [p for p in labels or BodyPart if any(self._heights[0] < np.mean(site.z) < self._heights[1] for site in SITES[p])]
+        parts = [
+            p
+            for p in labels or BodyPart
+            if any(self._heights[0] < np.mean(site.z) < self._heights[1] for site in SITES[p])
+        ]
         odds = np.array([1.0 if balanced else NATURAL[p - 1] for p in parts])
         part = parts[rng.choice(len(parts), p=odds / odds.sum())]
         sites = [site for site in SITES[part] if self._heights[0] < np.mean(site.z) < self._heights[1]]
@@ -83,11 +91,15 @@ class Study:
         long_mm, short_mm = sample_size(rng, part)  # drawn once: a new size at every try would favour small lesions
         for attempt in range(10):
             site = sites[rng.choice(len(sites), p=weights / weights.sum())]
-            spot = self._spot(rng, site, long_mm, 0.6 * site.depth * short_mm if attempt < 6 else 0.0, site.depth * short_mm)
+            spot = self._spot(
+                rng, site, long_mm, 0.6 * site.depth * short_mm if attempt < 6 else 0.0, site.depth * short_mm
+            )
             if spot is None:
                 continue
             centre, background = spot
-            lesion = replace(sample(rng, part, centre, long_mm, short_mm, background), edge_mm=0.3)  # the scanner blurs it
+            lesion = replace(
+                sample(rng, part, centre, long_mm, short_mm, background), edge_mm=0.3
+            )  # the scanner blurs it
             if all(
                 np.linalg.norm(np.subtract(centre, other.centre_mm)) > 1.05 * (max(lesion.axes_mm) + max(other.axes_mm))
                 for other in self.lesions
@@ -99,7 +111,8 @@ class Study:
     def _spot(
         self, rng: np.random.Generator, site: Site, long_mm: float, least_room: float, wanted_room: float
     ) -> tuple[tuple[float, float, float], float] | None:
-        """A random point (mm) of the site's tissue as deep in what a lesion may replace as wanted (mm) or possible, and the HU there.
+        """A random point (mm) of the site's tissue as deep in what a lesion may replace as wanted (mm) or possible,
+        and the HU there.
 
         None where the random slice has no such tissue, or less than `least_room` of it.
         """
@@ -111,7 +124,13 @@ class Study:
         coarse = Frame(self.frame.x, self.frame.y, self.frame.pixel * self.frame.size / 256, 256)
         tissue = self.patient.paint(z, coarse, 1)
         x, y = coarse.columns()[None] / scale[0], coarse.rows()[:, None] / scale[1]
-        here = np.isin(tissue, site.starts) & (np.abs(x) >= site.x[0]) & (np.abs(x) <= site.x[1]) & (y >= site.y[0]) & (y <= site.y[1])
+        here = (
+            np.isin(tissue, site.starts)
+            & (np.abs(x) >= site.x[0])
+            & (np.abs(x) <= site.x[1])
+            & (y >= site.y[0])
+            & (y <= site.y[1])
+        )
         edge = 4 + 0.5 * long_mm / coarse.pixel
         here &= (np.abs(np.arange(256) - 127.5) < 127.5 - edge)[None]
         if not here.any():
@@ -124,7 +143,11 @@ class Study:
         pick = rng.integers(len(rows))
         row, column = int(rows[pick]), int(columns[pick])
         jitter = rng.uniform(-0.5, 0.5, 2) * coarse.pixel
-        centre = (float(coarse.x + column * coarse.pixel + jitter[0]), float(coarse.y + row * coarse.pixel + jitter[1]), float(z))
+        centre = (
+            float(coarse.x + column * coarse.pixel + jitter[0]),
+            float(coarse.y + row * coarse.pixel + jitter[1]),
+            float(z),
+        )
         return centre, float(self.patient.hu[tissue[row, column]])
 
     def key_slice(self, lesion: SyntheticLesion) -> int:
@@ -132,7 +155,8 @@ class Study:
         return int(np.clip(round((self.top - lesion.centre_mm[2]) / self.scanner.interval), 0, self.slices - 1))
 
     def measured(self, k: int) -> list[tuple[SyntheticLesion, Recist]]:
-        """The lesions that slice k shows with a cross-section worth annotating, with their RECIST axes in pixels of the slice."""
+        """The lesions that slice k shows with a cross-section worth annotating, with their RECIST axes in pixels of
+        the slice."""
         found = []
         masks = None
         for lesion, replaces in zip(self.lesions, self._replaces):
@@ -145,17 +169,24 @@ class Study:
                 found.append((lesion, recist))
         return found
 
-    def _section(self, lesion: SyntheticLesion, replaces: tuple[Tissue, ...], k: int, tissues: list[Array]) -> Recist | None:
+    def _section(
+        self, lesion: SyntheticLesion, replaces: tuple[Tissue, ...], k: int, tissues: list[Array]
+    ) -> Recist | None:
         window = self._window(lesion)
         x, y = self.frame.columns()[window[1]][None], self.frame.rows()[window[0]][:, None]
         if not x.size or not y.size:
             return None
-        occupied = [lesion.occupancy(x, y, np.float32(z)) * self._share(t, replaces, window) for z, t in zip(self._planes(k), tissues)]
+        occupied = [
+            lesion.occupancy(x, y, np.float32(z)) * self._share(t, replaces, window)
+            for z, t in zip(self._planes(k), tissues)
+        ]
         recist = recist_of(np.mean(occupied, 0), (self.frame.pixel, self.frame.pixel))
         if recist is None:
             return None
         corner = window[1].start, window[0].start
-        axes = (tuple((i + corner[0], j + corner[1]) for i, j in axis) for axis in (recist.long_axis, recist.short_axis))
+        axes = (
+            tuple((i + corner[0], j + corner[1]) for i, j in axis) for axis in (recist.long_axis, recist.short_axis)
+        )
         return Recist(*axes, recist.long_mm, recist.short_mm)
 
     def _window(self, lesion: SyntheticLesion) -> tuple[slice, slice]:
@@ -168,7 +199,8 @@ class Study:
         allowed[list(replaces)] = 1
         return pooled(allowed[tissue[rows, columns]])
 
-    # -- slices --------------------------------------------------------------------------------------------------------------------------
+    # -- slices --------------------------------------------------------------------------------------------------------
+    # ------------------
 
     def _planes(self, k: int) -> list[float]:
         """Heights whose average stands for the slice's thickness."""
@@ -177,7 +209,10 @@ class Study:
 
     def _tissues(self, k: int) -> list[Array]:
         planes = self._planes(k)
-        return [self.patient.paint(z, self.frame, OVERSAMPLING, self.scanner.thickness / len(planes), self._couch) for z in planes]
+        return [
+            self.patient.paint(z, self.frame, OVERSAMPLING, self.scanner.thickness / len(planes), self._couch)
+            for z in planes
+        ]
 
     def render(self, k: int) -> Array:
         """Slice k as HU, int16 (rows, cols), at least -1024."""
@@ -204,10 +239,13 @@ class Study:
             x, y = self.frame.columns()[window[1]][None], self.frame.rows()[window[0]][:, None]
             if x.size and y.size:
                 before = plane[window]
-                plane[window] = before + self._share(tissue, replaces, window) * (lesion.blend(before, x, y, np.float32(z)) - before)
+                plane[window] = before + self._share(tissue, replaces, window) * (
+                    lesion.blend(before, x, y, np.float32(z)) - before
+                )
 
     def _scanned(self, hu: Array, k: int) -> Array:
-        """Edge overshoot of a sharp kernel, correlated noise that is louder in the middle of the body, and the round field of view."""
+        """Edge overshoot of a sharp kernel, correlated noise that is louder in the middle of the body, and the round
+        field of view."""
         if self.scanner.sharp:
             hu = hu + 0.6 * (hu - gaussian_filter(hu, 1.2 / self.frame.pixel, truncate=2))
         fine = 0.35 if self.scanner.sharp else 0.62
@@ -234,7 +272,8 @@ class Study:
         return Image.fromarray(mask)
 
     def location(self, recist: Recist, k: int) -> tuple[float, float, float]:
-        """Centre of a lesion relative to the slice's body mask (x, y in 0..1) and to the body's length as DeepLesion scores it (z)."""
+        """Centre of a lesion relative to the slice's body mask (x, y in 0..1) and to the body's length as DeepLesion
+        scores it (z)."""
         z = self.patient.template_z(self.z(k))
         skin = self.patient.to_world(self.patient.outline(z), z)
         points = np.array([*recist.long_axis, *recist.short_axis])
@@ -261,8 +300,9 @@ def volume(
 ) -> tuple[Array, tuple[float, float, float], tuple[float, float, float], list[Lesion]]:
     """A phantom CT in memory: (hu int16 (k, j, i), spacing (i, j, k) mm, LPS origin of voxel (0, 0, 0), lesions).
 
-    k grows towards the head, so the direction is the identity. At most `slices` slices are rendered, those round the first lesion. Lesions
-    are in continuous voxel indices and balanced over `labels` (all eight unless given). The same arguments give the same voxels.
+    k grows towards the head, so the direction is the identity. At most `slices` slices are rendered, those round the
+    first lesion. Lesions are in continuous voxel indices and balanced over `labels` (all eight unless given). The same
+    arguments give the same voxels.
     """
     study = Study((seed, 0), lesions, True, size, region, interval, labels)
     middle = study.key_slice(study.lesions[0]) if study.lesions else study.slices // 2
@@ -274,7 +314,8 @@ def volume(
 
 
 def _annotations(study: Study, shown: Sequence[int]) -> list[Lesion]:
-    """The study's lesions whose key slice is shown, as `Lesion`s of the volume made of the slices `shown` (study's k, in volume order)."""
+    """The study's lesions whose key slice is shown, as `Lesion`s of the volume made of the slices `shown` (study's
+    k, in volume order)."""
     index = {k: n for n, k in enumerate(shown)}
     found = []
     for lesion in study.lesions:

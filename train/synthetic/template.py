@@ -11,7 +11,9 @@ from train.synthetic.shapes import ellipse
 Array = np.ndarray
 TOP_MM, BOTTOM_MM = 470.0, -170.0
 # Half width, half depth and y of the centre of the body cavity (inside ribs and muscles).
-CAVITY_Z = np.array([-190, -140, -100, -60, -20, 20, 60, 100, 140, 180, 220, 260, 300, 340, 380, 420, 450, 475, 500], float)
+CAVITY_Z = np.array(
+    [-190, -140, -100, -60, -20, 20, 60, 100, 140, 180, 220, 260, 300, 340, 380, 420, 450, 475, 500], float
+)
 CAVITY = np.array(
     [
         (46, 52, 8),
@@ -38,7 +40,9 @@ CAVITY = np.array(
 )
 SPINE_Z = np.array([-120, -80, -40, 0, 50, 110, 170, 215, 260, 300, 345, 385, 430, 475, 520], float)
 SPINE_Y = np.array([86, 84, 66, 40, 24, 24, 33, 42, 50, 55, 56, 52, 44, 34, 26], float)
-VERTEBRAE = np.r_[0.0, np.cumsum([37, 37, 37, 37, 36, 30, 28.5, 27.5, 26.5, 25.5, 25, 24, 23.5, 23, 22, 21, 20, 18, 17, 17])]
+VERTEBRAE = np.r_[
+    0.0, np.cumsum([37, 37, 37, 37, 36, 30, 28.5, 27.5, 26.5, 25.5, 25, 24, 23.5, 23, 22, 21, 20, 18, 17, 17])
+]
 
 
 def spine_y(z: float) -> float:

@@ -58,7 +58,8 @@ class Tissue(IntEnum):
     TABLE_FOAM = 43
 
 
-# Mean HU without contrast medium, and in the arterial, portal venous and delayed phase; spread between patients; texture within the tissue.
+# Mean HU without contrast medium, and in the arterial, portal venous and delayed phase; spread between patients;
+# texture within the tissue.
 HU: dict[Tissue, tuple[float, float, float, float, float, float]] = {
     Tissue.AIR: (-1000, -1000, -1000, -1000, 0, 0),
     Tissue.SKIN: (20, 30, 40, 40, 10, 5),

@@ -29,7 +29,9 @@ def muscle_wall(patient: Anatomy, z: float) -> Array:
     wall = cavity(z)
     direction = (wall - wall.mean(0)) / np.hypot(*(wall - wall.mean(0)).T)[:, None]
     side, front, back = np.abs(direction[:, :1]), np.clip(-direction[:, 1:], 0, 1), np.clip(direction[:, 1:], 0, 1)
-    lateral = np.interp(z, [-190, -100, -40, 0, 40, 120, 250, 330, 400, 440, 475], [95, 62, 38, 24, 15, 15, 13, 17, 32, 62, 95])
+    lateral = np.interp(
+        z, [-190, -100, -40, 0, 40, 120, 250, 330, 400, 440, 475], [95, 62, 38, 24, 15, 15, 13, 17, 32, 62, 95]
+    )
     anterior = np.interp(z, [-190, -100, 0, 250, 350, 400, 450], [25, 18, 9, 10, 10, 12, 14])
     posterior = np.interp(z, [-190, -100, -40, 60, 130, 250, 400, 475], [48, 46, 34, 26, 22, 17, 22, 34])
     return wall + direction * (lateral * side**2 + anterior * front**2 + posterior * back**2)
@@ -90,13 +92,21 @@ def paint_chest_wall(patient: Anatomy, canvas: Canvas, z: float) -> None:
         if z < 400:  # serratus anterior
             canvas.line(
                 smooth_path(
-                    np.array([(side * (a + 9), y + 0.25 * b), (side * (a + 10), y - 0.1 * b), (side * (0.9 * a + 9), y - 0.5 * b)])
+                    np.array(
+                        [
+                            (side * (a + 9), y + 0.25 * b),
+                            (side * (a + 10), y - 0.1 * b),
+                            (side * (0.9 * a + 9), y - 0.5 * b),
+                        ]
+                    )
                 ),
                 7,
                 Tissue.MUSCLE,
             )
         canvas.line(
-            smooth_path(np.array([(side * 4, y + b + 22), (side * 40, y + b + 21), (side * 85, y + b + 8)])), trapezius, Tissue.MUSCLE
+            smooth_path(np.array([(side * 4, y + b + 22), (side * 40, y + b + 21), (side * 85, y + b + 8)])),
+            trapezius,
+            Tissue.MUSCLE,
         )
     for pectoral in pectorals:
         canvas.fill(pectoral, Tissue.MUSCLE)

@@ -16,7 +16,9 @@ def picture(log: list[dict[str, float]], path: Path) -> None:
     for name in (name for name in log[0] if name not in ("step", "sensitivity")):
         values = np.array([entry[name] for entry in log])
         window = min(25, len(values))
-        losses.plot(np.arange(window, len(values) + 1), np.convolve(values, np.ones(window) / window, "valid"), label=name)
+        losses.plot(
+            np.arange(window, len(values) + 1), np.convolve(values, np.ones(window) / window, "valid"), label=name
+        )
     losses.set(xlabel="step", ylabel="loss (mean over 25 steps)", yscale="log")
     losses.legend()
     points = [(entry["step"], entry["sensitivity"]) for entry in log if "sensitivity" in entry]

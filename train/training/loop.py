@@ -52,7 +52,8 @@ def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the rate, or a step down to 10 % after three quarters of the run."""
+    """Linear warm-up, then half a cosine down to 1 % of the rate, or a step down to 10 % after three quarters of the
+    run."""
     if step < plan.warm_up:
         return plan.rate * (step + 1) / plan.warm_up
     if plan.schedule == "step":
@@ -62,7 +63,8 @@ def learning_rate(step: int, plan: Plan) -> float:
 
 
 class Losses(nn.Module):
-    """A model and its loss as one module, which is how several processes train it: some parameters are used in the loss only."""
+    """A model and its loss as one module, which is how several processes train it: some parameters are used in the
+    loss only."""
 
     def __init__(self, model: weights.Model, precision: str) -> None:
         super().__init__()
@@ -101,7 +103,9 @@ class Run:
         """Take over trained weights of the same architecture; WeightsError where they are none."""
         trained, _ = weights.load(path)
         if trained.architecture != self.model.architecture:
-            raise weights.WeightsError(f"{path} has the architecture {trained.architecture}, this run {self.model.architecture}.")
+            raise weights.WeightsError(
+                f"{path} has the architecture {trained.architecture}, this run {self.model.architecture}."
+            )
         for model in (self.model, self.average.module):
             model.load_state_dict(trained.state_dict())
 
@@ -145,7 +149,9 @@ class Run:
         plan = self.plan
         key_slices, shares = read_data(plan.data, "train")
         if not key_slices:
-            raise DeepLesionError(f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv.")
+            raise DeepLesionError(
+                f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
+            )
         validation = _spread(read_data(plan.data, "val")[0], plan.validation_slices)
         crops = Crops(key_slices, shares, plan.steps * plan.batch, self._prepared(), plan.size, seed=plan.seed)
         epoch = math.ceil(len(key_slices) / plan.batch)
@@ -179,12 +185,16 @@ class Run:
         return PreparedSlices(cache, self.model.architecture["slices"], self.model.architecture["pixel_mm"])
 
     def _own_share(self, count: int) -> np.ndarray:
-        """Which of `count` crops this process still has to see: its part of every batch, so that all together see the whole batch."""
+        """Which of `count` crops this process still has to see: its part of every batch, so that all together see
+        the whole batch."""
         batches = np.arange(self.step * self.plan.batch, count).reshape(-1, processes(), self.plan.batch // processes())
         return batches[:, process_number()].reshape(-1)
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """Learn from a batch; the losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile."""
+        """Learn from a batch.
+
+        The losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.plan) * group.get("factor", 1.0)
         torch.manual_seed(self.plan.seed + self.step)  # two-stage detectors draw regions; a resumed run draws the same
@@ -199,16 +209,21 @@ class Run:
         values = dict(zip(losses, arriving()))
         if not all(map(math.isfinite, values.values())):
             shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise TrainingError(f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate.")
+            raise TrainingError(
+                f"The loss is not finite at step {self.step} ({shown}); train again with a lower --rate."
+            )
         self.step += 1
         self.log.append({"step": self.step, **values})
         return values
 
     def _check_weights(self) -> None:
-        """TrainingError where the last update left weights that are not finite, so that they are never kept: the average has them all."""
+        """TrainingError where the last update left weights that are not finite, so that they are never kept: the
+        average has them all."""
         tensors = [tensor for tensor in self.average.state_dict().values() if tensor.is_floating_point()]
         if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
-            raise TrainingError(f"The weights are not finite after step {self.step - 1}; train again with a lower --rate.")
+            raise TrainingError(
+                f"The weights are not finite after step {self.step - 1}; train again with a lower --rate."
+            )
 
     def _evaluate(self, validation: list[KeySlice]) -> None:
         """Validate, and write checkpoint, weights and log: the first process does, the others learn the outcome."""
@@ -240,7 +255,9 @@ class Run:
 
     def _write_log(self) -> None:
         with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", *[name for name in self.log[0] if name != "step"], "sensitivity"], extrasaction="ignore")
+            writer = csv.DictWriter(
+                file, ["step", *[name for name in self.log[0] if name != "step"], "sensitivity"], extrasaction="ignore"
+            )
             writer.writeheader()
             writer.writerows(self.log)
         picture(self.log, self.folder / "curves.png")
@@ -258,7 +275,8 @@ def _timed(batches: Iterable) -> Iterator[tuple]:
 
 
 def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
-    """`values` on their way to the CPU: calling waits until they are there, not until the device has done what it is given later."""
+    """`values` on their way to the CPU: calling waits until they are there, not until the device has done what it is
+    given later."""
     copy = values.to("cpu", non_blocking=True)
     if not values.is_cuda:
         return copy.tolist
@@ -272,7 +290,8 @@ def _on_its_way(values: Tensor) -> Callable[[], list[float]]:
 
 
 def spare_cores() -> int:
-    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the machine, 1 to 4."""
+    """How many processes are to prepare crops for this one: one for each core that it leaves of its share of the
+    machine, 1 to 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), 4)
 
@@ -308,4 +327,6 @@ def _parameter_groups(model: nn.Module, decay: float, backbone_rate: float) -> l
 
 def _spread(items: list, count: int) -> list:
     """At most `count` of `items`, evenly spread."""
-    return items if len(items) <= count else [items[place] for place in np.linspace(0, len(items) - 1, count).astype(int)]
+    return (
+        items if len(items) <= count else [items[place] for place in np.linspace(0, len(items) - 1, count).astype(int)]
+    )

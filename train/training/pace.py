@@ -8,8 +8,8 @@ import time
 class Pace:
     """How fast a training goes, counted from the end of its first step on, which waits for much that happens once.
 
-    A GPU is still at work on a step while this process waits for the crops of the next, so it was idle for want of crops for that long at
-    most.
+    A GPU is still at work on a step while this process waits for the crops of the next, so it was idle for want of
+    crops for that long at most.
     """
 
     def __init__(self, batch: int) -> None:
@@ -28,7 +28,10 @@ class Pace:
         if self.steps < 1:
             return {}
         seconds = self.waiting + self.training
-        return {"images a second": f"{self.steps * self.batch / seconds:.1f}", "waiting for crops": f"{100 * self.waiting / seconds:.0f} %"}
+        return {
+            "images a second": f"{self.steps * self.batch / seconds:.1f}",
+            "waiting for crops": f"{100 * self.waiting / seconds:.0f} %",
+        }
 
     def summary(self) -> str:
         """The same for the end, with what validating and saving took of all the time."""

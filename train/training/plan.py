@@ -13,15 +13,16 @@ from LesionDetectorLib.slices import PIXEL_MM
 EXAMPLES = """
 examples:
   python -m train.fit --data runs/phantoms --out runs/vfnet
-  python -m train.fit --data runs/phantoms runs/inserted=2 runs/real=0.5 --out runs/vfnet --backbone-weights mobilenet_v2.pth
+  python -m train.fit --data phantoms inserted=2 real=0.5 --out runs/vfnet --backbone-weights mobilenet_v2.pth
   python -m train.fit --data DeepLesion/bp.csv --out runs/bp          a training set of train.balance
   python -m train.fit --out runs/vfnet --resume          continue a run that was stopped
   python -m train.fit --detector retinanet --data runs/phantoms --out runs/retinanet
-  torchrun --nproc-per-node 4 -m train.fit --data DeepLesion/bp.csv --out runs/bp --batch 32          four GPUs, 8 crops each
+  torchrun --nproc-per-node 4 -m train.fit --data DeepLesion/bp.csv --out runs/bp --batch 32     four GPUs, 8 crops each
   python -m train.fit --detector jmi --data DeepLesion --out runs/jmi --backbone-weights vgg16.pth --steps 22000
 """
 DEFAULTS = {
-    "jmi": {  # Yan et al., 2018; momentum and weight decay, which the paper leaves out, are the usual ones of Faster R-CNN
+    # Yan et al., 2018; momentum and weight decay, which the paper leaves out, are the usual ones of Faster R-CNN
+    "jmi": {
         "backbone": "vgg16",
         "size": 512,
         "optimiser": "sgd",
@@ -64,10 +65,15 @@ class Plan:
     precision: str = "bfloat16"
 
 
-def parse(arguments: Sequence[str] | None = None, description: str | None = None) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
-    """The options, a detector's own defaults among them, and the parser, which ends the program where they cannot be read."""
+def parse(
+    arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """The options, a detector's own defaults among them, and the parser, which ends the program where they cannot be
+    read."""
     first = argparse.ArgumentParser(prog="python -m train.fit", add_help=False, allow_abbrev=False)
-    first.add_argument("--detector", default="vfnet", choices=weights.DETECTORS, help="what to train; sets some defaults (%(default)s)")
+    first.add_argument(
+        "--detector", default="vfnet", choices=weights.DETECTORS, help="what to train; sets some defaults (%(default)s)"
+    )
     parser = argparse.ArgumentParser(
         prog="python -m train.fit",
         description=description,
@@ -80,24 +86,44 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         "--data",
         nargs="+",
         metavar="DATA[=SHARE]",
-        help="folders with DL_info.csv and Images_png, or csv files of train.balance beside Images_png; SHARE weighs one of them (1)",
+        help=(
+            "folders with DL_info.csv and Images_png, or csv files of train.balance beside Images_png; SHARE weighs "
+            "one of them (1)"
+        ),
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run: checkpoint, best and last weights, log, picture of the curves"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the run: checkpoint, best and last weights, log, picture of the curves",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint")
     parser.add_argument(
-        "--backbone", default="mobilenet_v2", help="mobilenet_v2, resnet18, resnet34, resnet50; vgg16 for jmi (%(default)s)"
+        "--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint"
     )
-    parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="ImageNet state_dict of torchvision to start from")
     parser.add_argument(
-        "--start-from", type=Path, metavar="FILE", help="trained weights (.safetensors) of the same architecture to go on from"
+        "--backbone",
+        default="mobilenet_v2",
+        help="mobilenet_v2, resnet18, resnet34, resnet50; vgg16 for jmi (%(default)s)",
+    )
+    parser.add_argument(
+        "--backbone-weights", type=Path, metavar="FILE", help="ImageNet state_dict of torchvision to start from"
+    )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FILE",
+        help="trained weights (.safetensors) of the same architecture to go on from",
     )
     parser.add_argument("--slices", type=int, default=3, choices=(1, 3, 9), help="slices of a sample (%(default)s)")
     parser.add_argument(
-        "--pixel-mm", type=float, default=PIXEL_MM, help="side of a pixel; 1.6 is four times as fast and misses small lesions (%(default)s)"
+        "--pixel-mm",
+        type=float,
+        default=PIXEL_MM,
+        help="side of a pixel; 1.6 is four times as fast and misses small lesions (%(default)s)",
     )
-    parser.add_argument("--cache", default="", help="folder for prepared slices, which several runs may share (OUT/cache)")
+    parser.add_argument(
+        "--cache", default="", help="folder for prepared slices, which several runs may share (OUT/cache)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--optimiser", default=plan.optimiser, choices=("adamw", "sgd"), help="%(default)s")
     parser.add_argument(
@@ -107,7 +133,10 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         help="of the network; losses and weights are float32 (%(default)s)",
     )
     parser.add_argument(
-        "--schedule", default=plan.schedule, choices=("cosine", "step"), help="of the learning rate; step: a tenth after 3/4 (%(default)s)"
+        "--schedule",
+        default=plan.schedule,
+        choices=("cosine", "step"),
+        help="of the learning rate; step: a tenth after 3/4 (%(default)s)",
     )
     for name, kind, text in (
         ("steps", int, "optimiser steps"),
@@ -126,6 +155,8 @@ def parse(arguments: Sequence[str] | None = None, description: str | None = None
         ("workers", int, "processes that prepare crops"),
     ):
         default = "one for each core left, at most 4" if getattr(plan, name) is None else "%(default)s"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} ({default})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} ({default})"
+        )
     parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
     return parser.parse_args(arguments), parser

@@ -1,7 +1,7 @@
 """The command line: ``lesion-detector detect``, ``batch``, ``bench``, ``measure`` and ``report``.
 
-Exit codes: 0 done; 1 a fault of the program, stderr has its traceback; 2 the input or an option cannot be used, one sentence on stderr
-says why; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a fault of the program, stderr has its traceback; 2 the input or an option cannot be used, one
+sentence on stderr says why; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 STOPPED = 130
 SPIN = "20000"
-"""How often a thread of torch looks whether another is done before it gives its core away. With GNU OpenMP's 300,000 the network takes 1.3
-to 4 times as long on two cores of which one is busy otherwise; with fewer it takes longer on an idle machine, with these by 3 %."""
+"""How often a thread of torch looks whether another is done before it gives its core away.
+
+With GNU OpenMP's 300,000 the network takes 1.3
+to 4 times as long on two cores of which one is busy otherwise; with fewer it takes longer on an idle machine, with
+these by 3 %."""
 EXAMPLES = """
 examples:
   lesion-detector detect scans/ct1 --out found

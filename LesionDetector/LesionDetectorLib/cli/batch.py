@@ -1,7 +1,7 @@
 """Find the lesions of many CTs: ``lesion-detector batch``, in one process or, by torchrun, on many GPUs and machines.
 
-Each process takes every WORLD_SIZE-th study of the list. The folder of a study appears at once and whole, so a run that was stopped goes
-on where it was when it is started again, whatever the number of processes.
+Each process takes every WORLD_SIZE-th study of the list. The folder of a study appears at once and whole, so a run that
+was stopped goes on where it was when it is started again, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FAILED = "failed"
 """The folder with a sentence for each study that could not be worked off; "failed" is therefore no name for a study."""
 SETTINGS = "batch.json"
 EXAMPLES = """
-LIST is a folder, of which each folder and each image file is a study, or a text file with the path of a study on each line.
+LIST is a folder, of which each folder and each image file is a study, or a text file with the path of a study on each
+line.
 
 examples:
   lesion-detector batch studies --out found
@@ -48,7 +49,10 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Work off the studies of `options.list` that this process has to do and that are not done yet; returns the exit code."""
+    """Work off the studies of `options.list` that this process has to do and that are not done yet.
+
+    Returns the exit code.
+    """
     waiting = {name: path for name, path in _share(studies(options.list)).items() if not (options.out / name).exists()}
     import torch
 
@@ -65,15 +69,22 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
         return 130
-    print(f"{len(waiting) - failed} studies done, {failed} failed" + (f", see {printable(str(options.out / FAILED))}." if failed else "."))
+    print(
+        f"{len(waiting) - failed} studies done, {failed} failed"
+        + (f", see {printable(str(options.out / FAILED))}." if failed else ".")
+    )
     if faults:
-        print(f"{faults} failed by a fault of the program: report it with its file in {FAILED} at {ISSUES}", file=sys.stderr)
+        print(
+            f"{faults} failed by a fault of the program: report it with its file in {FAILED} at {ISSUES}",
+            file=sys.stderr,
+        )
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return int(faults > 0 and alone)  # torchrun ends all processes as soon as one of them ends with an error
 
 
 def studies(source: Path) -> dict[str, Path]:
-    """The studies of a folder or of a list, by the names of their results: the path as it is given, with _ in the place of separators."""
+    """The studies of a folder or of a list, by the names of their results: the path as it is given, with _ in the
+    place of separators."""
     if source.is_dir():
         paths = [path.relative_to(source) for path in sorted(source.iterdir()) if _is_study(path)]
         folder = source
@@ -81,18 +92,24 @@ def studies(source: Path) -> dict[str, Path]:
         try:
             lines = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise Refusal(f"{source} is no text file: give a folder of studies, or a list with a path a line.") from error
+            raise Refusal(
+                f"{source} is no text file: give a folder of studies, or a list with a path a line."
+            ) from error
         paths, folder = [Path(line.strip()) for line in lines if line.strip()], source.parent
     else:
         raise Refusal(f"{source} does not exist: give a folder of studies, or a list with a path a line.")
     nameless = [str(path) for path in paths if not set(path.parts) - {path.anchor, ".."} or "\0" in str(path)]
     if nameless:
-        raise Refusal(f"{source} gives '{nameless[0]}', which names no study: give each by the name of its folder or file.")
+        raise Refusal(
+            f"{source} gives '{nameless[0]}', which names no study: give each by the name of its folder or file."
+        )
     found = {"_".join(part for part in path.parts if part not in (path.anchor, "..")): folder / path for path in paths}
     if not found:
         raise Refusal(f"{source} holds no study: give a folder of studies, or a list with a path a line.")
     if len(found) < len(paths) or FAILED in found or SETTINGS in found:
-        raise Refusal(f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it.")
+        raise Refusal(
+            f"{source} gives two studies the same name, or one the name {FAILED} or {SETTINGS}: rename or move it."
+        )
     return found
 
 
@@ -108,7 +125,10 @@ def _share(found: dict[str, Path]) -> dict[str, Path]:
 
 def _keep_settings(out: Path, models: Sequence[Model], confidence: float) -> None:
     """Write down what the results of a folder are made with; Refusal if those that it has are made otherwise."""
-    settings = json.dumps({"weights": {model.name: model.sha256 for model in models}, "confidence": confidence}, indent=2) + "\n"
+    settings = (
+        json.dumps({"weights": {model.name: model.sha256 for model in models}, "confidence": confidence}, indent=2)
+        + "\n"
+    )
     file = out / SETTINGS
     if file.exists() and file.read_text(encoding="utf-8") != settings:
         raise Refusal(f"{out} holds results of other weights or of another confidence: give a new folder.")
@@ -119,7 +139,10 @@ def _keep_settings(out: Path, models: Sequence[Model], confidence: float) -> Non
 def _work_off(
     waiting: dict[str, Path], out: Path, detectors: Sequence[Detector], models: Sequence[Model], confidence: float
 ) -> tuple[int, int]:
-    """Write the results of each study, or why there are none; returns how many failed, and how many of them by a fault of ours."""
+    """Write the results of each study, or why there are none.
+
+    Returns how many failed, and how many of them by a fault of ours.
+    """
     from LesionDetectorLib.detect import ahead
     from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
 

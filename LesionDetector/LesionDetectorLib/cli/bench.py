@@ -1,7 +1,8 @@
 """How fast the detector is on a CT, stage by stage, and beside torchvision's detectors: ``lesion-detector bench``.
 
-The stages run as in `pipeline.find_lesions`; what differs is that each takes its time. A machine that does other work too makes all times
-longer, so the rounds alternate between ours and torchvision's, and ratios of their medians are what to trust.
+The stages run as in `pipeline.find_lesions`; what differs is that each takes its time. A machine that does other work
+too makes all times longer, so the rounds alternate between ours and torchvision's, and ratios of their medians are what
+to trust.
 """
 
 from __future__ import annotations
@@ -48,9 +49,15 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "bench", "time the detector on a CT, stage by stage", EXAMPLES)
     add_ct(parser)
     add_device(parser)
-    parser.add_argument("--weights", type=Path, nargs=1, metavar="FILE", help="detector to time; default: the one that ships")
-    parser.add_argument("--against", choices=("torchvision",), help="time torchvision's detectors too, untrained, on the same slices")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all is run; times are medians over the rounds (%(default)s)")
+    parser.add_argument(
+        "--weights", type=Path, nargs=1, metavar="FILE", help="detector to time; default: the one that ships"
+    )
+    parser.add_argument(
+        "--against", choices=("torchvision",), help="time torchvision's detectors too, untrained, on the same slices"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often all is run; times are medians over the rounds (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the times as JSON")
     parser.set_defaults(run=run)
 
@@ -62,7 +69,13 @@ def run(options: argparse.Namespace) -> int:
     from LesionDetectorLib.detect import Detector
 
     (weights,) = weights_of(options)
-    result = bench(options.input, options.series, Detector.load(weights, options.device), options.rounds, options.against is not None)
+    result = bench(
+        options.input,
+        options.series,
+        Detector.load(weights, options.device),
+        options.rounds,
+        options.against is not None,
+    )
     result = {"ct": options.input.name, "weights": weights.stem, **result}
     print(report(result))
     if options.out:
@@ -71,9 +84,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def bench(path: Path, series: str | None, detector: Detector, rounds: int, against: bool = False) -> dict:
-    """Times of the CT at `path` in seconds, medians over `rounds`; slices a second; peak memory in MB; ratios to torchvision's.
+    """Times of the CT at `path` in seconds, medians over `rounds`; slices a second; peak memory in MB.
 
-    "seconds" are by stage and add up to the whole: on a GPU each stage is waited for here, though otherwise they overlap.
+    Ratios to torchvision's.
+
+    "seconds" are by stage and add up to the whole: on a GPU each stage is waited for here, though otherwise they
+    overlap.
     """
     import torch
 
@@ -170,11 +186,14 @@ def _timed(detector: Detector, clock: _Clock) -> Detector:
 
 
 def _torchvision(name: str, device: torch.device) -> Callable[[np.ndarray], float]:
-    """Seconds that torchvision's untrained detector (eager, float32) takes for an image of 512 x 512: without resizing and thinning."""
+    """Seconds that torchvision's untrained detector (eager, float32) takes for an image of 512 x 512: without
+    resizing and thinning."""
     import torch
     from torchvision.models import detection
 
-    model = getattr(detection, name)(weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE).to(device).eval()
+    model = (
+        getattr(detection, name)(weights=None, weights_backbone=None, min_size=SIDE, max_size=SIDE).to(device).eval()
+    )
 
     @torch.inference_mode()
     def network(image: np.ndarray) -> float:
@@ -199,7 +218,10 @@ def _seconds_per_slice(network: Callable[[np.ndarray], float], hu: np.ndarray, d
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:
-    """The most memory that was in use so far: of the GPU, or else of the process; None where the system does not tell."""
+    """The most memory that was in use so far: of the GPU, or else of the process.
+
+    None where the system does not tell.
+    """
     if device.type == "cuda":
         import torch
 
@@ -215,7 +237,8 @@ def report(result: dict) -> str:
     """The times as a table for people."""
     slices, whole = result["slices"], result["whole_seconds"]
     lines = [
-        f"{result['ct']}: {slices} slices, {result['weights']}, {result['device']}, {result['precision']}, median of {result['rounds']}",
+        f"{result['ct']}: {slices} slices, {result['weights']}, {result['device']}, {result['precision']}, median of "
+        f"{result['rounds']}",
         "",
     ]
     lines += [f"{'':24}{'s':>8}{'ms/slice':>10}{'share':>7}"]
@@ -224,13 +247,15 @@ def report(result: dict) -> str:
         lines.append(f"{stage:24}{seconds:8.2f}{1000 * seconds / slices:10.1f}{seconds / whole:7.0%}")
     lines += [
         "",
-        f"{result['slices_per_second']:.1f} slices a second; {result['share_outside_network']:.0%} of the time outside the network.",
+        f"{result['slices_per_second']:.1f} slices a second; {result['share_outside_network']:.0%} of the time "
+        "outside the network.",
     ]
     if result["peak_memory_mb"]:
         lines.append(f"Peak memory: {result['peak_memory_mb']:.0f} MB.")
     for name, other in result["torchvision"].items():
         lines.append(
             f"torchvision {name}, float32, network alone: {1000 * other['seconds_per_slice']:.1f} ms/slice, "
-            f"{other['times_our_network']:.1f} times our network, {other['times_our_whole_path']:.1f} times our whole path."
+            f"{other['times_our_network']:.1f} times our network, {other['times_our_whole_path']:.1f} times our whole "
+            "path."
         )
     return "\n".join(lines)

@@ -34,15 +34,26 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "detect", summary)
     add_ct(parser)
     add_detector(parser)
-    parser.add_argument("--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout")
+    parser.add_argument(
+        "--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout"
+    )
     parser.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
-    parser.add_argument("--lesions-only", action="store_true", help="write lesions.json alone, for another program to read")
+    parser.add_argument(
+        "--lesions-only", action="store_true", help="write lesions.json alone, for another program to read"
+    )
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="for another program: load the detector, then wait for a line on stdin before reading the CT; end when stdin is closed",
+        help=(
+            "for another program: load the detector, then wait for a line on stdin before reading the CT; end when "
+            "stdin is closed"
+        ),
     )
-    parser.add_argument("--delete-ct", action="store_true", help="for another program: delete the CT, which is one file, once it is read")
+    parser.add_argument(
+        "--delete-ct",
+        action="store_true",
+        help="for another program: delete the CT, which is one file, once it is read",
+    )
     parser.set_defaults(run=run)
 
 
@@ -98,7 +109,10 @@ class _Progress:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code. Refusal and OSError for what cannot be used, before anything is written."""
+    """Run the command; returns the exit code.
+
+    Refusal and OSError for what cannot be used, before anything is written.
+    """
     progress = _Progress(options.progress == "json")
     if options.out.exists() and not options.out.is_dir():
         raise Refusal(f"{options.out} is a file; give a folder for the results.")
@@ -146,9 +160,11 @@ def _detectors(options: argparse.Namespace) -> list[Detector]:
 
 
 def _write(volume: ct.Volume, reading: Reading, options: argparse.Namespace, progress: _Progress) -> None:
-    """Write all results into a folder of their own first, then move them to `options.out`, so that a stop on the way leaves that as it was.
+    """Write all results into a folder of their own first, then move them to `options.out`, so that a stop on the way
+    leaves that as it was.
 
-    A new folder appears at once and whole. In one that there is, an older run's results give way and everything else stays.
+    A new folder appears at once and whole. In one that there is, an older run's results give way and everything else
+    stays.
     """
     out = options.out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,9 +194,12 @@ def _results(folder: Path) -> list[Path]:
 
 
 def _replace_results(new: Path, out: Path, old: Path) -> None:
-    """Move the results in `out` to `old`, all of them, and those in `new` to `out`; if one cannot be moved, `out` is as before.
+    """Move the results in `out` to `old`, all of them, and those in `new` to `out`.
 
-    lesions.json goes first and comes last: `out` never holds results of two runs, and those beside a lesions.json are whole.
+    If one cannot be moved, `out` is as before.
+
+    lesions.json goes first and comes last: `out` never holds results of two runs, and those beside a lesions.json are
+        whole.
     """
     outdated, fresh = _results(out), _results(new)[::-1]
     try:

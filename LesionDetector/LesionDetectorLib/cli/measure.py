@@ -14,7 +14,9 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "measure", "print long and short axis of the lesion in a box as JSON")
     add_ct(parser)
-    parser.add_argument("--slice", type=int, required=True, metavar="NUMBER", help="slice, by the number that the report shows")
+    parser.add_argument(
+        "--slice", type=int, required=True, metavar="NUMBER", help="slice, by the number that the report shows"
+    )
     parser.add_argument(
         "--box",
         type=float,
@@ -33,7 +35,9 @@ def run(options: argparse.Namespace) -> int:
     volume = ct.read(options.input, options.series)
     k, last = options.slice - volume.first_slice, volume.slice_number(len(volume.hu) - 1)
     if not 0 <= k < len(volume.hu):
-        raise Refusal(f"Slice {options.slice} is not in {options.input}, whose slices are {volume.first_slice} to {last}.")
+        raise Refusal(
+            f"Slice {options.slice} is not in {options.input}, whose slices are {volume.first_slice} to {last}."
+        )
     recist = measure(volume.hu[k], volume.spacing[:2], tuple(options.box))
     print(
         json.dumps(

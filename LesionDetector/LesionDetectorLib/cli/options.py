@@ -13,14 +13,22 @@ Commands = argparse._SubParsersAction
 
 def add_command(commands: Commands, name: str, summary: str, examples: str = "") -> argparse.ArgumentParser:
     """The parser of a command, whose help ends with `examples` as they are."""
-    as_it_is: dict[str, Any] = {"epilog": examples, "formatter_class": argparse.RawDescriptionHelpFormatter} if examples else {}
+    as_it_is: dict[str, Any] = (
+        {"epilog": examples, "formatter_class": argparse.RawDescriptionHelpFormatter} if examples else {}
+    )
     return commands.add_parser(name, help=summary, **as_it_is)
 
 
 def add_ct(parser: argparse.ArgumentParser) -> None:
     """Which CT is read."""
-    parser.add_argument("input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder")
-    parser.add_argument("--series", metavar="UID", help="SeriesInstanceUID, where a DICOM folder holds several; default: most axial slices")
+    parser.add_argument(
+        "input", type=Path, help="DICOM folder, .nrrd, .nhdr, .nii, .nii.gz, .mha, or a DeepLesion sub-volume folder"
+    )
+    parser.add_argument(
+        "--series",
+        metavar="UID",
+        help="SeriesInstanceUID, where a DICOM folder holds several; default: most axial slices",
+    )
 
 
 def add_detector(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +52,9 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where the network runs."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes the GPU where there is one"
+    )
 
 
 def share(value: str) -> float:

@@ -1,4 +1,5 @@
-"""``lesion-detector report``: a reading in a lesions.json or a DICOM SR, written again in the form that somebody needs."""
+"""``lesion-detector report``: a reading in a lesions.json or a DICOM SR, written again in the form that somebody
+needs."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ examples:
   lesion-detector report found/lesions.json --ct scans/ct1 --format sr --out lesions.dcm
   lesion-detector report from_ohif.dcm --ct scans/ct1 --format json --out lesions.json
 
-The page opens in any browser, without a network; print it from there for a PDF. sr and seg are for a PACS and need the CT's DICOM files.
+The page opens in any browser, without a network; print it from there for a PDF. sr and seg are for a PACS and need the
+CT's DICOM files.
 """
 
 
@@ -31,15 +33,28 @@ def add(commands: Commands) -> None:
     """Add the command."""
     summary = "write a reading again: as text, table, JSON, a page with pictures, DICOM SR or SEG"
     parser = add_command(commands, "report", summary, EXAMPLES)
-    parser.add_argument("input", type=Path, metavar="LESIONS", help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR")
-    parser.add_argument("--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes")
+    parser.add_argument(
+        "input",
+        type=Path,
+        metavar="LESIONS",
+        help="a lesions.json of detect or of the panel in 3D Slicer, or a DICOM SR",
+    )
+    parser.add_argument(
+        "--ct", type=Path, metavar="CT", help="the CT that was read, for pictures and for DICOM: whatever detect takes"
+    )
     parser.add_argument("--format", choices=list(BY_NAME), default="text", help="(%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: print it")
     parser.add_argument("--accepted-only", action="store_true", help="only the lesions that a reader accepted")
-    parser.add_argument("--confidence", type=share, help="pending lesions from this confidence on; default: as the reading was made")
+    parser.add_argument(
+        "--confidence", type=share, help="pending lesions from this confidence on; default: as the reading was made"
+    )
     parser.add_argument("--diameters", action="store_true", help="the two diameters in the structured text")
-    parser.add_argument("--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters")
-    parser.add_argument("--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page")
+    parser.add_argument(
+        "--baseline", action="store_true", help="the RECIST 1.1 baseline: targets, and the sum of their diameters"
+    )
+    parser.add_argument(
+        "--patient", action="store_true", help="who the patient is, from the DICOM headers, on the page"
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) and name not in form.shows:
             raise Refusal(f"--format {form.name} cannot show what --{name} asks for; leave that out.")
     if form.needs and None in (options.ct, options.out):
-        raise Refusal(f"--format {form.name} needs the CT's DICOM folder and a file to write: give both --ct and --out.")
+        raise Refusal(
+            f"--format {form.name} needs the CT's DICOM folder and a file to write: give both --ct and --out."
+        )
     reading = formats.read(options.input, lambda: _ct_of_sr(options))
     if options.confidence is not None:
         reading = replace(reading, confidence=options.confidence)
@@ -68,7 +85,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _ct_of_sr(options: argparse.Namespace) -> Path:
     if options.ct is None:
-        raise Refusal(f"{options.input} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with --ct.")
+        raise Refusal(
+            f"{options.input} is DICOM and tells where lesions lie in the files of a CT: give the CT's folder with "
+            "--ct."
+        )
     return options.ct
 
 
@@ -87,13 +107,18 @@ def _given(form: Format, reading: Reading, options: argparse.Namespace) -> dict[
 
 
 def ct_of(reading: Reading, path: Path) -> ct.Volume:
-    """The CT at `path`, which must be the one on which the lesions of `reading` lie. Raises Refusal where it is another."""
+    """The CT at `path`, which must be the one on which the lesions of `reading` lie.
+
+    Raises Refusal where it is another.
+    """
     wanted = reading.dicom.series_uid if reading.dicom and path.is_dir() else ""
     volume = ct.read(path, wanted or None)
     found = Reading.of(volume, [])
     same_kind = bool(found.dicom) == bool(reading.dicom)
     if same_kind and reading.series_uid not in ("", found.series_uid):
-        raise Refusal(f"{path} is another CT than that of the lesions: series {found.series_uid}, not {reading.series_uid}.")
+        raise Refusal(
+            f"{path} is another CT than that of the lesions: series {found.series_uid}, not {reading.series_uid}."
+        )
     if not found.geometry.matches(reading.geometry):
         raise Refusal(f"{path} is another CT than that of the lesions, {reading.source}: its voxels lie elsewhere.")
     return volume

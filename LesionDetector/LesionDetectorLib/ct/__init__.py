@@ -16,14 +16,15 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
 
     Parameters
     ----------
-    path: a folder of DICOM files (searched with its subfolders), one DICOM file of a series, a .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd
-        file, or a DeepLesion sub-volume folder of 16-bit PNGs with its `DL_info.csv` in the folder or up to three folders above.
-    series: SeriesInstanceUID of the DICOM series wanted; None takes the axial CT series with most slices, and one as it was taken
-        before projections and others that were derived.
+    path: a folder of DICOM files (searched with its subfolders), one DICOM file of a series, a .nrrd, .nhdr, .nii,
+        .nii.gz, .mha or .mhd file, or a DeepLesion sub-volume folder of 16-bit PNGs with its `DL_info.csv` in the
+        folder or up to three folders above.
+    series: SeriesInstanceUID of the DICOM series wanted; None takes the axial CT series with most slices, and one as it
+        was taken before projections and others that were derived.
     progress: called with (slices read, slices in all).
 
-    Raises CTError, with one sentence for the user, where this is no CT that can be measured. What is mended on the way (uneven slices,
-    gantry tilt, a localizer among the slices) is told in `Volume.warnings`.
+    Raises CTError, with one sentence for the user, where this is no CT that can be measured. What is mended on the way
+    (uneven slices, gantry tilt, a localizer among the slices) is told in `Volume.warnings`.
     """
     path = Path(path).expanduser()
     try:
@@ -41,4 +42,6 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
             raise CTError(f"{path} is no DICOM folder and has no series {series}: leave the series out.")
         return reader(path, progress)
     except PermissionError as error:
-        raise CTError(f"{error.filename or path} may not be read by this user: change its permissions or copy it.") from error
+        raise CTError(
+            f"{error.filename or path} may not be read by this user: change its permissions or copy it."
+        ) from error

@@ -1,4 +1,5 @@
-"""A DeepLesion sub-volume: a folder of 16-bit PNG slices and its row of `DL_info.csv` (Yan et al., J Med Imaging 2018)."""
+"""A DeepLesion sub-volume: a folder of 16-bit PNG slices and its row of `DL_info.csv` (Yan et al., J Med Imaging
+2018)."""
 
 from __future__ import annotations
 
@@ -26,15 +27,21 @@ def is_subvolume(folder: Path) -> bool:
 
 
 def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Volume:
-    """The sub-volume `folder`, such as `Images_png/000001_01_01`; k runs from head to feet, and slices keep DeepLesion's numbers.
+    """The sub-volume `folder`, such as `Images_png/000001_01_01`.
 
-    Raises CTError for a folder or file that is not named as in DeepLesion, a row or spacing that is missing, a PNG that is not 16-bit grey.
+    K runs from head to feet, and slices keep DeepLesion's numbers.
+
+    Raises CTError for a folder or file that is not named as in DeepLesion, a row or spacing that is missing, a PNG that
+    is not 16-bit grey.
     """
     folder = folder.absolute()
     name = FOLDER.fullmatch(folder.name)
     files = {int(file.stem): file for file in sorted(folder.glob("*.[pP][nN][gG]")) if file.stem.isdecimal()}
     if not name or not files:
-        raise CTError(f"{folder} holds PNG files but is not named like DeepLesion's (000001_01_01/109.png): give DICOM, NRRD or NIfTI.")
+        raise CTError(
+            f"{folder} holds PNG files but is not named like DeepLesion's (000001_01_01/109.png): give DICOM, NRRD or "
+            "NIfTI."
+        )
     spacing, warnings = _spacing(folder)
     numbers = sorted(files)
     slices = []
@@ -51,7 +58,11 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
     missing = sorted(set(wanted.tolist()) - set(numbers))
     if missing:
         hu, _ = interpolate_slices(hu, positions, wanted)
-        told = "1 slice of {} is missing and was" if len(missing) == 1 else f"{len(missing)} slices of {{}} are missing and were"
+        told = (
+            "1 slice of {} is missing and was"
+            if len(missing) == 1
+            else f"{len(missing)} slices of {{}} are missing and were"
+        )
         warnings.append(f"{told.format(folder.name)} interpolated: {_ranges(missing)}.")
     if len(numbers) == 1:
         warnings.append(f"{folder.name} has one slice only: it stands in for its neighbours.")
@@ -80,15 +91,19 @@ def _slice(file: Path) -> np.ndarray:
     except RuntimeError as error:
         raise CTError(f"{file} is truncated or no PNG: unpack it from DeepLesion again.") from error
     if image.GetPixelID() != sitk.sitkUInt16:
-        raise CTError(f"{file} is a {image.GetPixelIDTypeAsString()} image, not 16-bit grey (HU + 32768): give DeepLesion's own PNG.")
+        raise CTError(
+            f"{file} is a {image.GetPixelIDTypeAsString()} image, not 16-bit grey (HU + 32768): give DeepLesion's own "
+            "PNG."
+        )
     return to_hu(sitk.GetArrayViewFromImage(image).astype(np.int32) - HU_OFFSET)
 
 
 def usable_spacing(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The spacing in mm to take for what rows of `DL_info.csv` give (..., 3), NaN where that is nothing.
 
-    Below 0 only the direction is meant, so the sign goes; for one that is 0 or missing `USUAL_SPACING` stands in. Also returns where the
-    one and where the other was done: (..., 3) each. Reading a sub-volume and training follow this one rule.
+    Below 0 only the direction is meant, so the sign goes; for one that is 0 or missing `USUAL_SPACING` stands in. Also
+    returns where the one and where the other was done: (..., 3) each. Reading a sub-volume and training follow this one
+    rule.
     """
     unknown = ~np.isfinite(stored) | (stored == 0)
     return np.where(unknown, USUAL_SPACING, np.abs(stored)), stored < 0, unknown
@@ -114,14 +129,19 @@ def _parse_spacing(text: str, table: Path, folder: Path) -> tuple[tuple[float, f
     except ValueError:
         stored = np.array([])
     if stored.shape != (3,):
-        raise CTError(f"{table} gives the spacing of {folder.name} as '{text}': it must be three numbers, such as 0.8, 0.8, 5.")
+        raise CTError(
+            f"{table} gives the spacing of {folder.name} as '{text}': it must be three numbers, such as 0.8, 0.8, 5."
+        )
     spacing, signed, unknown = usable_spacing(stored)
     warnings = []
     if signed.any():
         warnings.append(f"{table.name} gives the spacing of {folder.name} as '{text}': it was taken without its sign.")
     if unknown.any():
         usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
-        warnings.append(f"{table.name} has no spacing of {folder.name}: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough.")
+        warnings.append(
+            f"{table.name} has no spacing of {folder.name}: DeepLesion's usual {usual} mm stand in, so sizes in mm "
+            "are rough."
+        )
     return tuple(spacing.tolist()), warnings
 
 

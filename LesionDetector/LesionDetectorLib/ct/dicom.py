@@ -30,7 +30,9 @@ KNOWN_KINDS = "a DICOM folder or file, a .nrrd, .nii.gz or .mha file, or a DeepL
 
 
 def read(path: Path, series: str | None = None, progress: Callable[[int, int], None] | None = None) -> Volume:
-    """The axial CT series that `_choose_series` chooses under a folder, or `series`; for one file the series of that file in its folder.
+    """The axial CT series that `_choose_series` chooses under a folder, or `series`.
+
+    For one file the series of that file in its folder.
 
     Raises CTError where there is no such series or its slices cannot be put together.
     """
@@ -42,8 +44,9 @@ def read_slices(
 ) -> tuple[list[Slice], list[str]]:
     """The slices that `read` makes its volume of, from feet to head, without their pixels, and what was left out.
 
-    Their headers hold `tags` alone, or for None all that there is before the pixels. Only `files` are looked at where they are given.
-    Raises CTError where there is no such series, or where its slices lie at the places of others and no header tells which belong together.
+    Their headers hold `tags` alone, or for None all that there is before the pixels. Only `files` are looked at where
+    they are given. Raises CTError where there is no such series, or where its slices lie at the places of others and no
+    header tells which belong together.
     """
     images, warnings = _images(path, tags, files)
     if path.is_file() and series is None:
@@ -63,7 +66,8 @@ def thickest(slices: list[Slice]) -> float | None:
 
 
 def read_patient(path: Path | str, series: str) -> dict[str, str]:
-    """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a report.
+    """Who the patient of `series` is and when the study was made, as the headers under `path` say, by names for a
+    report.
 
     What they do not say is left out. Raises CTError where `path` has no such series.
     """
@@ -84,8 +88,11 @@ def without_pixels(path: Path, slices: list[Slice], warnings: list[str]) -> Volu
     return _assemble(path, slices, warnings, pixels=False)
 
 
-def _images(path: Path, tags: list[str] | None = TAGS, files: Iterable[Path] | None = None) -> tuple[list[Image], list[str]]:
-    """The DICOM files among `files`, of a folder, or of the folder of a file, and a warning about those that are damaged."""
+def _images(
+    path: Path, tags: list[str] | None = TAGS, files: Iterable[Path] | None = None
+) -> tuple[list[Image], list[str]]:
+    """The DICOM files among `files`, of a folder, or of the folder of a file, and a warning about those that are
+    damaged."""
     if not path.exists():
         raise CTError(f"{path} does not exist: check the path.")
     if path.is_file():
@@ -103,14 +110,21 @@ def _images(path: Path, tags: list[str] | None = TAGS, files: Iterable[Path] | N
         else:
             images += [image] if image else []
     if not images and damaged:
-        raise CTError(f"The DICOM files in {path} are damaged or hold no pixel data, such as {damaged[0]}: copy or export them again.")
+        raise CTError(
+            f"The DICOM files in {path} are damaged or hold no pixel data, such as {damaged[0]}: copy or export them "
+            "again."
+        )
     if not images:
-        raise CTError(f"None of the {len(files)} files in {path} is DICOM, such as {files[0].name}: give {KNOWN_KINDS}.")
+        raise CTError(
+            f"None of the {len(files)} files in {path} is DICOM, such as {files[0].name}: give {KNOWN_KINDS}."
+        )
     if not damaged:
         return images, []
     if len(damaged) == 1:
         return images, [f"The DICOM file {damaged[0]} is damaged or holds no pixel data and was left out."]
-    return images, [f"{len(damaged)} DICOM files that are damaged or hold no pixel data were left out, such as {damaged[0]}."]
+    return images, [
+        f"{len(damaged)} DICOM files that are damaged or hold no pixel data were left out, such as {damaged[0]}."
+    ]
 
 
 def _check_file(path: Path) -> None:
@@ -126,7 +140,10 @@ def _check_file(path: Path) -> None:
 
 
 def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple[list[Slice], list[str]]:
-    """The slices of `series`, or of the most suitable series: as taken rather than derived, with most places; and what was left out."""
+    """The slices of `series`, or of the most suitable series: as taken rather than derived, with most places.
+
+    And what was left out.
+    """
     found: dict[str, list[Slice]] = defaultdict(list)
     unfit: dict[str, Counter[str]] = defaultdict(Counter)
     for image in images:
@@ -139,7 +156,9 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
     elif series is None:
         raise CTError(f"{path} holds no axial CT ({_count(sum(unfit.values(), Counter()))}): give {KNOWN_KINDS}.")
     elif series not in found and series in unfit:
-        raise CTError(f"Series {series} of {path} is no axial CT ({_count(unfit[series])}): choose another, or give none.")
+        raise CTError(
+            f"Series {series} of {path} is no axial CT ({_count(unfit[series])}): choose another, or give none."
+        )
     elif series not in found:
         raise CTError(f"{path} has no series {series}: its axial CT series are {_sizes(found)}.")
     slices, warnings = _without_projections(found.pop(series))
@@ -147,7 +166,8 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
         warnings.append(f"Some images of the series were left out: {_count(unfit[series])}.")
     if _is_scattered(slices, found):
         warnings.append(
-            f"{len(found) + 1} series of one slice each lie beside one another, as if every slice of one series had got a series "
+            f"{len(found) + 1} series of one slice each lie beside one another, as if every slice of one series had "
+            "got a series "
             "of its own: export the CT again as one series."
         )
     elif found:
@@ -157,14 +177,18 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
 
 
 def _suitability(slices: list[Slice]) -> tuple:
-    """Sorts series so that the one to be read comes first: no projection, of several places, slices as they were taken, most places."""
+    """Sorts series so that the one to be read comes first: no projection, of several places, slices as they were
+    taken, most places."""
     count = len({tuple(np.round(item.origin, 1)) for item in slices})
     first, rank = slices[0], min(item.rank for item in slices)
     return rank == 2, count == 1, rank, -count, int(first.header.get("SeriesNumber") or 0), first.series
 
 
 def _without_projections(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
-    """The plain slices of a series and what was left out; a series that has none stays, with a word about what its images are."""
+    """The plain slices of a series and what was left out.
+
+    A series that has none stays, with a word about what its images are.
+    """
     plain = [item for item in slices if item.rank < 2]
     if not plain:
         name, caution = slices[0].kind
@@ -176,7 +200,9 @@ def _without_projections(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
 def _is_scattered(slices: list[Slice], others: dict[str, list[Slice]]) -> bool:
     """Whether `slices` and all `others` are series of one slice each of one scan, at different places."""
     every = [slices, *others.values()]
-    scans = {tuple(str(items[0].header.get(tag)) for tag in ("StudyInstanceUID", "FrameOfReferenceUID")) for items in every}
+    scans = {
+        tuple(str(items[0].header.get(tag)) for tag in ("StudyInstanceUID", "FrameOfReferenceUID")) for items in every
+    }
     heights = {round(float(items[0].origin @ slices[0].normal), 2) for items in every}
     return len(every) > 2 and all(len(items) == 1 for items in every) and len(scans) == 1 and len(heights) == len(every)
 
@@ -202,24 +228,33 @@ def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     normal = stack[0].normal
     stack.sort(key=lambda item: (item.origin @ normal, item.order))
     left = len(slices) - len(stack)
-    text = f"{left} of {len(slices)} slices differ from the others in orientation, matrix or pixel spacing and were left out."
+    text = (
+        f"{left} of {len(slices)} slices differ from the others in orientation, matrix or pixel spacing and were left "
+        "out."
+    )
     return stack, [text] if left else []
 
 
 def _one_per_place(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     """The first slice at each position along the normal.
 
-    Raises CTError where most places have several that are not alike, or more than one has such that nothing puts in order.
+    Raises CTError where most places have several that are not alike, or more than one has such that nothing puts in
+    order.
     """
     found = places(slices)
     left = len(slices) - len(found)
     unordered = sum(len({item.order[:2] for item in items}) < len(items) for items in found)
     if len(found) == 1 < left:
-        raise CTError(f"All {len(slices)} slices of series {slices[0].series} lie at one place: export it again with its slice positions.")
+        raise CTError(
+            f"All {len(slices)} slices of series {slices[0].series} lie at one place: export it again with its slice "
+            "positions."
+        )
     if (2 * left > len(found) or unordered > 1) and not all(map(_are_alike, found)):
         raise CTError(
-            f"{left} of {len(slices)} slices of series {slices[0].series} lie at the place of another, and no header tells which of them "
-            "belong together: export one energy, phase or reconstruction alone, or the series again with its slice positions."
+            f"{left} of {len(slices)} slices of series {slices[0].series} lie at the place of another, and no header "
+            "tells which of them "
+            "belong together: export one energy, phase or reconstruction alone, or the series again with its slice "
+            "positions."
         )
     kept = [min(items, key=lambda item: item.order) for items in found]
     return kept, [f"{left} of {len(slices)} slices lie at the place of another and were left out."] if left else []
@@ -233,15 +268,25 @@ def _are_alike(slices: list[Slice]) -> bool:
 
 
 def _assemble(
-    path: Path, slices: list[Slice], warnings: list[str], progress: Callable[[int, int], None] | None = None, pixels: bool = True
+    path: Path,
+    slices: list[Slice],
+    warnings: list[str],
+    progress: Callable[[int, int], None] | None = None,
+    pixels: bool = True,
 ) -> Volume:
-    """The volume of slices in order, on an upright and even grid and in the usual view; without `pixels` it is filled with air."""
+    """The volume of slices in order, on an upright and even grid and in the usual view.
+
+    Without `pixels` it is filled with air.
+    """
     first = slices[0]
     origins = np.array([item.origin for item in slices])
     even = even_positions(origins @ first.normal)
     shift = sideways_shift(origins, first.row, first.column, first.spacing)
     if len(even) > 2 * len(slices):
-        raise CTError(f"{path} holds {len(slices)} of the {len(even)} slices that its series should have: export the whole series.")
+        raise CTError(
+            f"{path} holds {len(slices)} of the {len(even)} slices that its series should have: export the whole "
+            "series."
+        )
     if (shift.max(axis=0) > first.shape[::-1]).any():
         raise CTError(f"The slices of {path} do not lie over one another: export the series again.")
 
@@ -264,12 +309,16 @@ def _assemble(
     placed, *turned = _placed(hu, first, even, shift[0]).in_axial_view()
     if any(turned):
         uids = [None] * len(uids)
-        warnings.append("The slices were turned so that the patient's left is on the right; pixels count otherwise than in the files.")
+        warnings.append(
+            "The slices were turned so that the patient's left is on the right; pixels count otherwise than in the "
+            "files."
+        )
     return _volume(path, placed, slices, uids, warnings)
 
 
 def _placed(hu: np.ndarray, first: Slice, positions: np.ndarray, shift: np.ndarray) -> Placed:
-    """`hu` with its geometry: slices at even `positions` in mm from `first`, which was moved by `shift` (2,) in pixels."""
+    """`hu` with its geometry: slices at even `positions` in mm from `first`, which was moved by `shift` (2,) in
+    pixels."""
     in_plane = np.column_stack([first.row, first.column])
     step = positions[1] - positions[0] if len(positions) > 1 else first.thickness or 1.0
     origin = first.origin - in_plane @ (shift * first.spacing)
@@ -316,7 +365,10 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
 
     progress = progress or (lambda done, total: None)
     first, *others = sources
-    load(first)  # before any thread: ITK makes its global objects during the first reading, and threads at once would corrupt them
+    load(
+        # before any thread: ITK makes its global objects during the first reading, and threads would corrupt them
+        first
+    )
     progress(1, len(sources))
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
@@ -328,10 +380,11 @@ def _pixels(slices: list[Slice], progress: Callable[[int, int], None] | None) ->
 
 
 def _pad(hu: np.ndarray, padding: tuple[float, float] | None) -> None:
-    """Makes air of the pixels of a slice (rows, columns) that are `padding`, from the lowest to the highest HU, at its border.
+    """Makes air of the pixels of a slice (rows, columns) that are `padding`, from the lowest to the highest HU, at
+    its border.
 
-    Only what hangs together with the border lies outside the field of view: inside it a pixel of that value is tissue, or metal at the
-    end of the scale. A range of values among those of tissue is no padding, whatever the header says.
+    Only what hangs together with the border lies outside the field of view: inside it a pixel of that value is tissue,
+    or metal at the end of the scale. A range of values among those of tissue is no padding, whatever the header says.
     """
     if padding is None or padding[1] <= AIR or padding[0] < min(padding[1], ABOVE_TISSUE):
         return
@@ -356,4 +409,6 @@ def _decode(path: Path) -> np.ndarray:
     try:
         return sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise CTError(f"The pixels of {path} are truncated or damaged, or rarely compressed: copy or export it again.") from error
+        raise CTError(
+            f"The pixels of {path} are truncated or damaged, or rarely compressed: copy or export it again."
+        ) from error

@@ -1,4 +1,5 @@
-"""Headers that tell apart the images of one place (energies, phases, reconstructions), and what an image type says of an image."""
+"""Headers that tell apart the images of one place (energies, phases, reconstructions), and what an image type says
+of an image."""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ MARKS = (
     Mark("AcquisitionNumber", "acquisition {}", "acquisitions"),
     Mark("FrameAcquisitionNumber", "acquisition {}", "acquisitions", "FrameContentSequence"),
     Mark("StackID", "stack {}", "stacks", "FrameContentSequence"),
-    *(Mark(f"DimensionIndexValues.{axis}", f"dimension index {axis + 1} = {{}}", "images", "FrameContentSequence") for axis in range(5)),
+    *(
+        Mark(f"DimensionIndexValues.{axis}", f"dimension index {axis + 1} = {{}}", "images", "FrameContentSequence")
+        for axis in range(5)
+    ),
 )
 COUNTS = (
     Mark("AcquisitionNumber", "acquisition {}", "acquisitions"),
@@ -71,12 +75,17 @@ KINDS = (
     ("SUBTRACT(ION|ED)", "a difference of images", NO_HU),
     ("SCREEN[ _]?(SAVE|SHOT)|SECONDARY[ _]CAPTURE", "a picture of a screen", NO_HU),
 )
-SPECTRAL = "EFF_?ATOMIC|EFFECTIVE[ _]Z|Z[ _]?EFF|EFF_Z|ELECTRON[ _]?DENSITY|MAT_(SPECIFIC|FRACTIONAL|VALUE)|IODINE|RHO[ _/]?Z"
+SPECTRAL = (
+    "EFF_?ATOMIC|EFFECTIVE[ _]Z|Z[ _]?EFF|EFF_Z|ELECTRON[ _]?DENSITY|MAT_(SPECIFIC|FRACTIONAL|VALUE)|IODINE|RHO[ _/]?Z"
+)
 HU_TYPES = ("", "HU", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")  # US: not specified
 
 
 def kind(image_type: str) -> tuple[str, str]:
-    """What an image is that is no plain slice ("a maximum intensity projection"), and what follows for a reader; "" both for a slice."""
+    """What an image is that is no plain slice ("a maximum intensity projection"), and what follows for a reader.
+
+    "" both for a slice.
+    """
     return next(((name, caution) for words, name, caution in KINDS if _says(words, image_type)), ("", ""))
 
 
@@ -90,7 +99,8 @@ def _says(words: str, image_type: str) -> bool:
 
 
 def preference(mark: Mark, value: str) -> tuple[float, float, str]:
-    """Sorts values of `mark` so that the one comes first that is read: the energy next to 120 kV, the smoothest kernel, the first phase."""
+    """Sorts values of `mark` so that the one comes first that is read: the energy next to 120 kV, the smoothest
+    kernel, the first phase."""
     if not value:
         return np.inf, 0.0, value
     if mark.keyword == "KVP" and number(value) is not None:

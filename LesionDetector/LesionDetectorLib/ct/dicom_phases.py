@@ -1,4 +1,5 @@
-"""One image for each place: of energies, phases and reconstructions that share a series, one is chosen by what the headers say."""
+"""One image for each place: of energies, phases and reconstructions that share a series, one is chosen by what the
+headers say."""
 
 from __future__ import annotations
 
@@ -23,19 +24,23 @@ def without_copies(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
         key = (item.uid, item.frame, *np.round(item.origin, 2), *item.marks) if item.uid else (id(item),)
         kept.setdefault(key, item)
     left = len(slices) - len(kept)
-    return list(kept.values()), [f"{left} of {len(slices)} slices are copies of another and were left out."] if left else []
+    return list(kept.values()), [
+        f"{left} of {len(slices)} slices are copies of another and were left out."
+    ] if left else []
 
 
 def one_of_each(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     """`slices`, in order along the body, without those that by their headers show again what others show.
 
-    Of several energies, phases or reconstructions of one region the one with most slices stays (plain slices before projections); of equal
-    ones the first by `preference`. Those that lie one above the other are kept together.
+    Of several energies, phases or reconstructions of one region the one with most slices stays (plain slices before
+    projections); of equal ones the first by `preference`. Those that lie one above the other are kept together.
     """
     warnings = []
     for index, mark in enumerate(MARKS):
         groups = _by_value(slices, [item.marks[index] for item in slices])
-        if 1 < len(groups) <= len(slices) / 2:  # else nearly every image has a value of its own, which joins none of them
+        if (
+            1 < len(groups) <= len(slices) / 2
+        ):  # else nearly every image has a value of its own, which joins none of them
             slices, more = _choose(slices, groups, mark, partial(preference, mark))
             warnings += more
     for mark in COUNTS:
@@ -75,7 +80,9 @@ def _choose(
     """The groups that go over different parts of the body; of those that go over the same part one."""
     kept: list[str] = []
     covered = np.empty((0, 2))  # position and reach of slices, mm along the body
-    for value in sorted(groups, key=lambda value: (min(item.rank for item in groups[value]), -len(groups[value]), order(value))):
+    for value in sorted(
+        groups, key=lambda value: (min(item.rank for item in groups[value]), -len(groups[value]), order(value))
+    ):
         positions = np.array([item.origin @ slices[0].normal for item in groups[value]])
         again = (np.abs(positions[:, None] - covered[:, 0]) <= covered[:, 1]).any(axis=1)
         if 2 * again.sum() < len(positions):
@@ -87,7 +94,9 @@ def _choose(
     dropped = [value for value in groups if value not in kept]
     if not dropped:
         return slices, []
-    read, left = (mark.text.format(few([value or "unknown" for value in sorted(values, key=order)])) for values in (kept, dropped))
+    read, left = (
+        mark.text.format(few([value or "unknown" for value in sorted(values, key=order)])) for values in (kept, dropped)
+    )
     chosen = {id(item) for value in kept for item in groups[value]}
     text = f"Several {mark.plural} show the same region: {read} was read, {left} left out."
     return [item for item in slices if id(item) in chosen], [text]
@@ -96,7 +105,8 @@ def _choose(
 def _runs(slices: list[Slice], mark: Mark) -> dict[str, list[Slice]]:
     """Runs over the body, by their first and last number: slices in the order of `mark`, cut where they turn back.
 
-    Empty where `mark` does not tell: where images of one place have the same number, or none of the runs covers half of the places.
+    Empty where `mark` does not tell: where images of one place have the same number, or none of the runs covers half of
+        the places.
     """
     place = {id(item): index for index, items in enumerate(places(slices)) for item in items}
     numbers = {id(item): number(item.says(mark)[:21]) for item in slices}  # 21 letters: a time without its zone

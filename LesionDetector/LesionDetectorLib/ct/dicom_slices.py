@@ -174,7 +174,9 @@ class Image:
 
 
 def read_image(path: Path, tags: list[str] | None = TAGS) -> Image | None:
-    """The slices of a DICOM file without their pixels, with `tags` or, for None, all of its header; None for a file of another kind.
+    """The slices of a DICOM file without their pixels, with `tags` or, for None, all of its header.
+
+    None for a file of another kind.
 
     Raises one of MALFORMED where the file is damaged or breaks off before its pixels.
     """
@@ -191,7 +193,9 @@ def _parse(path: Path, file: BinaryIO, tags: list[str] | None) -> Image | None:
         return None
     file.seek(0)
     header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=tags)
-    has_pixels = file.read(4) in PIXEL_DATA or header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    has_pixels = (
+        file.read(4) in PIXEL_DATA or header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    )
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
     if "SOPClassUID" not in header or (not has_pixels and header.get("Modality", "CT") == "CT"):
@@ -236,14 +240,19 @@ def _slices(path: Path, header: FileDataset) -> list[Slice]:
 
 
 def said(dataset: Dataset, keyword: str) -> str:
-    """The value of an element as text, its parts joined by "\\" as in the file; "" where it is missing, empty or damaged."""
+    """The value of an element as text, its parts joined by "\\" as in the file.
+
+    "" where it is missing, empty or damaged.
+    """
     try:
         value = dataset.get(keyword)
     except MALFORMED:
         return ""
     text = "\\".join(map(str, value)) if isinstance(value, (MultiValue, list)) else str("" if value is None else value)
     text = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return text if number(text) is None else np.format_float_positional(float(text), trim="-")  # 120 and 120.0 are one value
+    return (
+        text if number(text) is None else np.format_float_positional(float(text), trim="-")
+    )  # 120 and 120.0 are one value
 
 
 def _image_type(header: Dataset, groups: tuple[Dataset, ...]) -> str:

@@ -36,7 +36,10 @@ class Geometry:
         if not all(map(math.isfinite, numbers)) or min(self.spacing) <= 0 or min(self.size) < 1:
             raise ValueError(f"A CT needs a size of at least 1, a spacing above 0 mm and finite positions, not {self}.")
         if max(self.size) > MOST_VOXELS_A_SIDE:
-            raise Refusal(f"A CT of {' x '.join(map(str, self.size))} voxels is none: at most {MOST_VOXELS_A_SIDE} a side are read.")
+            raise Refusal(
+                f"A CT of {' x '.join(map(str, self.size))} voxels is none: at most {MOST_VOXELS_A_SIDE} a side are "
+                "read."
+            )
 
     @property
     def index_to_lps(self) -> np.ndarray:
@@ -67,7 +70,8 @@ class Geometry:
 class DicomSeries:
     """The identifiers by which a DICOM report refers to its CT.
 
-    `sop_instance_uids` are in order of k; None for a slice whose voxels are not the pixels of any file, so that nothing may point there.
+    `sop_instance_uids` are in order of k; None for a slice whose voxels are not the pixels of any file, so that nothing
+    may point there.
     """
 
     study_uid: str

@@ -7,7 +7,8 @@ import numpy as np
 from LesionDetectorLib.ct.volume import AIR
 
 EVEN = 0.1  # largest distance from the even grid, in slices, that still counts as even
-ROUNDED = 0.101  # the same in mm, for positions that a scanner rounded to 0.1 mm: half of that at the slice and half at the ends
+# the same in mm, for positions that a scanner rounded to 0.1 mm: half of that at the slice and half at the ends
+ROUNDED = 0.101
 UPRIGHT = 0.5  # largest sideways shift of a slice, in pixels, that still counts as none
 
 
@@ -25,10 +26,14 @@ def even_positions(positions: np.ndarray) -> np.ndarray:
     return np.linspace(positions[0], positions[-1], round((positions[-1] - positions[0]) / step) + 1)
 
 
-def interpolate_slices(hu: np.ndarray, positions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, list[int | None]]:
-    """`hu` (m, rows, columns) at ascending `positions`, interpolated linearly at `targets` (n,), which lie between its ends.
+def interpolate_slices(
+    hu: np.ndarray, positions: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, list[int | None]]:
+    """`hu` (m, rows, columns) at ascending `positions`, interpolated linearly at `targets` (n,), which lie between
+    its ends.
 
-    Returns the slices (n, rows, columns) int16 and, for each, the index of the slice that it equals or None where it was interpolated.
+    Returns the slices (n, rows, columns) int16 and, for each, the index of the slice that it equals or None where it
+    was interpolated.
     """
     step = targets[1] - targets[0]
     out = np.empty((len(targets), *hu.shape[1:]), np.int16)
@@ -46,7 +51,9 @@ def interpolate_slices(hu: np.ndarray, positions: np.ndarray, targets: np.ndarra
     return out, sources
 
 
-def sideways_shift(origins: np.ndarray, row: np.ndarray, column: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+def sideways_shift(
+    origins: np.ndarray, row: np.ndarray, column: np.ndarray, spacing: tuple[float, float]
+) -> np.ndarray:
     """How far each slice lies sideways of the foremost ones, (n, 2) pixels along i and j, all >= 0.
 
     `origins` are (n, 3) LPS mm of the slices' pixels (0, 0); all zero where the slices lie upright over one another.
@@ -65,9 +72,11 @@ def tilt(origins: np.ndarray, row: np.ndarray, column: np.ndarray) -> str:
 
 
 def shift_slices(hu: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """`hu` (n, rows, columns) with each slice moved by its `shift` (n, 2) in pixels along i and j, on a canvas that holds them all.
+    """`hu` (n, rows, columns) with each slice moved by its `shift` (n, 2) in pixels along i and j, on a canvas that
+    holds them all.
 
-    This undoes gantry tilt: slices that are sheared against their normal come to lie upright, with air filled in beside them.
+    This undoes gantry tilt: slices that are sheared against their normal come to lie upright, with air filled in beside
+        them.
     """
     from scipy import ndimage
 

@@ -23,13 +23,23 @@ UNITS = {
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
     **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
-    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 0.001),
+    **dict.fromkeys(
+        ("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"),
+        0.001,
+    ),
     **dict.fromkeys(("in", "inch", "inches"), 25.4),
 }
 """The length in mm of the units that an NRRD or a MetaImage may have."""
 PATIENT_SPACES = (
     *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"),
-    *("right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time", "rast", "last", "lpst"),
+    *(
+        "right-anterior-superior-time",
+        "left-anterior-superior-time",
+        "left-posterior-superior-time",
+        "rast",
+        "last",
+        "lpst",
+    ),
 )
 """The spaces of an NRRD that say how the patient lies."""
 META_ORIENTATION = (b"transformmatrix", b"orientation", b"rotation")
@@ -45,7 +55,8 @@ def is_image(path: Path) -> bool:
 def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volume:
     """The CT in an image file, turned to the nearest axial view; slices are counted from 1 in the file's order.
 
-    Raises CTError for a truncated file, colour, a fourth dimension, a spacing that is missing or zero, and values that are not HU.
+    Raises CTError for a truncated file, colour, a fourth dimension, a spacing that is missing or zero, and values that
+    are not HU.
     """
     reader, warnings = _header(path)
     image = _read_image(path, reader)
@@ -65,7 +76,9 @@ def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volu
         warnings.append(f"{path.name} has {tilted}: its slices were shifted upright.")
     placed, exchanged, _ = placed.in_axial_view()
     if exchanged:
-        warnings.append(f"{path.name} is not stored as axial slices: it was turned, and slice numbers count its axial slices.")
+        warnings.append(
+            f"{path.name} is not stored as axial slices: it was turned, and slice numbers count its axial slices."
+        )
     if len(placed.hu) == 1:
         warnings.append(f"{path.name} has one slice only: it stands in for its neighbours.")
     if progress:
@@ -82,7 +95,10 @@ def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Volu
 
 
 def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
-    """A reader that knows the header, which tells of a grey image of up to three dimensions with a spacing; CTError if it does not."""
+    """A reader that knows the header, which tells of a grey image of up to three dimensions with a spacing.
+
+    CTError if it does not.
+    """
     import SimpleITK as sitk  # noqa: N813
 
     with path.open("rb"):  # so that a file without permission says so
@@ -100,7 +116,9 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
     if components > 1:
         raise CTError(f"{path} holds {components} values a voxel (a colour or vector image): give a CT, which has one.")
     if len(size) > 3 and max(size[3:]) > 1:
-        raise CTError(f"{path} has {len(size)} dimensions ({' x '.join(map(str, size))}): split it and give one 3-D volume.")
+        raise CTError(
+            f"{path} has {len(size)} dimensions ({' x '.join(map(str, size))}): split it and give one 3-D volume."
+        )
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         raise CTError(f"{path} holds complex numbers: give a CT in Hounsfield units.")
     if not _has_spacing(path, reader):
@@ -119,14 +137,18 @@ def _doubts(path: Path, reader: sitk.ImageFileReader) -> list[str]:
         apart = nifti.forms_apart(path)
         if apart > 0:
             return [
-                f"{path.name} says in two ways where its voxels lie (qform and sform), which are up to {apart:.0f} mm apart: "
+                f"{path.name} says in two ways where its voxels lie (qform and sform), which are up to {apart:.0f} mm "
+                "apart: "
                 f"left and right may be swapped. The {_form_taken(path, reader)} was taken."
             ]
     elif _is_meta_image(path):
         known = any(key in _start(path).lower() for key in META_ORIENTATION)
     else:
         known = _nrrd_field(path, "space").lower() in PATIENT_SPACES
-    text = f"{path.name} does not say how the patient lies: the default of its format was taken, and left and right may be swapped."
+    text = (
+        f"{path.name} does not say how the patient lies: the default of its format was taken, and left and right may "
+        "be swapped."
+    )
     return [] if known else [text]
 
 
@@ -199,15 +221,20 @@ def _hounsfield(image: sitk.Image) -> tuple[np.ndarray, int]:
     for k, plane in enumerate(values):
         finite = np.isfinite(plane)
         invalid += finite.size - np.count_nonzero(finite)
-        hu[k] = to_hu(plane if finite.all() else np.where(finite, plane, AIR))  # whole numbers are all finite, and may not hold AIR
+        hu[k] = to_hu(
+            plane if finite.all() else np.where(finite, plane, AIR)
+        )  # whole numbers are all finite, and may not hold AIR
     return hu, invalid
 
 
 def _upright(placed: Placed, path: Path) -> tuple[Placed, str]:
-    """`placed` with slices that are sheared against their normal shifted upright, and in words how they were tilted, "" if not."""
+    """`placed` with slices that are sheared against their normal shifted upright, and in words how they were tilted,
+    "" if not."""
     row, column, along = placed.direction.T
     if abs(row @ column) > 1e-3:
-        raise CTError(f"The rows and columns of {path} are not at right angles: resample it onto an orthogonal grid first.")
+        raise CTError(
+            f"The rows and columns of {path} are not at right angles: resample it onto an orthogonal grid first."
+        )
     normal = np.cross(row, column)
     rise = along @ normal
     spacing = placed.spacing * (1, 1, abs(rise))

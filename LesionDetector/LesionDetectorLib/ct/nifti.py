@@ -55,7 +55,8 @@ def directions(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a header says of where the voxels lie, as stored: the two codes, and the matrices (3, 4) from voxel indices to RAS."""
+    """What a header says of where the voxels lie, as stored: the two codes, and the matrices (3, 4) from voxel
+    indices to RAS."""
 
     size: np.ndarray
     spacing: np.ndarray

@@ -23,9 +23,9 @@ class CTError(Refusal):
 class Volume:
     """A CT with even, orthogonal voxels in the view of a radiologist.
 
-    i grows towards the patient's left and j towards the back, as nearly as the voxel axes allow; k is the slice. DICOM slices run from
-    feet to head, by their positions; other files keep their own order of slices, and DeepLesion's run from head to feet. `direction`
-    tells all this exactly, and may be oblique or left-handed.
+    i grows towards the patient's left and j towards the back, as nearly as the voxel axes allow; k is the slice. DICOM
+    slices run from feet to head, by their positions; other files keep their own order of slices, and DeepLesion's run
+    from head to feet. `direction` tells all this exactly, and may be oblique or left-handed.
 
     Attributes
     ----------
@@ -37,8 +37,10 @@ class Volume:
     study, series: what a report prints.
     series_uid: SeriesInstanceUID, or a stable id of the content where there is none.
     first_slice: the number by which a reader knows slice k = 0.
-    slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; `spacing` is what the slices are apart.
-    dicom: identifiers of the series, None for other files; a slice that was resampled, or whose pixels were reordered, has none.
+    slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; `spacing` is what the slices are
+        apart.
+    dicom: identifiers of the series, None for other files; a slice that was resampled, or whose pixels were reordered,
+        has none.
     warnings: what was wrong with the input and what was done about it, one sentence each.
     """
 
@@ -83,11 +85,15 @@ def check_hu(hu: np.ndarray, source: Path) -> list[str]:
     low, high = int(hu.min()), int(hu.max())
     if low >= -10 and high <= 255:
         raise CTError(
-            f"{source} holds values from {low} to {high}, which are no Hounsfield units (air -1000, water 0, bone above 300): "
+            f"{source} holds values from {low} to {high}, which are no Hounsfield units (air -1000, water 0, bone "
+            "above 300): "
             "give the CT itself, not a label map or an 8-bit picture of it."
         )
     if low >= 0:
-        return [f"No value of {source.name} lies below 0 HU ({low} to {high}): if the file adds an offset such as 1024, subtract it first."]
+        return [
+            f"No value of {source.name} lies below 0 HU ({low} to {high}): if the file adds an offset such as 1024, "
+            "subtract it first."
+        ]
     return []
 
 
@@ -101,11 +107,14 @@ class Placed:
     direction: np.ndarray
 
     def in_axial_view(self) -> tuple[Placed, bool, bool]:
-        """The same voxels with i towards the patient's left, j towards the back and k along the body, as nearly as their axes allow.
+        """The same voxels with i towards the patient's left, j towards the back and k along the body, as nearly as
+        their axes allow.
 
         k keeps its sense. Also returns whether axes were exchanged, and whether i or j was turned round.
         """
-        order = list(max(itertools.permutations(range(3)), key=lambda order: np.abs(self.direction[range(3), order]).sum()))
+        order = list(
+            max(itertools.permutations(range(3)), key=lambda order: np.abs(self.direction[range(3), order]).sum())
+        )
         direction, spacing, origin = self.direction[:, order], self.spacing[order], self.origin
         hu = self.hu.transpose([2 - axis for axis in order[::-1]])
         turned = [axis for axis in (0, 1) if direction[axis, axis] < 0]

@@ -1,4 +1,7 @@
-"""The codes, identifiers and names that the DICOM reports have in common. Codes: DICOM PS3.16; body parts as far as it has them."""
+"""The codes, identifiers and names that the DICOM reports have in common.
+
+Codes: DICOM PS3.16; body parts as far as it has them.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,9 @@ def uid_of(*parts: str) -> str:
 
 
 def new_instance(kind: str, series_number: int, description: str, reading: Reading, header: Dataset) -> dict[str, Any]:
-    """What highdicom asks of every new object about its series, itself and its maker; `header` is that of an image of the CT.
+    """What highdicom asks of every new object about its series, itself and its maker.
+
+    `header` is that of an image of the CT.
 
     `series_number` is added to that of the CT. The SOPInstanceUID stands in until `name_by_content`.
     """
@@ -109,7 +114,8 @@ def without_name_warnings() -> Iterator[None]:
 
 
 def tracking_uid(lesion_id: str) -> str:
-    """The Tracking UID of a lesion: made of its id where that is a UUID, the id itself where that is a UID, else derived from it."""
+    """The Tracking UID of a lesion: made of its id where that is a UUID, the id itself where that is a UID, else
+    derived from it."""
     try:
         identifier = uuid.UUID(lesion_id)
     except ValueError:

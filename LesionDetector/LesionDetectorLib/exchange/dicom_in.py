@@ -1,7 +1,8 @@
-"""DICOM SR back in: our own reports with all that they hold, and the measurements of OHIF and others as lesions of a reader.
+"""DICOM SR back in: our own reports with all that they hold, and the measurements of OHIF and others as lesions of a
+reader.
 
-Read are the measurement groups of TID 1500 that have a long and a short axis, each with its line, or a box; groups with one tracking UID
-are one lesion. A reader drew and accepted it unless the groups say otherwise (see `dicom_sr`).
+Read are the measurement groups of TID 1500 that have a long and a short axis, each with its line, or a box; groups with
+one tracking UID are one lesion. A reader drew and accepted it unless the groups say otherwise (see `dicom_sr`).
 """
 
 from __future__ import annotations
@@ -45,8 +46,21 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 META_START = 144
 """Where the file meta information begins that its group length counts: after preamble, DICM and that length."""
 OF_ONE_KIND = {
-    *("ContentSequence", "ConceptNameCodeSequence", "ConceptCodeSequence", "ReferencedSOPSequence", "ReferencedFrameNumber", "GraphicData"),
-    *("MeasuredValueSequence", "MeasurementUnitsCodeSequence", "FloatingPointValue", "NumericValue", "ReferencedSeriesSequence"),
+    *(
+        "ContentSequence",
+        "ConceptNameCodeSequence",
+        "ConceptCodeSequence",
+        "ReferencedSOPSequence",
+        "ReferencedFrameNumber",
+        "GraphicData",
+    ),
+    *(
+        "MeasuredValueSequence",
+        "MeasurementUnitsCodeSequence",
+        "FloatingPointValue",
+        "NumericValue",
+        "ReferencedSeriesSequence",
+    ),
     *("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"),
 }
 """Elements that are read here and must be what DICOM says: sequences, or numbers."""
@@ -63,13 +77,16 @@ class _PassedOverError(ValueError):
 
 
 def read(path: Path | str, ct_path: Path | str) -> Reading:
-    """The reading in the DICOM SR at `path`; `ct_path` is the DICOM folder of the CT that was measured, or one of its files.
+    """The reading in the DICOM SR at `path`.
 
-    All that `dicom_sr` writes comes back: label, confidence, key slice, slices, box and axes (within 0.001 pixels), who drew what, status,
-    marks, id, models, threshold and software version. The reading's warnings say what was passed over or assumed.
+    `ct_path` is the DICOM folder of the CT that was measured, or one of its files.
 
-    Raises DicomReportError where `path` is no measurement report or holds no lesion of that CT, CTError where `ct_path` lacks the series
-    that was measured, and OSError.
+    All that `dicom_sr` writes comes back: label, confidence, key slice, slices, box and axes (within 0.001 pixels), who
+    drew what, status, marks, id, models, threshold and software version. The reading's warnings say what was passed
+    over or assumed.
+
+    Raises DicomReportError where `path` is no measurement report or holds no lesion of that CT, CTError where `ct_path`
+    lacks the series that was measured, and OSError.
     """
     path, ct_path = Path(path), Path(ct_path).expanduser()
     document = _document(path)
@@ -90,9 +107,13 @@ def read(path: Path | str, ct_path: Path | str) -> Reading:
         raise DicomReportError(f"{path} holds no lesion on {ct_path}, but {', '.join(reasons)}.")
     warnings = [f"The SR: {reason} were passed over." for reason in reasons]
     if unnamed:
-        warnings.append(f"The SR names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in.")
+        warnings.append(
+            f"The SR names no body part of ours for lesions on slice {', '.join(unnamed)}: {STAND_IN.title} was put in."
+        )
     try:
-        return replace(ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups))
+        return replace(
+            ct.reading, lesions=tuple(ordered(lesions)), warnings=(*ct.reading.warnings, *warnings), **_made_by(groups)
+        )
     except ValueError as error:  # a threshold that is none, too many lesions
         raise DicomReportError(f"{path} holds what no reading has: {error}") from error
 
@@ -101,7 +122,9 @@ def _document(path: Path) -> Dataset:
     with path.open("rb") as file:
         try:
             if _size(path, file) > LARGEST:
-                raise DicomReportError(f"{path} holds more than {LARGEST >> 20} MB, as no report does: give a DICOM SR.")
+                raise DicomReportError(
+                    f"{path} holds more than {LARGEST >> 20} MB, as no report does: give a DICOM SR."
+                )
             document = pydicom.dcmread(file)
             if not all(_is_whole(document.get_item(tag)) for tag in list(document.keys())):
                 raise EOFError("the file breaks off")
@@ -113,14 +136,19 @@ def _document(path: Path) -> Dataset:
         except (OSError, zlib.error, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
             raise DicomReportError(f"{path} is no DICOM file, or a damaged one: give a DICOM SR.") from error
     if depth > DEEPEST:
-        raise DicomReportError(f"{path} nests its content more than {DEEPEST} deep, which no report does: give a DICOM SR.")
+        raise DicomReportError(
+            f"{path} nests its content more than {DEEPEST} deep, which no report does: give a DICOM SR."
+        )
     if "ContentSequence" not in document:
         raise DicomReportError(f"{path} is DICOM, but no structured report: give a measurement report (TID 1500).")
     return document
 
 
 def _size(path: Path, file: BinaryIO) -> int:
-    """How many bytes a DICOM file has, unpacked where it is deflated, or just more than LARGEST; leaves `file` at its start."""
+    """How many bytes a DICOM file has, unpacked where it is deflated, or just more than LARGEST.
+
+    Leaves `file` at its start.
+    """
     size = os.fstat(file.fileno()).st_size
     if size <= LARGEST:
         meta = read_file_meta_info(path)
@@ -132,7 +160,9 @@ def _size(path: Path, file: BinaryIO) -> int:
 
 
 def _parsed(document: Dataset) -> int:
-    """Parses every value, so that a damaged one is found here; returns how deep the sequences are nested, up to one more than DEEPEST.
+    """Parses every value, so that a damaged one is found here.
+
+    Returns how deep the sequences are nested, up to one more than DEEPEST.
 
     Dataset.decode would go down by recursion, and pydicom's way to tell of an error takes twice as long at each level.
     """
@@ -147,15 +177,24 @@ def _parsed(document: Dataset) -> int:
 
 
 def _is_whole(element: RawDataElement | DataElement) -> bool:
-    """Whether an element has as many bytes as it says; pydicom passes over a last one that lacks some, and with it over lesions."""
+    """Whether an element has as many bytes as it says.
+
+    Pydicom passes over a last one that lacks some, and with it over lesions.
+    """
     return not isinstance(element, RawDataElement) or element.length in (len(element.value or b""), UNDEFINED_LENGTH)
 
 
 def _groups(document: Dataset, path: Path) -> list[Items]:
     """The content items of each measurement group."""
-    groups = [_children(group) for report in _find(_children(document), MEASUREMENTS) for group in _find(_children(report), GROUP)]
+    groups = [
+        _children(group)
+        for report in _find(_children(document), MEASUREMENTS)
+        for group in _find(_children(report), GROUP)
+    ]
     if not groups:
-        raise DicomReportError(f"{path} is a structured report without measurement groups: give a measurement report (TID 1500).")
+        raise DicomReportError(
+            f"{path} is a structured report without measurement groups: give a measurement report (TID 1500)."
+        )
     return groups
 
 
@@ -168,7 +207,9 @@ def _series(document: Dataset, groups: list[Items]) -> str | None:
         for series in study.get("ReferencedSeriesSequence") or []
         for image in series.get("ReferencedSOPSequence") or []
     }
-    images = [_image(child) for items in groups for child in _below(items) if child.get("RelationshipType") == "SELECTED FROM"]
+    images = [
+        _image(child) for items in groups for child in _below(items) if child.get("RelationshipType") == "SELECTED FROM"
+    ]
     counts = Counter(series_of[uid] for uid, _ in images if series_of.get(uid))
     return counts.most_common(1)[0][0] if counts else None
 
@@ -252,7 +293,9 @@ def _lesion(uid: str, items: Items, body_part: BodyPart, ct: _Ct) -> Lesion:
     key_slice, *others = {k for k, *_ in (*axes, *boxes)}
     if others:
         raise _PassedOverError("with lines on several slices")
-    planes = [ct.slice_of(item) for concept in (codes.LOWEST_PLANE, codes.HIGHEST_PLANE) for item in _find(items, concept)]
+    planes = [
+        ct.slice_of(item) for concept in (codes.LOWEST_PLANE, codes.HIGHEST_PLANE) for item in _find(items, concept)
+    ]
     slices = [key_slice, *(k for k in planes if k is not None)]
     certainty = [_number(item, codes.PERCENT) for item in _find(items, codes.CERTAINTY)]
     origin = Origin.DETECTOR if _find(items, ALGORITHM) else Origin.READER
@@ -267,7 +310,9 @@ def _lesion(uid: str, items: Items, body_part: BodyPart, ct: _Ct) -> Lesion:
             recist=recist,
             status=_status(items, origin),
             origin=origin,
-            marks=tuple(mark for value in _values(items, codes.MARK) for mark, code in codes.MARKS.items() if _is(value, code)),
+            marks=tuple(
+                mark for value in _values(items, codes.MARK) for mark, code in codes.MARKS.items() if _is(value, code)
+            ),
             id=codes.lesion_id(uid),
         )
     except ValueError as error:
@@ -299,7 +344,9 @@ def _axis(item: Dataset, ct: _Ct) -> _Line:
 def _recist(axes: list[_Line]) -> Recist:
     """The axes, the longer first."""
     long, short = sorted(axes, key=lambda axis: axis.mm, reverse=True)
-    return Recist(long.ends, short.ends, long.mm, short.mm, tuple(name for name, axis in zip(Axis, (long, short)) if axis.drawn))
+    return Recist(
+        long.ends, short.ends, long.mm, short.mm, tuple(name for name, axis in zip(Axis, (long, short)) if axis.drawn)
+    )
 
 
 def _corners(outline: np.ndarray) -> tuple[float, float, float, float]:
@@ -316,7 +363,8 @@ def _status(items: Items, origin: Origin) -> ReviewStatus:
 
 
 def _body_part(items: Items) -> BodyPart | None:
-    """The body part that the code of the finding site stands for, else the one that site, finding or comment name in words."""
+    """The body part that the code of the finding site stands for, else the one that site, finding or comment name in
+    words."""
     sites = _values(items, codes.FINDING_SITE)
     for part, code in codes.SITES.items():
         if any(_is(site, code) for site in sites):
@@ -369,11 +417,17 @@ def _texts(items: Items, concept: Code) -> list[str]:
 
 
 def _is(code: Dataset, concept: Code) -> bool:
-    return (code.get("CodingSchemeDesignator"), code.get("CodeValue")) in ((concept.scheme_designator, concept.value), OLDER.get(concept))
+    return (code.get("CodingSchemeDesignator"), code.get("CodeValue")) in (
+        (concept.scheme_designator, concept.value),
+        OLDER.get(concept),
+    )
 
 
 def _image(item: Dataset) -> tuple[str, set[int]]:
-    """SOPInstanceUID, "" for none, and frames, from 0, of the image that an item refers to; without frames it refers to all of them."""
+    """SOPInstanceUID, "" for none, and frames, from 0, of the image that an item refers to.
+
+    Without frames it refers to all of them.
+    """
     for image in item.get("ReferencedSOPSequence") or []:
         frames = image.get("ReferencedFrameNumber")
         frames = [frames] if isinstance(frames, int) else frames or []

@@ -1,4 +1,5 @@
-"""DICOM SEG: the outlines by which the lesions are measured, each a segment on its key slice with its tracking UID in the SR."""
+"""DICOM SEG: the outlines by which the lesions are measured, each a segment on its key slice with its tracking UID
+in the SR."""
 
 from __future__ import annotations
 
@@ -26,11 +27,14 @@ SERIES_NUMBER = 2000
 
 
 @codes.without_name_warnings()
-def compose(reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False) -> tuple[FileDataset, list[str]]:
-    """The outlines of the lesions that the report shows, or with `everything` of all, as a segmentation, and sentences on it.
+def compose(
+    reading: Reading, slices: Sequence[Slice], volume: Volume, everything: bool = False
+) -> tuple[FileDataset, list[str]]:
+    """The outlines of the lesions that the report shows, or with `everything` of all, as a segmentation, and
+    sentences on it.
 
-    `slices` come from `source_slices`, `volume` is the CT of the reading. Outlines are drawn into the pixels of the CT's files. Sentences
-    and UIDs are those of `dicom_sr.compose`.
+    `slices` come from `source_slices`, `volume` is the CT of the reading. Outlines are drawn into the pixels of the
+    CT's files. Sentences and UIDs are those of `dicom_sr.compose`.
 
     Raises DicomReportError where `volume` is another CT or there is no lesion to write.
     """
@@ -54,13 +58,16 @@ def compose(reading: Reading, slices: Sequence[Slice], volume: Volume, everythin
         content_label="LESIONS",
     )
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
-        item.DimensionOrganizationUID = codes.uid_of("SEG dimensions", reading.dicom.series_uid)  # highdicom's is a new one every time
+        item.DimensionOrganizationUID = codes.uid_of(
+            "SEG dimensions", reading.dicom.series_uid
+        )  # highdicom's is a new one every time
     codes.name_by_content(dataset)
     return dataset, left_out + filled_in
 
 
 def _mask(volume: Volume, lesion: Lesion, source: Source) -> np.ndarray:
-    """(rows, columns) of the file: the pixels whose centres lie in the outline, or else the one nearest to its middle."""
+    """(rows, columns) of the file: the pixels whose centres lie in the outline, or else the one nearest to its
+    middle."""
     margin_px = pixels(margin_mm(lesion.origin), volume.spacing)
     outline = segment(volume.hu[lesion.key_slice], lesion.box, margin_px).outline
     corners = source.pixels(lesion.key_slice, outline)[:, ::-1]
@@ -73,7 +80,10 @@ def _mask(volume: Volume, lesion: Lesion, source: Source) -> np.ndarray:
 
 
 def _stacked(masks: list[np.ndarray], planes: list[int], count: int) -> np.ndarray:
-    """(planes, rows, columns) with the numbers of the segments; where they overlap, (planes, rows, columns, segments) with each of them."""
+    """(planes, rows, columns) with the numbers of the segments.
+
+    Where they overlap, (planes, rows, columns, segments) with each of them.
+    """
     numbers = np.zeros((count, *masks[0].shape), np.min_scalar_type(len(masks)))
     for number, (mask, plane) in enumerate(zip(masks, planes), start=1):
         if numbers[plane][mask].any():

@@ -1,4 +1,5 @@
-"""The CT's DICOM files behind a reading: which image, frame and pixels the voxels of its slices are, and headers to refer to."""
+"""The CT's DICOM files behind a reading: which image, frame and pixels the voxels of its slices are, and headers to
+refer to."""
 
 from __future__ import annotations
 
@@ -35,13 +36,17 @@ def source_slices(path: Path | str | Sequence[Path], reading: Reading) -> list[S
 
     `path` is the CT's DICOM folder (searched with its subfolders), one of its files, or a list of its files.
 
-    Raises DicomReportError where the CT was no DICOM or its identifiers are missing, and CTError or DicomReportError where `path` holds
-    another series or not all of it.
+    Raises DicomReportError where the CT was no DICOM or its identifiers are missing, and CTError or DicomReportError
+    where `path` holds another series or not all of it.
     """
     if reading.dicom is None:
-        raise DicomReportError(f"{reading.source} was not DICOM, so no DICOM report can point to it: write JSON or text.")
+        raise DicomReportError(
+            f"{reading.source} was not DICOM, so no DICOM report can point to it: write JSON or text."
+        )
     if not reading.dicom.study_uid or not reading.dicom.series_uid:
-        raise DicomReportError(f"The DICOM files of {reading.source} do not name their study and series: write JSON or text.")
+        raise DicomReportError(
+            f"The DICOM files of {reading.source} do not name their study and series: write JSON or text."
+        )
     name, files = _named(path)
     slices, _ = read_slices(name, reading.dicom.series_uid, tags=None, files=files)
     if any(not item.header.get(keyword) for item in slices for keyword in NEEDED):
@@ -50,7 +55,8 @@ def source_slices(path: Path | str | Sequence[Path], reading: Reading) -> list[S
     missing = wanted - {item.uid for item in slices}
     if missing:
         raise DicomReportError(
-            f"{name} lacks {len(missing)} of the {len(wanted)} images that were read, such as {min(missing)}: give the whole series."
+            f"{name} lacks {len(missing)} of the {len(wanted)} images that were read, such as {min(missing)}: give "
+            "the whole series."
         )
     return slices
 
@@ -58,15 +64,21 @@ def source_slices(path: Path | str | Sequence[Path], reading: Reading) -> list[S
 def with_series(reading: Reading, path: Path | str | Sequence[Path]) -> Reading:
     """`reading` of a CT that came without DICOM identifiers, such as one in a scene, with those of its DICOM files.
 
-    `path` is as for `source_slices`, and holds the CT's series alone, or it is the largest. Which of its slices are in which file is left
-    to their places in the patient. Raises CTError where there is no CT, and DicomReportError where it lies elsewhere.
+    `path` is as for `source_slices`, and holds the CT's series alone, or it is the largest. Which of its slices are in
+    which file is left to their places in the patient. Raises CTError where there is no CT, and DicomReportError where
+    it lies elsewhere.
     """
     name, files = _named(path)
     slices, _ = read_slices(name, files=files)
-    identifiers = (str(slices[0].header.get(keyword) or "") for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"))
+    identifiers = (
+        str(slices[0].header.get(keyword) or "")
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    )
     dicom = DicomSeries(*identifiers, sop_instance_uids=(None,) * reading.geometry.size[2])
     if not any(Source.of(reading.geometry, dicom, slices).places):
-        raise DicomReportError(f"{name} is another CT than {reading.source}: give the DICOM files that it was read from.")
+        raise DicomReportError(
+            f"{name} is another CT than {reading.source}: give the DICOM files that it was read from."
+        )
     return replace(reading, dicom=dicom)
 
 
@@ -115,7 +127,10 @@ class Source:
         return cls(geometry, tuple(place(k, uid) for k, uid in enumerate(uids)), tuple(uid is not None for uid in uids))
 
     def pixels(self, k: int, points: np.ndarray) -> np.ndarray:
-        """Pixels of the file, from continuous voxel indices (i, j) on slice k that is in one; both (n, 2), whole at pixel centres."""
+        """Pixels of the file, from continuous voxel indices (i, j) on slice k that is in one.
+
+        Both (n, 2), whole at pixel centres.
+        """
         if self.as_stored[k]:
             return np.asarray(points, dtype=float)
         place = self.places[k]
@@ -123,12 +138,16 @@ class Source:
         return np.column_stack([away @ place.row, away @ place.column]) / place.spacing
 
     def in_image(self, k: int, points: np.ndarray) -> np.ndarray:
-        """The same as DICOM counts in an image: (0.5, 0.5) is the centre of its first pixel, and no point lies beyond its borders."""
+        """The same as DICOM counts in an image: (0.5, 0.5) is the centre of its first pixel, and no point lies
+        beyond its borders."""
         rows, columns = self.places[k].shape
         return np.clip(self.pixels(k, points) + 0.5, 0, (columns, rows))
 
     def voxels(self, place: Slice, points: np.ndarray) -> tuple[int, np.ndarray]:
-        """The slice k nearest to a DICOM slice, and the continuous voxel indices (i, j) of pixels of that; both (n, 2)."""
+        """The slice k nearest to a DICOM slice, and the continuous voxel indices (i, j) of pixels of that.
+
+        Both (n, 2).
+        """
         known = next((k for k, item in enumerate(self.places) if item is place), None)
         if known is not None and self.as_stored[known]:
             return known, np.asarray(points, dtype=float)
@@ -152,12 +171,17 @@ class Numbered:
 
 
 def numbered(reading: Reading, source: Source, everything: bool) -> tuple[list[Numbered], list[str]]:
-    """The lesions that the report shows, or with `everything` all, and sentences on those that are in no image of the CT.
+    """The lesions that the report shows, or with `everything` all, and sentences on those that are in no image of
+    the CT.
 
     Raises DicomReportError where no lesion is left.
     """
     numbers = {lesion.id: number for number, lesion in enumerate(reading.reported, start=1)}
-    wanted = [Numbered(numbers.get(lesion.id), lesion) for lesion in ordered(reading.lesions) if everything or lesion.id in numbers]
+    wanted = [
+        Numbered(numbers.get(lesion.id), lesion)
+        for lesion in ordered(reading.lesions)
+        if everything or lesion.id in numbers
+    ]
     faults = [_fault(reading, source, entry.lesion) for entry in wanted]
     found = [entry for entry, fault in zip(wanted, faults) if not fault]
     left_out = [f"{entry} is left out: {fault}." for entry, fault in zip(wanted, faults) if fault]
@@ -170,17 +194,21 @@ def numbered(reading: Reading, source: Source, everything: bool) -> tuple[list[N
 def _fault(reading: Reading, source: Source, lesion: Lesion) -> str:
     """Why no image of the CT holds a lesion, "" if one does."""
     if source.places[lesion.key_slice] is None:
-        return f"slice {reading.slice_number(lesion.key_slice)}, on which it lies, was interpolated and is in no image of the CT"
+        return (
+            f"slice {reading.slice_number(lesion.key_slice)}, on which it lies, was interpolated and is in no image "
+            "of the CT"
+        )
     corners = source.in_image(lesion.key_slice, np.reshape(lesion.box, (2, 2)))
     return "its box lies outside of the image" if np.ptp(corners, axis=0).min() <= 0 else ""
 
 
 def citable(places: Iterable[Slice], reading: Reading) -> tuple[dict[str, Dataset], list[str]]:
-    """Headers by SOPInstanceUID that a report can refer to and inherit from, and what had to be filled in, in sentences.
+    """Headers by SOPInstanceUID that a report can refer to and inherit from, and what had to be filled in, in
+    sentences.
 
-    They are copies; the first, from which a report takes patient and study, is in UTF-8. What anonymised files lack or hold in a wrong form
-    becomes empty, but for the slice thickness, which becomes the distance of slices, and the frame of reference, which becomes a new one,
-    always the same for a series.
+    They are copies; the first, from which a report takes patient and study, is in UTF-8. What anonymised files lack or
+    hold in a wrong form becomes empty, but for the slice thickness, which becomes the distance of slices, and the frame
+    of reference, which becomes a new one, always the same for a series.
     """
     headers, emptied, filled = {}, set(), set()
     thickness = reading.slice_thickness or reading.geometry.spacing[2]
@@ -197,9 +225,13 @@ def citable(places: Iterable[Slice], reading: Reading) -> tuple[dict[str, Datase
             filled.add("frame of reference")
     warnings = []
     if emptied:
-        warnings.append(f"The CT's files lack {', '.join(sorted(emptied))} or hold it in a wrong form: it is empty in the report.")
+        warnings.append(
+            f"The CT's files lack {', '.join(sorted(emptied))} or hold it in a wrong form: it is empty in the report."
+        )
     if filled:
-        warnings.append(f"The CT's files lack a value that the report needs, and one was put in: {', '.join(sorted(filled))}.")
+        warnings.append(
+            f"The CT's files lack a value that the report needs, and one was put in: {', '.join(sorted(filled))}."
+        )
     return headers, warnings
 
 

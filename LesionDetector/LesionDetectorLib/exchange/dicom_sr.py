@@ -1,13 +1,14 @@
 """DICOM SR: the lesions as a TID 1500 Measurement Report, which PACS keep, OHIF takes over and 3D Slicer shows.
 
-One document in one series serves all of them. A lesion is two measurement groups with one tracking UID: first its two axes, each a
-measurement with its line (TID 1501), which OHIF hydrates as a bidirectional measurement; then its box (TID 1410) with certainty,
-algorithm, review status and marks, which 3D Slicer's own loader draws. The order matters: OHIF takes the first tracking identifier of a
-lesion for its kind. Slicer passes over the axes; OHIF hydrates a box too, as a rectangle, where the lesion has no certainty.
+One document in one series serves all of them. A lesion is two measurement groups with one tracking UID: first its two
+axes, each a measurement with its line (TID 1501), which OHIF hydrates as a bidirectional measurement; then its box (TID
+1410) with certainty, algorithm, review status and marks, which 3D Slicer's own loader draws. The order matters: OHIF
+takes the first tracking identifier of a lesion for its kind. Slicer passes over the axes; OHIF hydrates a box too, as a
+rectangle, where the lesion has no certainty.
 
-An algorithm at the box means that the detector found the lesion, none that a reader drew it; an algorithm at an axis means that it was
-measured, none that a reader drew it. Models and threshold are parameters of the algorithm at the box. The planes through the inferior and
-superior extent are the first and last slice that the lesion spans.
+An algorithm at the box means that the detector found the lesion, none that a reader drew it; an algorithm at an axis
+means that it was measured, none that a reader drew it. Models and threshold are parameters of the algorithm at the box.
+The planes through the inferior and superior extent are the first and last slice that the lesion spans.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ SERIES_NUMBER = 1000
 def compose(reading: Reading, slices: Sequence[Slice], everything: bool = False) -> tuple[FileDataset, list[str]]:
     """The lesions that the report shows, or with `everything` all of them, as an SR document, and sentences on it.
 
-    `slices` come from `source_slices`. The sentences tell what was filled in for the CT's files, and which lesions were left out since no
-    image of the CT holds the slice that they lie on. Points beyond the border of the image are moved onto it, as DICOM asks.
+    `slices` come from `source_slices`. The sentences tell what was filled in for the CT's files, and which lesions were
+    left out since no image of the CT holds the slice that they lie on. Points beyond the border of the image are moved
+    onto it, as DICOM asks.
 
-    The same reading always gets the same UIDs: of the series, of the instance, whenever it is made, and of each lesion for tracking.
+    The same reading always gets the same UIDs: of the series, of the instance, whenever it is made, and of each lesion
+    for tracking.
 
     Raises DicomReportError where there is no lesion to write.
     """
@@ -87,14 +90,18 @@ def _groups(reading: Reading, entry: Numbered, source: Source) -> list[sr.Measur
     return [box] if entry.lesion.recist is None else [_axes(reading, entry, entry.lesion.recist, source), box]
 
 
-def _axes(reading: Reading, entry: Numbered, recist: Recist, source: Source) -> sr.MeasurementsAndQualitativeEvaluations:
+def _axes(
+    reading: Reading, entry: Numbered, recist: Recist, source: Source
+) -> sr.MeasurementsAndQualitativeEvaluations:
     k, image = entry.lesion.key_slice, _image(source, entry.lesion.key_slice)
 
     def measurement(axis: Axis, concept: Code, mm: float) -> sr.Measurement:
         points = source.in_image(k, np.array(recist.ends(axis)))
         line = sr.CoordinatesForMeasurement(sr.GraphicTypeValues.POLYLINE, points, sr.SourceImageForRegion(*image))
         measured_by = None if axis in recist.drawn else _algorithm(reading)
-        return sr.Measurement(concept, float(mm), codes.MILLIMETRE, referenced_coordinates=[line], algorithm_id=measured_by)
+        return sr.Measurement(
+            concept, float(mm), codes.MILLIMETRE, referenced_coordinates=[line], algorithm_id=measured_by
+        )
 
     identifier = str(entry) if entry.number is None else codes.BIDIRECTIONAL
     group = sr.MeasurementsAndQualitativeEvaluations(
@@ -115,7 +122,11 @@ def _box(reading: Reading, entry: Numbered, source: Source) -> sr.PlanarROIMeasu
     lesion = entry.lesion
     (x0, y0), (x1, y1) = np.sort(source.in_image(lesion.key_slice, np.reshape(lesion.box, (2, 2))), axis=0)
     outline = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
-    certainty = [] if lesion.confidence is None else [sr.Measurement(codes.CERTAINTY, 100.0 * float(lesion.confidence), codes.PERCENT)]
+    certainty = (
+        []
+        if lesion.confidence is None
+        else [sr.Measurement(codes.CERTAINTY, 100.0 * float(lesion.confidence), codes.PERCENT)]
+    )
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(codes.tracking_uid(lesion.id), str(entry)),
         referenced_region=sr.ImageRegion(

@@ -1,4 +1,7 @@
-"""lesions.json, the exchange format: a whole reading, versioned, without loss; its schema is lesions.schema.json beside this file."""
+"""lesions.json, the exchange format: a whole reading, versioned, without loss.
+
+Its schema is lesions.schema.json beside this file.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,10 @@ def loads(content: str) -> Reading:
 
 
 def parse(content: str) -> Any:
-    """What a JSON text from outside holds; ExchangeError for one that is too large or nested too deep, or is no JSON, which has no NaN."""
+    """What a JSON text from outside holds.
+
+    ExchangeError for one that is too large or nested too deep, or is no JSON, which has no NaN.
+    """
     if len(content) > LARGEST:
         raise ExchangeError(TOO_LARGE)
     try:
@@ -101,7 +107,8 @@ def reading_of(record: Any) -> Reading:
     version = _take(record, "", "version", int)
     if version != VERSION:
         raise ExchangeError(
-            f"this is version {version} of the format, and this program reads version {VERSION}; install the program that wrote it."
+            f"this is version {version} of the format, and this program reads version {VERSION}; install the program "
+            "that wrote it."
         )
 
     ct = _take(record, "", "ct", dict)
@@ -166,7 +173,10 @@ def _dicom_record(dicom: DicomSeries) -> dict[str, Any]:
 
 
 def lesion(record: dict, where: str) -> Lesion:
-    """The lesion in a record that `lesion_record` made; ExchangeError names the field, after the path `where`, that is wrong."""
+    """The lesion in a record that `lesion_record` made.
+
+    ExchangeError names the field, after the path `where`, that is wrong.
+    """
     try:
         return Lesion(
             body_part=BodyPart.from_title(_take(record, where, "body_part", str)),
@@ -233,7 +243,10 @@ _KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list
 
 
 def _take(record: dict, where: str, key: str, kind: type, optional: bool = False) -> Any:
-    """The field `key` of `record`, which must be of `kind`, or null where `optional`; `where` is the path to it for the message."""
+    """The field `key` of `record`, which must be of `kind`, or null where `optional`.
+
+    `where` is the path to it for the message.
+    """
     if key not in record:
         raise ExchangeError(f"'{where}{key}' is missing.")
     return _checked(record[key], f"{where}{key}", kind, optional)
@@ -241,7 +254,10 @@ def _take(record: dict, where: str, key: str, kind: type, optional: bool = False
 
 def _items(record: dict, where: str, key: str, kind: type, optional: bool = False) -> list:
     """The list in field `key`, all of `kind`, or null where `optional`."""
-    return [_checked(item, f"{where}{key}[{index}]", kind, optional) for index, item in enumerate(_take(record, where, key, list))]
+    return [
+        _checked(item, f"{where}{key}[{index}]", kind, optional)
+        for index, item in enumerate(_take(record, where, key, list))
+    ]
 
 
 def _several(record: dict, where: str, key: str, kind: type, count: int) -> tuple:
@@ -253,7 +269,10 @@ def _several(record: dict, where: str, key: str, kind: type, count: int) -> tupl
 
 
 def _checked(value: Any, name: str, kind: type, optional: bool = False) -> Any:
-    """`value` as `kind`; a whole number counts as a number, true and false do not, nor does one beyond the range of a float."""
+    """`value` as `kind`.
+
+    A whole number counts as a number, true and false do not, nor does one beyond the range of a float.
+    """
     if value is None and optional:
         return None
     allowed = (int, float) if kind is float else kind

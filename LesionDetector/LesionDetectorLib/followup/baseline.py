@@ -1,8 +1,10 @@
-"""RECIST 1.1 at baseline: which lesions are measurable, which of them are targets or may be, and the sum of their diameters.
+"""RECIST 1.1 at baseline: which lesions are measurable, which of them are targets or may be, and the sum of their
+diameters.
 
-The rules are those of Eisenhauer et al., Eur. J. Cancer 45 (2009) 228-247, for CT; that all lymph nodes are one organ is EORTC's answer to
-a question about them. Nothing is decided silently: every lesion gets a category and the reason for it, and what neither a box nor a label
-tells (a lymph node, the soft-tissue part of a bone lesion, ascites, earlier radiation, the choice of targets) is the reader's to mark.
+The rules are those of Eisenhauer et al., Eur. J. Cancer 45 (2009) 228-247, for CT; that all lymph nodes are one organ
+is EORTC's answer to a question about them. Nothing is decided silently: every lesion gets a category and the reason for
+it, and what neither a box nor a label tells (a lymph node, the soft-tissue part of a bone lesion, ascites, earlier
+radiation, the choice of targets) is the reader's to mark.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ class Entry:
 
     @property
     def diameter_mm(self) -> float | None:
-        """The diameter that RECIST counts, None if unknown; rounded as it is printed, so that what is read is compared and added."""
+        """The diameter that RECIST counts, None if unknown.
+
+        Rounded as it is printed, so that what is read is compared and added.
+        """
         recist = self.lesion.recist
         return None if recist is None else round(recist.short_mm if self.axis is Axis.SHORT else recist.long_mm, 1)
 
@@ -83,7 +88,10 @@ class Baseline:
 
     @property
     def sum_mm(self) -> float | None:
-        """The sum of the diameters of all targets, or of the candidates while no reader has chosen; None without any."""
+        """The sum of the diameters of all targets, or of the candidates while no reader has chosen.
+
+        None without any.
+        """
         diameters = [entry.diameter_mm for entry in self.entries if entry.is_target]
         return round(sum(diameters), 1) if diameters else None
 
@@ -97,7 +105,10 @@ class Baseline:
 
 
 def assess(reading: Reading) -> Baseline:
-    """The baseline of the lesions that the report of `reading` shows, in its order; only those that a reader accepted are counted."""
+    """The baseline of the lesions that the report of `reading` shows, in its order.
+
+    Only those that a reader accepted are counted.
+    """
     slice_mm = max(reading.geometry.spacing[2], reading.slice_thickness or 0)
     judged = [_judged(Entry(number, lesion), slice_mm) for number, lesion in enumerate(reading.reported, start=1)]
     others = [entry for entry in judged if entry.category is not Category.CANDIDATE]
@@ -122,7 +133,11 @@ def _judged(entry: Entry, slice_mm: float) -> Entry:
 
 def _rule(entry: Entry, slice_mm: float) -> tuple[Category, str]:
     node, marks, diameter = entry.axis is Axis.SHORT, entry.lesion.marks, entry.diameter_mm
-    size, least, twice = f"{entry.axis} axis {diameter} mm", MEASURABLE_NODE_MM if node else MEASURABLE_MM, round(2 * slice_mm, 1)
+    size, least, twice = (
+        f"{entry.axis} axis {diameter} mm",
+        MEASURABLE_NODE_MM if node else MEASURABLE_MM,
+        round(2 * slice_mm, 1),
+    )
     if entry.lesion.status is not ReviewStatus.ACCEPTED:
         return Category.UNCONFIRMED, "No reader has accepted it."
     if diameter is None:
@@ -143,8 +158,8 @@ def _rule(entry: Entry, slice_mm: float) -> tuple[Category, str]:
 def _picked(measurable: list[Entry]) -> list[Entry]:
     """The measurable lesions as targets, candidates or non-targets.
 
-    Targets are those that a reader chose, or, where none was chosen, the candidates: the largest lesion of every organ before a second
-    of any, for targets should be large and stand for all organs involved.
+    Targets are those that a reader chose, or, where none was chosen, the candidates: the largest lesion of every organ
+    before a second of any, for targets should be large and stand for all organs involved.
     """
     chosen = [entry for entry in measurable if Mark.TARGET in entry.lesion.marks]
     category = Category.TARGET if chosen else Category.CANDIDATE
@@ -192,7 +207,10 @@ def _notes(reading: Reading, entries: list[Entry]) -> list[str]:
     if reading.slice_thickness is None:
         notes.append(f"The slice thickness is unknown: the distance of the slices, {apart:.1f} mm, stands in for it.")
     else:
-        notes.append(f"Slices are {reading.slice_thickness:.1f} mm thick and {apart:.1f} mm apart; the larger counts as slice thickness.")
+        notes.append(
+            f"Slices are {reading.slice_thickness:.1f} mm thick and {apart:.1f} mm apart; the larger counts as slice "
+            "thickness."
+        )
     if round(max(apart, reading.slice_thickness or 0), 1) > THICKEST_SLICE_MM:
         notes.append(f"RECIST 1.1 asks for slices of at most {THICKEST_SLICE_MM:.0f} mm.")
     notes.append("Check that the CT was made at most 4 weeks before the treatment began.")

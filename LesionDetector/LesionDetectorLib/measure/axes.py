@@ -12,7 +12,8 @@ from LesionDetectorLib.refusal import Refusal
 def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0.0)) -> Recist:
     """The long axis of a mask and the longest chord perpendicular to it.
 
-    The outline is the 0.5 level of the mask; the long axis is the longest distance between two vertices of its convex hull.
+    The outline is the 0.5 level of the mask; the long axis is the longest distance between two vertices of its convex
+    hull.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ def axes(mask: np.ndarray, spacing: tuple[float, float], offset: Point = (0.0, 0
 
 
 def axes_of_outline(outline: np.ndarray, spacing: tuple[float, float], extent: Box | None = None) -> Recist:
-    """The axes of an outline (n, 2) of (i, j): brute force over its convex hull's vertices, within an extent if one is given."""
+    """The axes of an outline (n, 2) of (i, j): brute force over its convex hull's vertices, within an extent if one
+    is given."""
     points = outline[scipy.spatial.ConvexHull(outline).vertices] * spacing
     lines = points - points[:, None]
     lengths = np.hypot(lines[..., 0], lines[..., 1])
@@ -75,8 +77,11 @@ def _longest_chord(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return along[widest] * direction + sides[:, widest, None] * normal
 
 
-def _fitted(line: np.ndarray, low: np.ndarray, high: np.ndarray, at_least: float = 0.0, at_most: float = np.inf) -> np.ndarray:
-    """A line (2, 2) in mm made as short as an extent and `at_most` ask, or as long as `at_least` if there is room, and moved inside."""
+def _fitted(
+    line: np.ndarray, low: np.ndarray, high: np.ndarray, at_least: float = 0.0, at_most: float = np.inf
+) -> np.ndarray:
+    """A line (2, 2) in mm made as short as an extent and `at_most` ask, or as long as `at_least` if there is room,
+    and moved inside."""
     length = np.hypot(*(line[1] - line[0]))
     half = (line[1] - line[0]) / length / 2
     longest = min(_room(2 * half, high - low), at_most)

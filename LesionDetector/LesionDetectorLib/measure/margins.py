@@ -9,7 +9,8 @@ import numpy as np
 from LesionDetectorLib.lesion import Box, Origin, Recist
 
 DETECTOR_MARGIN_MM = 4.0
-"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of 0.8 mm."""
+"""Between a lesion and the box that a detector draws: DeepLesion's 5 px, which a detector has learnt as pixels of
+0.8 mm."""
 READER_MARGIN_MM = 1.0
 """Between a lesion and the box that a reader draws."""
 
@@ -25,7 +26,8 @@ def margin_mm(origin: Origin) -> float:
 
 
 def reader_box(axes: Recist, spacing: Sequence[float]) -> Box:
-    """The box that a reader would draw round a lesion with these axes, on a slice with the `spacing` (si, sj, ...) mm."""
+    """The box that a reader would draw round a lesion with these axes, on a slice with the `spacing` (si, sj, ...)
+    mm."""
     ends = np.array([*axes.long_axis, *axes.short_axis])
     margin = READER_MARGIN_MM / np.array(spacing[:2])
     return (*(ends.min(axis=0) - margin).tolist(), *(ends.max(axis=0) + margin).tolist())

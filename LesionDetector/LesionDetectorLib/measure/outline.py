@@ -1,8 +1,10 @@
-"""Measure a lesion as RECIST asks: its longest diameter on the key slice, and the longest diameter perpendicular to that.
+"""Measure a lesion as RECIST asks: its longest diameter on the key slice, and the longest diameter perpendicular to
+that.
 
-No trained mask is needed. A DeepLesion box is the extent of the two axes plus 5 pixels on every side, so the ellipse inside that extent
-is a strong prior. Rays leave its centre; grey values near the centre tell what the lesion looks like and those near the box's edge what it
-does not; dynamic programming finds the closed outline that parts the two best. The extent then bounds what the axes can be.
+No trained mask is needed. A DeepLesion box is the extent of the two axes plus 5 pixels on every side, so the ellipse
+inside that extent is a strong prior. Rays leave its centre; grey values near the centre tell what the lesion looks like
+and those near the box's edge what it does not; dynamic programming finds the closed outline that parts the two best.
+The extent then bounds what the axes can be.
 
 SciPy brings its parts when they are first used, which matters: 3D Slicer imports this at its start.
 """
@@ -23,7 +25,9 @@ from LesionDetectorLib.refusal import Refusal
 _RAYS = 128
 _ANGLES = 2 * np.pi * np.arange(_RAYS) / _RAYS
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1)
-_RADII = (np.arange(45) + 0.5) / 30  # in radii of the prior ellipse; a round lesion measured along the box's diagonals reaches 1.41
+_RADII = (
+    np.arange(45) + 0.5
+) / 30  # in radii of the prior ellipse; a round lesion measured along the box's diagonals reaches 1.41
 _CORE = 0.8  # first guess of the lesion, in the same unit
 _GAP = 1.05  # the surroundings begin this much farther out than the outline, beyond the partial volume of the edge
 _PRIOR_LOG_ODDS = 5.0  # of being lesion at the centre; 0 on the ellipse, negative beyond
@@ -57,8 +61,9 @@ class Segmentation:
 def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point) -> Box:
     """The box that a reader would draw round the lesion at a point, of whatever size it is.
 
-    Outlines are found in square boxes of many sizes round the point. Taken is the one that runs along the clearest edge: whose greys just
-    inside differ most from those just outside, in the mean over the outline, beside the spread of that difference.
+    Outlines are found in square boxes of many sizes round the point. Taken is the one that runs along the clearest
+    edge: whose greys just inside differ most from those just outside, in the mean over the outline, beside the spread
+    of that difference.
 
     Parameters
     ----------
@@ -73,7 +78,9 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
     halves = [size / 2 / np.array(spacing) for size in _SIZES_MM]
     rays = [_Rays(slice_hu, (*(point - half), *(point + half)), 0.0) for half in halves]
     outlines = [each.outline(radius) for each, radius in zip(rays, _outline_radii(rays))]
-    smoothed = scipy.ndimage.gaussian_filter(np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest")
+    smoothed = scipy.ndimage.gaussian_filter(
+        np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest"
+    )
     clearest = max(outlines, key=lambda outline: _clearness(smoothed, spacing, outline))
     margin = READER_MARGIN_MM / np.array(spacing)
     return (*(clearest.min(axis=0) - margin).tolist(), *(clearest.max(axis=0) + margin).tolist())
@@ -84,7 +91,8 @@ def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.n
     outward = (outline - outline.mean(axis=0)) * spacing
     outward *= _EDGE_MM / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6) / spacing
     inside, outside = (
-        scipy.ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest") for way in (-1, 1)
+        scipy.ndimage.map_coordinates(slice_hu, (outline + way * outward).T[::-1], order=1, mode="nearest")
+        for way in (-1, 1)
     )
     return abs((inside - outside).mean()) / ((inside - outside).std() + _EDGE_NOISE_HU)
 
@@ -92,16 +100,17 @@ def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.n
 def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin_px: float = 5.0) -> Recist:
     """The RECIST axes of the lesion in a box, from its outline and the extent that the box leaves them.
 
-    A line at an angle t to the rows fits in an extent of w x h mm when it is no longer than min(w / cos t, h / sin t). The long axis is
-    the longest diameter of the outline so limited, but not less than the longer side where the extent has room for that; the short axis
-    is the longest perpendicular chord, limited likewise.
+    A line at an angle t to the rows fits in an extent of w x h mm when it is no longer than min(w / cos t, h / sin t).
+    The long axis is the longest diameter of the outline so limited, but not less than the longer side where the extent
+    has room for that; the short axis is the longest perpendicular chord, limited likewise.
 
     Parameters
     ----------
     slice_hu: (rows, columns), the key slice in HU.
     spacing: (si, sj), mm from column to column and from row to row.
     box: (x0, y0, x1, y1), continuous voxel index; clipped at the image's border.
-    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion. A detector's own is `DETECTOR_MARGIN_MM`.
+    margin_px: pixels between the extent of the axes and the box; 5 in DeepLesion. A detector's own is
+        `DETECTOR_MARGIN_MM`.
 
     Raises
     ------
@@ -111,7 +120,9 @@ def measure(slice_hu: np.ndarray, spacing: tuple[float, float], box: Box, margin
     return recist
 
 
-def measure_each(lesions: Sequence[tuple[np.ndarray, Box]], spacing: tuple[float, float], margin_px: float = 5.0) -> list[Recist]:
+def measure_each(
+    lesions: Sequence[tuple[np.ndarray, Box]], spacing: tuple[float, float], margin_px: float = 5.0
+) -> list[Recist]:
     """`measure` for many lesions, each a key slice and a box, many times faster than one by one."""
     rays = [_Rays(slice_hu, box, margin_px) for slice_hu, box in lesions]
     return [
@@ -123,20 +134,23 @@ def measure_each(lesions: Sequence[tuple[np.ndarray, Box]], spacing: tuple[float
 def segment(slice_hu: np.ndarray, box: Box, margin_px: float = 5.0) -> Segmentation:
     """The outline and mask of the lesion in a box; parameters and errors as for `measure`.
 
-    Of all outlines around the centre whose radius changes by at most one step from ray to ray, this is the one with the greatest integral
-    over its inside of log(p(grey | lesion) / p(grey | surroundings)) + the prior's log odds. Both histograms are learnt from the slice
-    itself and renewed with each outline.
+    Of all outlines around the centre whose radius changes by at most one step from ray to ray, this is the one with the
+    greatest integral over its inside of log(p(grey | lesion) / p(grey | surroundings)) + the prior's log odds. Both
+    histograms are learnt from the slice itself and renewed with each outline.
     """
     rays = _Rays(slice_hu, box, margin_px)
     (radius,) = _outline_radii([rays])
     return rays.segmentation(radius)
 
 
-def slices_spanned(volume_hu: np.ndarray, spacing: Sequence[float], k: int, box: Box, margin_px: float, long_mm: float) -> tuple[int, int]:
+def slices_spanned(
+    volume_hu: np.ndarray, spacing: Sequence[float], k: int, box: Box, margin_px: float, long_mm: float
+) -> tuple[int, int]:
     """The first and the last slice of a lesion that was marked on slice `k` alone, both included.
 
-    From slice to slice it goes on while the greys inside its outline on `k` are nearer to those of the lesion there than to those of its
-    surroundings, and no farther than half its long axis: lesions are about as high as they are long.
+    From slice to slice it goes on while the greys inside its outline on `k` are nearer to those of the lesion there
+    than to those of its surroundings, and no farther than half its long axis: lesions are about as high as they are
+    long.
 
     Parameters
     ----------
@@ -172,7 +186,10 @@ def _clipped(shape: tuple[int, int], box: Box) -> Box:
     x0, y0, x1, y1 = box
     clipped = (max(x0, -0.5), max(y0, -0.5), min(x1, columns - 0.5), min(y1, rows - 0.5))
     if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
-        raise Refusal(f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in pixels.")
+        raise Refusal(
+            f"The box {tuple(box)} has no area inside the image of {columns} x {rows} pixels; give x0 y0 x1 y1 in "
+            "pixels."
+        )
     return clipped
 
 
@@ -212,19 +229,25 @@ class _Rays:
         crop, self._offset = _smoothed_crop(slice_hu, box)
         places = np.stack(np.meshgrid(*map(np.arange, crop.shape[::-1])), axis=-1) + self._offset
         in_radii = (places - self._centre) / self._semi_axes
-        self._pixel_radius, self._pixel_angle = np.hypot(in_radii[..., 0], in_radii[..., 1]), np.arctan2(in_radii[..., 1], in_radii[..., 0])
+        self._pixel_radius, self._pixel_angle = (
+            np.hypot(in_radii[..., 0], in_radii[..., 1]),
+            np.arctan2(in_radii[..., 1], in_radii[..., 0]),
+        )
         outside = (np.abs(in_radii) > 1).any(axis=-1)
         self._outside_radius, self._outside_angle = self._pixel_radius[outside], self._pixel_angle[outside]
 
         samples = self._centre + _RADII[:, None] * (_DIRECTIONS * self._semi_axes)[:, None] - self._offset
         low, high = np.percentile(crop, [1, 99])
         grey = np.clip((crop - low) / max(high - low, 1.0), 0, 1) * (_GREY_LEVELS - 1)
-        self._sampled = scipy.ndimage.map_coordinates(grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest").astype(int)
+        self._sampled = scipy.ndimage.map_coordinates(
+            grey, np.moveaxis(samples, -1, 0)[::-1], order=1, mode="nearest"
+        ).astype(int)
         self._beyond = ((samples < -0.5) | (samples > np.array(crop.shape[::-1]) - 0.5)).any(axis=-1)
         self._outside_grey = grey.astype(int)[outside]
 
     def log_odds(self, radius: np.ndarray) -> np.ndarray:
-        """log(p(lesion) / p(surroundings)) at every sample (rays, radii), by the histograms inside and outside an outline (rays,)."""
+        """log(p(lesion) / p(surroundings)) at every sample (rays, radii), by the histograms inside and outside an
+        outline (rays,)."""
         inside = radius[:, None] >= _RADII
         around = self._outside_radius > _GAP * _at_angle(radius, self._outside_angle)
         area = np.broadcast_to(_RADII, inside.shape)
@@ -239,9 +262,13 @@ class _Rays:
 
     def segmentation(self, radius: np.ndarray) -> Segmentation:
         """An outline with its mask."""
-        ray_px = np.hypot(self._semi_axes[0] * np.cos(self._pixel_angle), self._semi_axes[1] * np.sin(self._pixel_angle))
+        ray_px = np.hypot(
+            self._semi_axes[0] * np.cos(self._pixel_angle), self._semi_axes[1] * np.sin(self._pixel_angle)
+        )
         depth_px = (_at_angle(radius, self._pixel_angle) - self._pixel_radius) * ray_px
-        return Segmentation(self.outline(radius), np.clip(depth_px + 0.5, 0, 1), (int(self._offset[0]), int(self._offset[1])))
+        return Segmentation(
+            self.outline(radius), np.clip(depth_px + 0.5, 0, 1), (int(self._offset[0]), int(self._offset[1]))
+        )
 
 
 def _outline_radii(lesions: Sequence[_Rays]) -> np.ndarray:
@@ -266,7 +293,8 @@ def _log_histogram(grey: np.ndarray, weights: np.ndarray | None = None) -> np.nd
 
 
 def _best_closed_paths(score: np.ndarray) -> np.ndarray:
-    """Of each of `score` (n, rays, radii) the radius index on every ray with the greatest sum, neighbours at most one step apart.
+    """Of each of `score` (n, rays, radii) the radius index on every ray with the greatest sum, neighbours at most
+    one step apart.
 
     Two turns of dynamic programming; the middle of the path feels neither end, so it closes.
     """

@@ -34,8 +34,8 @@ def lay_anchors(
 def match_anchors(matcher: Matcher, anchors: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:
     """The index of the box that each of `anchors` (A, 4) learns, BACKGROUND or IGNORE, shape (A,).
 
-    IGNORE is what overlaps a box too much for background and too little for a lesion, what learns one of the `boxes` (M, 4) to `ignore`
-    (M,), and background whose centre lies inside one of these.
+    IGNORE is what overlaps a box too much for background and too little for a lesion, what learns one of the `boxes`
+    (M, 4) to `ignore` (M,), and background whose centre lies inside one of these.
     """
     if len(boxes) == 0:
         return torch.full((len(anchors),), BACKGROUND, device=anchors.device)

@@ -1,6 +1,7 @@
 """Which points of a feature pyramid learn which lesion: adaptive training sample selection.
 
-Zhang et al., "Bridging the gap between anchor-based and anchor-free detection via adaptive training sample selection", CVPR 2020.
+Zhang et al., "Bridging the gap between anchor-based and anchor-free detection via adaptive training sample selection",
+CVPR 2020.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[T
     counts = [len(target.boxes) for target in targets]
     assigned = torch.full((len(targets), len(all_points)), BACKGROUND, device=all_points.device)
     if sum(counts):
-        claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(counts, dim=1)
+        claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(
+            counts, dim=1
+        )
         for image, (boxes, _, ignore) in enumerate(targets):
             if counts[image]:
                 best_iou, best_box = claimed[image].max(dim=1)  # (P,)
@@ -52,12 +55,15 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[T
 
 
 def _claimed(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, candidates: int) -> Tensor:
-    """The IoU (P, M) of each point's anchor with the boxes (M, 4), of all images at once, that claim it, and -1 with the others."""
+    """The IoU (P, M) of each point's anchor with the boxes (M, 4), of all images at once, that claim it, and -1 with
+    the others."""
     all_points = torch.cat(list(points))
     anchors = torch.cat([torch.cat([level - side / 2, level + side / 2], dim=1) for level, side in zip(points, sides)])
     iou = box_iou(anchors, boxes)  # (P, M)
 
-    distance = torch.cdist(all_points, (boxes[:, :2] + boxes[:, 2:]) / 2, compute_mode="donot_use_mm_for_euclid_dist")  # (P, M)
+    distance = torch.cdist(
+        all_points, (boxes[:, :2] + boxes[:, 2:]) / 2, compute_mode="donot_use_mm_for_euclid_dist"
+    )  # (P, M)
     nearest, start = [], 0
     for level in distance.split([len(level) for level in points]):
         nearest.append(level.topk(min(candidates, len(level)), dim=0, largest=False).indices + start)

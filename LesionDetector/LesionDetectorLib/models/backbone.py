@@ -21,7 +21,8 @@ _STAGE_STRIDES = (4, 8, 16, 32)
 class Pyramid(nn.Module):
     """Backbone and feature pyramid network (Lin et al., CVPR 2017): images in, one map of `channels` per stride out.
 
-    The backbone's batch normalisation is frozen, as detectors with few images per step do, and therefore folded into its
+    The backbone's batch normalisation is frozen, as detectors with few images per step do, and therefore folded into
+    its
     convolutions: the same function and half the memory traffic. Strides beyond 32 are further convolutions of stride 2.
 
     Parameters
@@ -44,7 +45,9 @@ class Pyramid(nn.Module):
         used = _STAGE_STRIDES[self.first : self.first + len(strides)]
         self.stages = self.stages[: self.first + len(used)]
         self.fpn = FeaturePyramidNetwork([_width(stage) for stage in self.stages[self.first :]], channels)
-        self.coarser = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in strides[len(used) :])
+        self.coarser = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in strides[len(used) :]
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (N, channels, H / stride, W / stride) of `images` (N, slices, H, W), finest first."""
@@ -59,7 +62,10 @@ class Pyramid(nn.Module):
         return maps
 
     def load_backbone(self, state: dict[str, Tensor]) -> None:
-        """Take the weights of torchvision's image classifier of the same name; RuntimeError names those that do not fit."""
+        """Take the weights of torchvision's image classifier of the same name.
+
+        RuntimeError names those that do not fit.
+        """
         self.stages.load_state_dict(_stages(self.backbone, self.slices, state)[: len(self.stages)].state_dict())
 
 
@@ -84,7 +90,9 @@ def _fold_batch_norm(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, previous, fuse_conv_bn_eval(getattr(module, previous), child))
-            getattr(module, previous).requires_grad_(True)  # torch leaves a bias that was none before without a gradient
+            getattr(module, previous).requires_grad_(
+                True
+            )  # torch leaves a bias that was none before without a gradient
             setattr(module, name, nn.Identity())
         else:
             _fold_batch_norm(child)
@@ -136,7 +144,9 @@ class Vgg16(nn.Module):
     def load_backbone(self, state: dict[str, Tensor]) -> None:
         """Take the weights of torchvision's image classifier vgg16; RuntimeError names those that do not fit."""
         features = _vgg_features()
-        features.load_state_dict({name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")})
+        features.load_state_dict(
+            {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+        )
         self.stages.load_state_dict(_vgg_stages(features, self.slices).state_dict())
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 def grid_points(height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:
     """The centres (x, y) in px of the cells of a feature map, row by row, shape (height * width, 2).
 
-    Cell (x, y) looks at pixel (x * stride, y * stride): a convolution with stride 2 and padding 1 (or kernel 7 and padding 3)
-    centres its output x on input 2 x.
+    Cell (x, y) looks at pixel (x * stride, y * stride): a convolution with stride 2 and padding 1 (or kernel 7 and
+    padding 3) centres its output x on input 2 x.
     """
     y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2).float() * stride
@@ -31,6 +31,10 @@ def xyxy_to_ltrb(points: Tensor, boxes: Tensor) -> Tensor:
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union (...) of each xyxy box (..., 4) with its partner in `others` (..., 4)."""
-    overlap = (torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])).clamp(min=0).prod(dim=-1)
+    overlap = (
+        (torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2]))
+        .clamp(min=0)
+        .prod(dim=-1)
+    )
     union = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) + (others[..., 2:] - others[..., :2]).prod(dim=-1) - overlap
     return overlap / union.clamp(min=1e-6)

@@ -1,4 +1,5 @@
-"""What the one-stage detectors share: the layers of their heads, and the way from scores at every point to detections."""
+"""What the one-stage detectors share: the layers of their heads, and the way from scores at every point to
+detections."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ def conv_norm(channels: int) -> nn.Sequential:
 
 
 def initialise(head: nn.Module, logits: nn.Conv2d) -> None:
-    """Small random convolutions in the `head`; the `logits` among them begin at a probability of 1 % for every label."""
+    """Small random convolutions in the `head`.
+
+    The `logits` among them begin at a probability of 1 % for every label.
+    """
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.01)

@@ -30,7 +30,8 @@ class Target(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What was found on one image, best first, on the CPU: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,) 0..C-1."""
+    """What was found on one image, best first, on the CPU: boxes (D, 4) xyxy in px, scores (D,) 0..1, labels (D,)
+    0..C-1."""
 
     boxes: Tensor
     scores: Tensor
@@ -38,7 +39,8 @@ class Detections(NamedTuple):
 
 
 def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
-    """Images (..., H, W) with air (grey value 0) added at the right and the bottom until H and W are multiples of `multiple`."""
+    """Images (..., H, W) with air (grey value 0) added at the right and the bottom until H and W are multiples of
+    `multiple`."""
     height, width = images.shape[-2:]
     return pad(images, (0, -width % multiple, 0, -height % multiple))
 
@@ -46,7 +48,9 @@ def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
 def network_input(images: Tensor, multiple: int) -> Tensor:
     """Images (N, slices, H, W), 0..255, through the tone curve; ValueError if a side is no multiple of `multiple`."""
     if any(side % multiple for side in images.shape[-2:]):
-        raise ValueError(f"Image sides must be multiples of {multiple}, not {tuple(images.shape[-2:])}; use pad_to_multiple.")
+        raise ValueError(
+            f"Image sides must be multiples of {multiple}, not {tuple(images.shape[-2:])}; use pad_to_multiple."
+        )
     return tone(images).contiguous(memory_format=torch.channels_last)
 
 
@@ -66,12 +70,20 @@ def leave_out_ignored(assigned: Tensor, points: Tensor, boxes: Tensor, ignore: T
 
 
 def thin(
-    boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor, images: int, size: tuple[int, int], nms_iou: float, max_detections: int
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    image: Tensor,
+    images: int,
+    size: tuple[int, int],
+    nms_iou: float,
+    max_detections: int,
 ) -> list[Detections]:
     """The best of (K, 4) boxes of several images, thinned image by image and label by label by non-maximum suppression.
 
-    Boxes are clipped to the edges of the images, all of `size` (H, W), 0.5 px beyond their outermost pixel centres. `image` (K,) says
-    on which of the `images` each box is. The detections of each image come back on the CPU, all of them in one go.
+    Boxes are clipped to the edges of the images, all of `size` (H, W), 0.5 px beyond their outermost pixel centres.
+    `image` (K,) says on which of the `images` each box is. The detections of each image come back on the CPU, all of
+    them in one go.
     """
     boxes = clip_boxes_to_image(boxes + 0.5, size) - 0.5
     visible = remove_small_boxes(boxes, 1e-3)

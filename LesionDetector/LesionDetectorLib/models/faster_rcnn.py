@@ -1,7 +1,8 @@
 """Faster R-CNN: a two-stage detector, on torchvision's region proposal network and box heads.
 
-Ren et al., "Faster R-CNN: towards real-time object detection with region proposal networks", NIPS 2015, on a feature pyramid (Lin et al.,
-CVPR 2017). `forward` ends where the numbers of boxes begin to vary; losses and detections run the second stage on what it gives.
+Ren et al., "Faster R-CNN: towards real-time object detection with region proposal networks", NIPS 2015, on a feature
+pyramid (Lin et al., CVPR 2017). `forward` ends where the numbers of boxes begin to vary; losses and detections run the
+second stage on what it gives.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class TwoStage(nn.Module):
             nms_thresh=0.7,
         )
         self.roi_heads = BoxHeads(
-            MultiScaleRoIAlign([str(level) for level in range(len(self.strides))][:_ROI_LEVELS], _ROI_CELLS, sampling_ratio=2),
+            MultiScaleRoIAlign(
+                [str(level) for level in range(len(self.strides))][:_ROI_LEVELS], _ROI_CELLS, sampling_ratio=2
+            ),
             box_head,
             FastRCNNPredictor(features, num_classes + 1),
             fg_iou_thresh=0.5,
@@ -97,7 +100,9 @@ class TwoStage(nn.Module):
             detections_per_img=100,
         )
         for stage in (self.rpn, self.roi_heads):
-            stage.fg_bg_sampler = ImageSampler(stage.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.positive_fraction)
+            stage.fg_bg_sampler = ImageSampler(
+                stage.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.positive_fraction
+            )
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
@@ -105,11 +110,16 @@ class TwoStage(nn.Module):
         return RawOutputs(*(tuple(level.float() for level in part) for part in (maps, *self.rpn.head(maps))))
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The losses "objectness" and "proposal" of the first and "class" and "box" of the second stage; their sum is to be minimised.
+        """The losses "objectness" and "proposal" of the first and "class" and "box" of the second stage.
+
+        Their sum is to be minimised.
 
         `targets` are one per image. Anchors and regions are sampled by torch's random generator.
         """
-        lesions = [{"boxes": target.boxes, "labels": (target.labels + 1).masked_fill(target.ignore, _LEFT_OUT)} for target in targets]
+        lesions = [
+            {"boxes": target.boxes, "labels": (target.labels + 1).masked_fill(target.ignore, _LEFT_OUT)}
+            for target in targets
+        ]
         anchors = [self._anchors(raw)] * len(targets)
         objectness, deltas = concat_box_prediction_layers(list(raw.objectness), list(raw.deltas))
         learnt, boxes = self.rpn.assign_targets_to_anchors(anchors, lesions)
@@ -122,13 +132,17 @@ class TwoStage(nn.Module):
         return dict(zip(("objectness", "proposal", "class", "box"), (*first, *second)))
 
     @torch.no_grad()
-    def decode(self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.5, max_detections: int = 100) -> list[Detections]:
+    def decode(
+        self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.5, max_detections: int = 100
+    ) -> list[Detections]:
         """The detections of each image: every region's boxes above the threshold, thinned label by label."""
         proposals = self._proposals(raw)
         logits, deltas = self._second_stage(raw, proposals)
         scores = logits.softmax(dim=-1)[:, 1:]
         boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]
-        image = torch.cat([torch.full((len(regions),), number, device=scores.device) for number, regions in enumerate(proposals)])
+        image = torch.cat(
+            [torch.full((len(regions),), number, device=scores.device) for number, regions in enumerate(proposals)]
+        )
         region, label = (scores > score_threshold).nonzero(as_tuple=True)
         found = boxes[region, label], scores[region, label], label, image[region]
         return thin(*found, len(proposals), self._size(raw), nms_iou, max_detections)
@@ -151,7 +165,8 @@ class TwoStage(nn.Module):
         return self.rpn.filter_proposals(boxes, objectness, [self._size(raw)] * count, per_level)[0]
 
     def _second_stage(self, raw: RawOutputs, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (R, 1 + C) of background and labels, and deltas (R, 4 (1 + C)), of the regions of all images, in float32.
+        """Logits (R, 1 + C) of background and labels, and deltas (R, 4 (1 + C)), of the regions of all images, in
+        float32.
 
         RoIAlign samples a map at px / stride, which is where the pixel lies when cell 0 is centred on pixel 0.
         """
@@ -240,11 +255,16 @@ class ImageSampler(BalancedPositiveNegativeSampler):
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's first stage, for images with boxes to ignore."""
 
-    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image and anchor 1 for a lesion, 0 for background, -1 to leave it out, (A,), and the box it learns, (A, 4)."""
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Per image and anchor 1 for a lesion, 0 for background, -1 to leave it out, (A,), and the box it learns,
+        (A, 4)."""
         labels, boxes = [], []
         for image_anchors, target in zip(anchors, targets):
-            matched = match_anchors(self.proposal_matcher, image_anchors, target["boxes"], target["labels"] == _LEFT_OUT)
+            matched = match_anchors(
+                self.proposal_matcher, image_anchors, target["boxes"], target["labels"] == _LEFT_OUT
+            )
             labels.append(torch.where(matched == IGNORE, -1.0, (matched >= 0).float()))
             boxes.append(_learnt(target["boxes"], matched, image_anchors))
         return labels, boxes
@@ -264,7 +284,8 @@ class BoxHeads(RoIHeads):
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image and proposal the index of the box that it learns, and its label, 0 for background or -1 to leave it out, (P,)."""
+        """Per image and proposal the index of the box that it learns, and its label, 0 for background or -1 to leave
+        it out, (P,)."""
         indices, labels = [], []
         for regions, boxes, box_labels in zip(proposals, gt_boxes, gt_labels):
             matched = match_anchors(self.proposal_matcher, regions, boxes, box_labels == _LEFT_OUT)

@@ -1,8 +1,8 @@
 """FoveaBox: a one-stage detector without anchors, whose positive points are the central part of a lesion.
 
-Kong et al., "FoveaBox: beyond anchor-based object detection", TIP 2020, with the losses of its best-known implementation (mmdet). Two
-things differ: levels, and with them all sizes, are half as coarse, and every lesion has a positive point: by the paper's rule a third of
-the lesions of 16 px lie between the points.
+Kong et al., "FoveaBox: beyond anchor-based object detection", TIP 2020, with the losses of its best-known
+implementation (mmdet). Two things differ: levels, and with them all sizes, are half as coarse, and every lesion has a
+positive point: by the paper's rule a third of the lesions of 16 px lie between the points.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torchvision.ops import sigmoid_focal_loss
 
 from LesionDetectorLib.models.backbone import Pyramid
 from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
-from LesionDetectorLib.models.dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
+from LesionDetectorLib.models.dense import (
+    best_detections,
+    by_point,
+    check_channels,
+    conv_norm,
+    initialise,
+    learnt_lesions,
+)
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
 from LesionDetectorLib.models.losses import divisor
 from LesionDetectorLib.slices import PIXEL_MM
@@ -33,8 +40,8 @@ class RawOutputs(NamedTuple):
     """What the network says at every cell, per level of the pyramid: raw tensors in float32.
 
     logits: (N, C, h, w).
-    log_ltrb: (N, 4, h, w), logarithms of the distances from the cell's point to the left, top, right and bottom side, in units of two
-        strides.
+    log_ltrb: (N, 4, h, w), logarithms of the distances from the cell's point to the left, top, right and bottom side,
+        in units of two strides.
     """
 
     logits: tuple[Tensor, ...]
@@ -87,9 +94,14 @@ class FoveaBox(nn.Module):
         return self.head(self.pyramid(network_input(images, self.strides[-1])))
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The losses "class" (focal) and "box" (smooth L1) of `targets`, one per image; their sum is to be minimised."""
+        """The losses "class" (focal) and "box" (smooth L1) of `targets`, one per image.
+
+        Their sum is to be minimised.
+        """
         points = self._points(raw)
-        assigned = torch.stack([assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets])  # (N, P)
+        assigned = torch.stack(
+            [assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets]
+        )  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
         boxes, labels = learnt_lesions(targets, image, assigned[image, point])
 
@@ -99,7 +111,9 @@ class FoveaBox(nn.Module):
         class_loss = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA).where((assigned != IGNORE)[..., None], 0.0).sum()
 
         log_ltrb = torch.cat([by_point(level) for level in raw.log_ltrb], dim=1)[image, point]
-        units = torch.cat([torch.full((len(level),), 2.0 * stride) for level, stride in zip(points, self.strides)]).to(boxes.device)
+        units = torch.cat([torch.full((len(level),), 2.0 * stride) for level, stride in zip(points, self.strides)]).to(
+            boxes.device
+        )
         ltrb = xyxy_to_ltrb(torch.cat(points)[point], boxes) / units[point, None]
         wanted = ltrb.clamp(min=1e-3).log().clamp(-_LOG_LARGEST_FACTOR, _LOG_LARGEST_FACTOR)
         box_loss = smooth_l1_loss(log_ltrb, wanted, beta=_BETA, reduction="sum")
@@ -108,7 +122,12 @@ class FoveaBox(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.5, max_detections: int = 100, top_k: int = 1000
+        self,
+        raw: RawOutputs,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+        top_k: int = 1000,
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
         boxes = []
@@ -143,11 +162,12 @@ class FoveaBoxHead(nn.Module):
 def assign_fovea(points: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, ignore: Tensor) -> Tensor:
     """The index of the box that each point learns, or BACKGROUND (-1), or IGNORE (-2).
 
-    1. A level takes the boxes whose size, the root of their area, lies between two and eight strides; the finest level also smaller and
+    1. A level takes the boxes whose size, the root of their area, lies between two and eight strides; the finest level
+    also smaller and
        the coarsest also larger ones. So most boxes are on two levels.
-    2. There, the points in the central 40 % of a box, in width and height, learn it, and so does the point nearest to its centre.
-    3. A point that several boxes claim learns the smallest of them.
-    4. Points that learn an ignored box, and background points inside one, become IGNORE.
+    2. There, the points in the central 40 % of a box, in width and height, learn it, and so does the point nearest to
+    its centre. 3. A point that several boxes claim learns the smallest of them. 4. Points that learn an ignored box,
+    and background points inside one, become IGNORE.
 
     Parameters
     ----------

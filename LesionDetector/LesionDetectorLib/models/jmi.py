@@ -1,8 +1,9 @@
 """The detector that came with DeepLesion: Faster R-CNN on VGG-16 at stride 8.
 
-Yan et al., "DeepLesion: automated mining of large-scale lesion annotations and universal lesion detection with deep learning", J. Med.
-Imaging 2018. It differs from the paper in that it tells labels apart, samples regions by RoIAlign instead of pooling, and sees the
-slices as all our detectors do (`tone`, 0.8 mm pixels). `train.fit --detector jmi` has the paper's schedule.
+Yan et al., "DeepLesion: automated mining of large-scale lesion annotations and universal lesion detection with deep
+learning", J. Med. Imaging 2018. It differs from the paper in that it tells labels apart, samples regions by RoIAlign
+instead of pooling, and sees the slices as all our detectors do (`tone`, 0.8 mm pixels). `train.fit --detector jmi` has
+the paper's schedule.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ class Jmi(TwoStage):
     """
 
     def __init__(
-        self, backbone: str = "vgg16", slices: int = 3, num_classes: int = 8, pixel_mm: float = PIXEL_MM, regions: int = 32
+        self,
+        backbone: str = "vgg16",
+        slices: int = 3,
+        num_classes: int = 8,
+        pixel_mm: float = PIXEL_MM,
+        regions: int = 32,
     ) -> None:
         if backbone != "vgg16":
             raise ValueError(f"'{backbone}' is no backbone of the JMI detector; it has vgg16 only.")
@@ -60,6 +66,8 @@ class Jmi(TwoStage):
             "regions": regions,
         }
 
-    def decode(self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.3, max_detections: int = 100) -> list[Detections]:
+    def decode(
+        self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.3, max_detections: int = 100
+    ) -> list[Detections]:
         """As `TwoStage.decode`, with the paper's overlap."""
         return super().decode(raw, score_threshold, nms_iou, max_detections)

@@ -1,7 +1,7 @@
 """RetinaNet: a one-stage detector on anchors, with torchvision's head and losses.
 
-Lin et al., "Focal loss for dense object detection", ICCV 2017. The anchors fit DeepLesion's boxes at 0.8 mm: the usual ones, of 32 to
-512 px, overlap a lesion of 12 px by a seventh.
+Lin et al., "Focal loss for dense object detection", ICCV 2017. The anchors fit DeepLesion's boxes at 0.8 mm: the usual
+ones, of 32 to 512 px, overlap a lesion of 12 px by a seventh.
 """
 
 from __future__ import annotations
@@ -104,7 +104,12 @@ class RetinaNet(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.5, max_detections: int = 100, top_k: int = 1000
+        self,
+        raw: RawOutputs,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+        top_k: int = 1000,
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
         coder = self.head.regression_head.box_coder

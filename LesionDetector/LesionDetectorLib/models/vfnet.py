@@ -1,7 +1,7 @@
 """VFNet (VarifocalNet): a dense one-stage detector whose scores foretell how well its boxes fit.
 
-Zhang et al., "VarifocalNet: an IoU-aware dense object detector", CVPR 2021, with the defaults of the authors' code; here on
-finer strides, so that lesions of 8 to 16 px have points that learn them.
+Zhang et al., "VarifocalNet: an IoU-aware dense object detector", CVPR 2021, with the defaults of the authors' code;
+here on finer strides, so that lesions of 8 to 16 px have points that learn them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torchvision.ops import generalized_box_iou_loss
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.backbone import Pyramid
 from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou
-from LesionDetectorLib.models.dense import best_detections, by_point, check_channels, conv_norm, initialise, learnt_lesions
+from LesionDetectorLib.models.dense import (
+    best_detections,
+    by_point,
+    check_channels,
+    conv_norm,
+    initialise,
+    learnt_lesions,
+)
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, network_input
 from LesionDetectorLib.models.losses import divisor, varifocal_loss
 from LesionDetectorLib.slices import PIXEL_MM
@@ -52,7 +59,8 @@ class VFNet(nn.Module):
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     tower_depth: convolutions before the branches for class and box part.
-    anchor_scale: side of the square that stands for a cell in ATSS, in strides at 0.8 mm a pixel; also the box of a zero output.
+    anchor_scale: side of the square that stands for a cell in ATSS, in strides at 0.8 mm a pixel; also the box of a
+        zero output.
     """
 
     def __init__(
@@ -90,12 +98,16 @@ class VFNet(nn.Module):
         return self.head(self.pyramid(network_input(images, self.strides[-1])))
 
     def label_points(self, points: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Per image and point the index of the box that it learns, BACKGROUND or IGNORE (see `atss.assign`), shape (N, P)."""
+        """Per image and point the index of the box that it learns, BACKGROUND or IGNORE (see `atss.assign`), shape
+        (N, P)."""
         sides = [self.anchor_scale * stride for stride in self.strides]
         return assign(points, sides, targets)
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The weighted losses "class", "initial" and "refined" of `targets`, one per image; their sum is to be minimised."""
+        """The weighted losses "class", "initial" and "refined" of `targets`, one per image.
+
+        Their sum is to be minimised.
+        """
         points = self._points(raw)
         assigned = self.label_points(points, targets)  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
@@ -120,7 +132,12 @@ class VFNet(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.6, max_detections: int = 100, top_k: int = 1000
+        self,
+        raw: RawOutputs,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.6,
+        max_detections: int = 100,
+        top_k: int = 1000,
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
         boxes = [ltrb_to_xyxy(points, by_point(ltrb)) for points, ltrb in zip(self._points(raw), raw.refined)]
@@ -135,7 +152,9 @@ class VFNet(nn.Module):
 class VFNetHead(nn.Module):
     """The head that all levels share: an initial box, then class and refined box from the star of that box."""
 
-    def __init__(self, channels: int, num_classes: int, tower_depth: int, strides: Sequence[int], anchor_scale: float) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, tower_depth: int, strides: Sequence[int], anchor_scale: float
+    ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.anchor_scale = anchor_scale
@@ -160,16 +179,22 @@ class VFNetHead(nn.Module):
     def _level(self, level: int, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stride = self.strides[level]
         class_features, box_features = self.class_tower(features), self.box_tower(features)
-        initial = _factor(self.initial(self.initial_conv(box_features)), self.initial_scales[level]) * (self.anchor_scale * stride)
+        initial = _factor(self.initial(self.initial_conv(box_features)), self.initial_scales[level]) * (
+            self.anchor_scale * stride
+        )
         arms = (1 - _STAR_GRADIENT) * initial.detach() + _STAR_GRADIENT * initial
         points = star_points(arms / stride)
-        class_features, box_features = star_conv(class_features, points, self.class_star), star_conv(box_features, points, self.box_star)
+        class_features, box_features = (
+            star_conv(class_features, points, self.class_star),
+            star_conv(box_features, points, self.box_star),
+        )
         refined = _factor(self.refined(relu(box_features)), self.refined_scales[level]) * initial.detach()
         return self.logits(relu(class_features)).float(), initial, refined
 
 
 class StarPoints(NamedTuple):
-    """The nine points of every cell's star, each between four cells: their places in the flattened map and weights (N * h * w * 9, 4)."""
+    """The nine points of every cell's star, each between four cells: their places in the flattened map and weights
+    (N * h * w * 9, 4)."""
 
     cells: Tensor
     weights: Tensor
@@ -178,8 +203,8 @@ class StarPoints(NamedTuple):
 def star_points(ltrb: Tensor) -> StarPoints:
     """The corners, the sides and the cell itself of each star with arms `ltrb` (N, 4, h, w) float32, in cells.
 
-    The points are rows (y - t, y, y + b) times columns (x - l, x, x + r), in this order, so that a 3 x 3 kernel on them is the
-    star-shaped deformable convolution of the paper. Sampling is bilinear, zero outside.
+    The points are rows (y - t, y, y + b) times columns (x - l, x, x + r), in this order, so that a 3 x 3 kernel on them
+    is the star-shaped deformable convolution of the paper. Sampling is bilinear, zero outside.
     """
     count, _, height, width = ltrb.shape
     left, top, right, bottom = ltrb.unbind(dim=1)
@@ -192,20 +217,23 @@ def star_points(ltrb: Tensor) -> StarPoints:
 
 
 def _neighbours(position: Tensor, before: Tensor, after: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two cells around each of three taps along one axis, and their weights (0 outside 0..size-1), both (N, h, w, 3, 2)."""
+    """The two cells around each of three taps along one axis, and their weights (0 outside 0..size-1), both (N, h,
+    w, 3, 2)."""
     tap = torch.stack([position - before, position.expand_as(before), position + after], dim=-1)
     lower = tap.detach().floor()
     share = tap - lower
     cells = torch.stack([lower, lower + 1], dim=-1)
     weights = torch.stack([1 - share, share], dim=-1) * ((cells >= 0) & (cells < size))
-    return cells.clamp(0, size - 1).nan_to_num().long(), weights  # what overflowed has no place, and stays NaN by its weight
+    return cells.clamp(
+        0, size - 1
+    ).nan_to_num().long(), weights  # what overflowed has no place, and stays NaN by its weight
 
 
 def star_conv(features: Tensor, points: StarPoints, weight: Tensor) -> Tensor:
     """A 3 x 3 kernel `weight` (out, 9 * C) on the stars of `features` (N, C, h, w); gives (N, out, h, w).
 
-    `embedding_bag` samples many times faster on a CPU than `deform_conv2d` or `grid_sample`, because it reads all channels of a cell at
-    once; what it gives is the layout that the matrix product wants.
+    `embedding_bag` samples many times faster on a CPU than `deform_conv2d` or `grid_sample`, because it reads all
+    channels of a cell at once; what it gives is the layout that the matrix product wants.
     """
     count, channels, height, width = features.shape
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -48,8 +48,8 @@ def build(architecture: dict) -> Model:
 def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None:
     """Write the weights to `path` (.safetensors) and the card beside it (.json), each at once or not at all.
 
-    The card gets "format", "architecture", "labels" and "preprocessing" from the program; `card` adds the rest ("training",
-    "results", ...). With `half` the tensors are stored as float16.
+    The card gets "format", "architecture", "labels" and "preprocessing" from the program; `card` adds the rest
+    ("training", "results", ...). With `half` the tensors are stored as float16.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -62,24 +62,36 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None
         "preprocessing": {**PREPROCESSING, **{name: model.architecture[name] for name in ("slices", "pixel_mm")}},
     }
     write_bytes(path, to_bytes(tensors))
-    write_bytes(path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def load(path: Path | str) -> tuple[Model, dict]:
-    """The model in evaluation mode, in float32 on the CPU, and its card; WeightsError if the two files are not usable together."""
+    """The model in evaluation mode, in float32 on the CPU, and its card.
+
+    WeightsError if the two files are not usable together.
+    """
     path = Path(path)
     card = _read_card(path)
     if card.get("format") != FORMAT:
-        raise WeightsError(f"{path.with_suffix('.json')} has format {card.get('format')}, and this version reads format {FORMAT} only.")
+        raise WeightsError(
+            f"{path.with_suffix('.json')} has format {card.get('format')}, and this version reads format {FORMAT} only."
+        )
     if card.get("labels") != LABELS:
-        raise WeightsError(f"{path.with_suffix('.json')} names the labels {card.get('labels')}, and this version needs {LABELS}.")
+        raise WeightsError(
+            f"{path.with_suffix('.json')} names the labels {card.get('labels')}, and this version needs {LABELS}."
+        )
     if not isinstance(card.get("architecture"), dict):
         raise WeightsError(f"{path.with_suffix('.json')} does not say which architecture its weights have.")
     with torch.device("meta"):  # no time spent on weights that are replaced at once
         model = build(card["architecture"]).eval()
     tensors = _read_tensors(path)
     _check_fit(path, model, tensors)
-    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict(
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
+        assign=True,
+    )
     return model, card
 
 
@@ -88,7 +100,9 @@ def load_backbone(model: Model, path: Path | str) -> None:
     try:
         model.pyramid.load_backbone(torch.load(path, map_location="cpu", weights_only=True))
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not hold the weights of torchvision's {model.architecture['backbone']}.") from error
+        raise WeightsError(
+            f"{path} does not hold the weights of torchvision's {model.architecture['backbone']}."
+        ) from error
 
 
 def _read_card(path: Path) -> dict:
@@ -111,13 +125,18 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
     except SafetensorError as error:
-        raise WeightsError(f"The weights {path} are damaged or not safetensors ({error}); fetch the file again.") from error
+        raise WeightsError(
+            f"The weights {path} are damaged or not safetensors ({error}); fetch the file again."
+        ) from error
 
 
 def _check_fit(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     wanted = model.state_dict()
-    unlike = sorted(wanted.keys() ^ tensors.keys()) or [name for name in wanted if wanted[name].shape != tensors[name].shape]
+    unlike = sorted(wanted.keys() ^ tensors.keys()) or [
+        name for name in wanted if wanted[name].shape != tensors[name].shape
+    ]
     if unlike:
         raise WeightsError(
-            f"The card {path.with_suffix('.json')} does not fit its weights: {len(unlike)} tensors differ, first {unlike[0]}."
+            f"The card {path.with_suffix('.json')} does not fit its weights: {len(unlike)} tensors differ, first "
+            f"{unlike[0]}."
         )

@@ -1,7 +1,8 @@
-"""Overlay pictures: each lesion on its key slice with its box, its two axes and a caption, and one contact sheet of all.
+"""Overlay pictures: each lesion on its key slice with its box, its two axes and a caption, and one contact sheet of
+all.
 
-A `Volume` lies in the view of a radiologist, so its slices are drawn as they are: the patient's left on the right, the front up.
-Inside a panel coordinates are in-plane millimetres, pixel index (i, j) times spacing.
+A `Volume` lies in the view of a radiologist, so its slices are drawn as they are: the patient's left on the right, the
+front up. Inside a panel coordinates are in-plane millimetres, pixel index (i, j) times spacing.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def orientation_letters(direction: np.ndarray) -> str:
 
 
 def write_lesion_pictures(volume: Volume, lesions: list[Lesion], folder: Path) -> list[Path]:
-    """Write one PNG for each lesion (its whole key slice beside an enlargement) and, last, the contact sheet `overview.png`.
+    """Write one PNG for each lesion (its whole key slice beside an enlargement) and, last, the contact sheet
+    `overview.png`.
 
-    Lesions are numbered from 1 in the order given. Returns the files written, none for no lesion. Raises OSError where `folder`
-    cannot be written.
+    Lesions are numbered from 1 in the order given. Returns the files written, none for no lesion. Raises OSError where
+    `folder` cannot be written.
     """
     if not lesions:
         return []
@@ -87,7 +89,12 @@ def panel_figure(volume: Volume, lesions: list[Lesion], number: int, enlarged: b
 def jpeg(figure: Figure) -> bytes:
     """The figure as a JPEG whose thin coloured lines stay sharp."""
     file = io.BytesIO()
-    figure.savefig(file, format="jpeg", facecolor=figure.get_facecolor(), pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+    figure.savefig(
+        file,
+        format="jpeg",
+        facecolor=figure.get_facecolor(),
+        pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True},
+    )
     return file.getvalue()
 
 
@@ -155,7 +162,10 @@ def _draw_orientation(axes: Axes, volume: Volume) -> None:
 
 
 def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, captions: bool) -> None:
-    """Every lesion on the key slice of lesion `current`; the others thinner, without axes and with their number only."""
+    """Every lesion on the key slice of lesion `current`.
+
+    The others thinner, without axes and with their number only.
+    """
     key_slice = lesions[current - 1].key_slice
     shown = [number for number, lesion in enumerate(lesions, 1) if lesion.key_slice == key_slice]
     for number in shown:
@@ -190,4 +200,6 @@ def _box_mm(volume: Volume, lesion: Lesion) -> Bbox:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 1})  # 40 % less time, a third more bytes
+    figure.savefig(
+        path, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 1}
+    )  # 40 % less time, a third more bytes

@@ -38,12 +38,15 @@ def compose(
     volume: the CT of the reading, for the pictures; without it the page has none and says so.
     diameters: whether the structured text has them too; the table always has.
     baseline: whether the page has the RECIST 1.1 baseline.
-    patient: what to say of the patient, by its name ("Patient", "Birth date"), for example from `ct.dicom.read_patient`; None says nothing.
+    patient: what to say of the patient, by its name ("Patient", "Birth date"), for example from
+        `ct.dicom.read_patient`; None says nothing.
     progress: is told how many lesions have their pictures, of how many; it may raise to stop.
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     lesions = reading.reported
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         reading=reading,
@@ -62,7 +65,10 @@ def compose(
 
 
 def _facts(reading: Reading) -> dict[str, str]:
-    """What the page says of the CT and of how it was read. Not the name of its file or folder, which may be the patient's."""
+    """What the page says of the CT and of how it was read.
+
+    Not the name of its file or folder, which may be the patient's.
+    """
     dicom, geometry = reading.dicom, reading.geometry
     if dicom is None:
         source = {"Identifier": reading.series_uid}
@@ -76,7 +82,8 @@ def _facts(reading: Reading) -> dict[str, str]:
         "Slices": f"{slices}, {geometry.spacing[2]:.2f} mm apart{thickness}",
         "Pixels": f"{columns} x {rows} of {geometry.spacing[0]:.3f} x {geometry.spacing[1]:.3f} mm",
         "Software": f"LesionDetector {reading.software_version}",
-        "Model": "; ".join(f"{model.name}, SHA-256 {model.sha256}" for model in reading.models) or "none: read without a detector",
+        "Model": "; ".join(f"{model.name}, SHA-256 {model.sha256}" for model in reading.models)
+        or "none: read without a detector",
         "Threshold": f"{reading.confidence:.0%} confidence, for lesions that no reader has accepted",
     }
 
@@ -108,8 +115,11 @@ def _counts(lesions: list[Lesion]) -> str:
     return f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}" + (f": {parts}" if parts else "")
 
 
-def _pictures(volume: Volume, lesions: list[Lesion], progress: Callable[[int, int], None]) -> list[dict[str, str | float]]:
-    """The two pictures of every lesion, `whole` and `enlarged`, as data URIs, and what must be known to look at them."""
+def _pictures(
+    volume: Volume, lesions: list[Lesion], progress: Callable[[int, int], None]
+) -> list[dict[str, str | float]]:
+    """The two pictures of every lesion, `whole` and `enlarged`, as data URIs, and what must be known to look at
+    them."""
     from LesionDetectorLib.report import figures
 
     def data_uri(number: int, enlarged: bool) -> str:

@@ -1,7 +1,7 @@
 """The structured report: the "Lesions" sub-section for the findings of a radiology report.
 
-The layout is that of the paper on class imbalance in DeepLesion: the lesions with their body part and confidence, grouped by
-study, series and slice, numbered over the whole list.
+The layout is that of the paper on class imbalance in DeepLesion: the lesions with their body part and confidence,
+grouped by study, series and slice, numbered over the whole list.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FOOTER = "Made by LesionDetector {version}. " + NOT_A_MEDICAL_DEVICE
 def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -> str:
     """The report as text.
 
-    With `diameters`, each measured lesion's long and short axis in mm after its confidence; with `baseline`, the RECIST 1.1 baseline.
+    With `diameters`, each measured lesion's long and short axis in mm after its confidence; with `baseline`, the RECIST
+    1.1 baseline.
     """
     paragraphs = [HEADING, SERIES.format(study=reading.study, series=reading.series)]
     numbered = list(enumerate(reading.reported, start=1))

@@ -1,7 +1,8 @@
-"""Lesions as a 3D Slicer scene: MRML nodes from lesions, lesions back from MRML nodes, and the `.mrb` file that holds them.
+"""Lesions as a 3D Slicer scene: MRML nodes from lesions, lesions back from MRML nodes, and the `.mrb` file that
+holds them.
 
-It works inside 3D Slicer, and outside of it on the `slicer-core` wheel. This is the only room that speaks RAS: everything else has LPS mm
-or voxel indices (i, j, k).
+It works inside 3D Slicer, and outside of it on the `slicer-core` wheel. This is the only room that speaks RAS:
+everything else has LPS mm or voxel indices (i, j, k).
 """
 
 from LesionDetectorLib.scene.files import load_scene, new_scene, render_scene, save_scene, write_scene

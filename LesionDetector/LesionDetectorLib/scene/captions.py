@@ -16,15 +16,24 @@ if TYPE_CHECKING:
 
 TEXT_SCALE = 3.0
 """Size of the captions as a markup has it: a font of 15 px, in a view of any size."""
-_LETTER_PX, _LINE_PX, _VIEW_PX = 7.1, 17.0, 600  # such a font as drawn, and a usual side of a view that just holds the CT
-_GAP, _REACH = 0.25, 2.5  # between a box and its caption, in heights of the text; farther away, a caption would seem another box's
+_LETTER_PX, _LINE_PX, _VIEW_PX = (
+    7.1,
+    17.0,
+    600,
+)  # such a font as drawn, and a usual side of a view that just holds the CT
+_GAP, _REACH = (
+    0.25,
+    2.5,
+)  # between a box and its caption, in heights of the text; farther away, a caption would seem another box's
 
 
 def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]]) -> list[Point]:
-    """Where the text of each lesion begins, its lower left corner on the screen: (i, j) in voxel indices, one for all its slices.
+    """Where the text of each lesion begins, its lower left corner on the screen: (i, j) in voxel indices, one for
+    all its slices.
 
-    The sizes of the texts are those in a view that just holds the CT, nearest to axial, the patient's left on the right; closer up, texts
-    are smaller beside the lesions. Lesions are served in the order given; in each other's way are those that share a slice.
+    The sizes of the texts are those in a view that just holds the CT, nearest to axial, the patient's left on the
+    right; closer up, texts are smaller beside the lesions. Lesions are served in the order given; in each other's way
+    are those that share a slice.
     """
     if not entries:
         return []
@@ -41,12 +50,17 @@ def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, L
     return [(float(i), float(j)) for i, j in texts[:, :2] @ np.linalg.inv(scale).T]
 
 
-def anchor_in_view(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]], lesion: Lesion) -> Point | None:
-    """Where the text of one of the lesions begins so that it stays inside the axial view that shows the CT now, as `anchors`.
+def anchor_in_view(
+    volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]], lesion: Lesion
+) -> Point | None:
+    """Where the text of one of the lesions begins so that it stays inside the axial view that shows the CT now, as
+    `anchors`.
 
     None where no such view shows the lesion.
     """
-    view = next((view for view in slice_views(volume_node.GetScene(), volume_node) if _is_axial(view, volume_node)), None)
+    view = next(
+        (view for view in slice_views(volume_node.GetScene(), volume_node) if _is_axial(view, volume_node)), None
+    )
     if view is None:
         return None
     scale, _ = _index_to_screen(volume_node)
@@ -54,7 +68,9 @@ def anchor_in_view(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple
     if not (np.all(own[:2] < bounds[2:]) and np.all(own[2:] > bounds[:2])):
         return None
     letter, line = np.array((_LETTER_PX, _LINE_PX)) * view.GetFieldOfView()[0] / view.GetDimensions()[0]
-    rivals = [other for _, other in entries if other.slices[0] <= lesion.slices[1] and lesion.slices[0] <= other.slices[1]]
+    rivals = [
+        other for _, other in entries if other.slices[0] <= lesion.slices[1] and lesion.slices[0] <= other.slices[1]
+    ]
     text = next(text for text, other in entries if other is lesion)
     taken = np.array([_on_screen(other.box, scale) for other in rivals])
     place = place_caption((letter * len(text), line), own, taken, bounds, _GAP * line, _REACH)
@@ -76,7 +92,8 @@ def _bounds(view: vtkMRMLSliceNode, volume_node: vtkMRMLScalarVolumeNode, scale:
 
 
 def _index_to_screen(volume_node: vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix (2, 2) from voxel indices (i, j) to mm to the right and up on the screen, and the CT's extent in mm in both."""
+    """The matrix (2, 2) from voxel indices (i, j) to mm to the right and up on the screen, and the CT's extent in mm
+    in both."""
     left_anterior = ijk_to_ras(volume_node)[:2, :2] * [[-1], [1]]
     across, upright = (0, 1) if abs(left_anterior[0, 0]) >= abs(left_anterior[0, 1]) else (1, 0)
     spacing, size = np.array(volume_node.GetSpacing()[:2]), np.array(volume_node.GetImageData().GetDimensions()[:2])

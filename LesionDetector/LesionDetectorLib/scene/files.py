@@ -1,4 +1,5 @@
-"""Scenes outside of 3D Slicer, on the `slicer-core` wheel: made, written to and read from `.mrb` files, and drawn without a display."""
+"""Scenes outside of 3D Slicer, on the `slicer-core` wheel: made, written to and read from `.mrb` files, and drawn
+without a display."""
 
 from __future__ import annotations
 
@@ -33,19 +34,25 @@ OPENGL_PACKAGES = "libegl1 libgl1-mesa-dri"
 def write_scene(volume: Volume, reading: Reading, path: Path) -> None:
     """Write the CT and the reported lesions of its reading to the Slicer scene `path` (.mrb), all of it or nothing.
 
-    The scene opens on the lesion of the highest confidence. It holds a review of the reading, which a Slicer with this module goes on with.
-    Raises SceneError where slicer-core is missing or cannot write, OSError where `path` cannot be written.
+    The scene opens on the lesion of the highest confidence. It holds a review of the reading, which a Slicer with this
+    module goes on with. Raises SceneError where slicer-core is missing or cannot write, OSError where `path` cannot be
+    written.
     """
     scene = new_scene()
     volume_node = add_volume(scene, volume)
     show_lesions(scene, volume_node, reading.reported, reading.slice_number)
-    show_in_slice_views(scene, volume_node, max(reading.reported, key=lambda lesion: lesion.confidence or 0, default=None))
+    show_in_slice_views(
+        scene, volume_node, max(reading.reported, key=lambda lesion: lesion.confidence or 0, default=None)
+    )
     keep_review(volume_node, Review(reading))
     save_scene(scene, path)
 
 
 def new_scene() -> vtkMRMLScene:
-    """An empty scene outside 3D Slicer that knows markups, tables and volumes. Raises SceneError where slicer-core is missing."""
+    """An empty scene outside 3D Slicer that knows markups, tables and volumes.
+
+    Raises SceneError where slicer-core is missing.
+    """
     slicer = slicer_module()
     scene = slicer.vtkMRMLScene()
     application = slicer.vtkSlicerApplicationLogic()
@@ -58,7 +65,10 @@ def new_scene() -> vtkMRMLScene:
 
 
 def save_scene(scene: vtkMRMLScene, path: Path) -> None:
-    """Write `scene` to `path` (.mrb). Its volumes are compressed fast rather than small. Raises SceneError and OSError."""
+    """Write `scene` to `path` (.mrb). Its volumes are compressed fast rather than small.
+
+    Raises SceneError and OSError.
+    """
     path = path.resolve()  # slicer refuses a relative one
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".scene-") as temporary:
         bundle = Path(temporary) / "scene"
@@ -73,7 +83,10 @@ def save_scene(scene: vtkMRMLScene, path: Path) -> None:
 
 
 def load_scene(path: Path, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
-    """The scene in the .mrb file `path`, read into `scene` or a new one. Raises SceneError for a file that is no scene."""
+    """The scene in the .mrb file `path`, read into `scene` or a new one.
+
+    Raises SceneError for a file that is no scene.
+    """
     scene = scene or new_scene()
     try:
         with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(path) as file:
@@ -90,12 +103,16 @@ def load_scene(path: Path, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
 
 
 def _unpack(file: zipfile.ZipFile, path: Path, folder: Path) -> None:
-    """Unpack a scene; SceneError where that would fill the disk, before anything is written. No entry yields more than it says."""
+    """Unpack a scene; SceneError where that would fill the disk, before anything is written.
+
+    No entry yields more than it says.
+    """
     entries = file.infolist()
     size = sum(entry.file_size for entry in entries)
     if size > LARGEST or len(entries) > MOST_FILES:
         raise SceneError(
-            f"{path} unpacks to {len(entries)} files of {size >> 20} MB, and at most {MOST_FILES} of {LARGEST >> 20} MB are read: "
+            f"{path} unpacks to {len(entries)} files of {size >> 20} MB, and at most {MOST_FILES} of {LARGEST >> 20} "
+            "MB are read: "
             "open it in 3D Slicer and save it without what is not needed."
         )
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
@@ -104,9 +121,11 @@ def _unpack(file: zipfile.ZipFile, path: Path, folder: Path) -> None:
 
 
 def render_scene(path: Path, picture: Path, size: int = 900) -> None:
-    """Draw the axial view with which the scene `path` opens into the PNG `picture`, `size` pixels wide and high, without a display.
+    """Draw the axial view with which the scene `path` opens into the PNG `picture`, `size` pixels wide and high,
+    without a display.
 
-    Needs the trame-slicer wheel and OpenGL (on Linux: EGL). Raises SceneError with the package to install where one is missing.
+    Needs the trame-slicer wheel and OpenGL (on Linux: EGL). Raises SceneError with the package to install where one is
+    missing.
     """
     try:
         import trame_slicer.views  # noqa: F401
@@ -123,7 +142,9 @@ def _draw_axial_view(path: Path, picture: Path, size: int) -> None:
 
     app = SlicerApp()
     app.view_manager.register_factory(DirectViewFactory(do_render_offscreen=True))
-    axial = ViewLayoutDefinition(singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial"))
+    axial = ViewLayoutDefinition(
+        singleton_tag="Red", view_type=ViewType.SLICE_VIEW, properties=ViewProps(orientation="Axial")
+    )
     view = app.view_manager.create_view(axial)
     load_scene(path, app.scene)
     view.interactor().UpdateSize(size, size)
@@ -149,7 +170,8 @@ def write_picture(view: AbstractView, picture: Path) -> None:
 
 @contextmanager
 def _silent_vtk() -> Iterator[None]:
-    """Keep VTK from printing: it complains of each thing that a view lacks without its application, and when it is taken down."""
+    """Keep VTK from printing: it complains of each thing that a view lacks without its application, and when it is
+    taken down."""
     from vtkmodules.vtkCommonCore import vtkLogger, vtkObject
 
     shown, verbosity = vtkObject.GetGlobalWarningDisplay(), vtkLogger.GetCurrentVerbosityCutoff()
@@ -174,4 +196,7 @@ def _require_opengl() -> None:
         window.SetOffScreenRendering(True)
         drawable = window.SupportsOpenGL()
     if not drawable:
-        raise SceneError(f"Drawing a scene needs OpenGL, which this machine lacks; on Debian and Ubuntu: apt-get install {OPENGL_PACKAGES}")
+        raise SceneError(
+            "Drawing a scene needs OpenGL, which this machine lacks; on Debian and Ubuntu: apt-get install "
+            f"{OPENGL_PACKAGES}"
+        )

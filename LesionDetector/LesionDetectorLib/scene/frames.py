@@ -1,7 +1,8 @@
 """The frames and axes of many lesions in one node, so that hundreds of them cost a slice view no more than one.
 
-They are walls that stand upright on the slices: a slice view cuts them, and draws the cut. So a lesion shows on the slices that it spans
-and on no other, true in oblique views and under every transform, and nothing has to be done when a view moves.
+They are walls that stand upright on the slices: a slice view cuts them, and draws the cut. So a lesion shows on the
+slices that it spans and on no other, true in oblique views and under every transform, and nothing has to be done when a
+view moves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from vtkmodules.vtkCommonDataModel import vtkPolyData
 
 
-def add_frames(volume_node: vtkMRMLScalarVolumeNode, name: str, colour: tuple[float, float, float], width_px: int) -> vtkMRMLModelNode:
+def add_frames(
+    volume_node: vtkMRMLScalarVolumeNode, name: str, colour: tuple[float, float, float], width_px: int
+) -> vtkMRMLModelNode:
     """An empty node for frames, shown in slice views alone, in one colour."""
     node = volume_node.GetScene().AddNewNodeByClass("vtkMRMLModelNode", name)
     node.SetNodeReferenceID(VOLUME, volume_node.GetID())

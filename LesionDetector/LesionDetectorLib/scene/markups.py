@@ -1,7 +1,7 @@
 """One lesion as markups, a box, two lines and a label, and back from where they are now.
 
-Nodes of a lesion lie in the frame of their volume node, under the same parent transform, so boxes and axes are exact in oblique and in
-left-handed volumes.
+Nodes of a lesion lie in the frame of their volume node, under the same parent transform, so boxes and axes are exact in
+oblique and in left-handed volumes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ Caption = tuple[str, Lesion, Point]
 """A text, the lesion that it belongs to, and where it begins: (i, j) in voxel indices, on all slices of the lesion."""
 
 
-def add_lesion(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, number: int) -> vtkMRMLMarkupsROINode:
-    """A locked box one slice thick on the key slice, named as the lesion's caption, and a line for each measured axis."""
+def add_lesion(
+    scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, number: int
+) -> vtkMRMLMarkupsROINode:
+    """A locked box one slice thick on the key slice, named as the lesion's caption, and a line for each measured
+    axis."""
     box = add_markup(scene, "vtkMRMLMarkupsROINode", lesion.caption(number), volume_node)
     style_box(box)
     set_box(box, volume_node, lesion, (lesion.key_slice, lesion.key_slice))
@@ -71,12 +74,21 @@ def add_labels(
     """One locked point list that captions every lesion, given with its number, on its key slice."""
     labels = add_markup(scene, "vtkMRMLMarkupsFiducialNode", "Lesion labels", volume_node)
     style_labels(labels, COLOURS["pending"])
-    on_key_slices = [(lesion.caption(number), lesion.edited(slices=(lesion.key_slice, lesion.key_slice))) for number, lesion in entries]
-    set_labels(labels, volume_node, [(*entry, place) for entry, place in zip(on_key_slices, anchors(volume_node, on_key_slices))])
+    on_key_slices = [
+        (lesion.caption(number), lesion.edited(slices=(lesion.key_slice, lesion.key_slice)))
+        for number, lesion in entries
+    ]
+    set_labels(
+        labels,
+        volume_node,
+        [(*entry, place) for entry, place in zip(on_key_slices, anchors(volume_node, on_key_slices))],
+    )
     return labels
 
 
-def add_markup(scene: vtkMRMLScene, class_name: str, name: str, volume_node: vtkMRMLScalarVolumeNode) -> vtkMRMLMarkupsNode:
+def add_markup(
+    scene: vtkMRMLScene, class_name: str, name: str, volume_node: vtkMRMLScalarVolumeNode
+) -> vtkMRMLMarkupsNode:
     """A locked markup in the frame of the volume, without the native label, which would cover the lesion."""
     node = scene.AddNewNodeByClass(class_name, name)
     node.SetNodeReferenceID(VOLUME, volume_node.GetID())
@@ -117,8 +129,11 @@ def style_labels(labels: vtkMRMLMarkupsFiducialNode, text_colour: tuple[float, f
     set_colour(labels, text_colour)
 
 
-def set_box(box: vtkMRMLMarkupsROINode, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, slices: tuple[int, int]) -> None:
-    """Size and place the box node: the lesion's box, from the first to the last of `slices`, along the volume's axes."""
+def set_box(
+    box: vtkMRMLMarkupsROINode, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion, slices: tuple[int, int]
+) -> None:
+    """Size and place the box node: the lesion's box, from the first to the last of `slices`, along the volume's
+    axes."""
     x0, y0, x1, y1 = lesion.box
     first, last = slices
     spacing = np.array(volume_node.GetSpacing())
@@ -129,7 +144,9 @@ def set_box(box: vtkMRMLMarkupsROINode, volume_node: vtkMRMLScalarVolumeNode, le
     box.SetAndObserveObjectToNodeMatrix(slicer_module().util.vtkMatrixFromArray(object_to_ras))
 
 
-def set_line(line: vtkMRMLMarkupsLineNode, volume_node: vtkMRMLScalarVolumeNode, ends: tuple[Point, Point], k: int) -> None:
+def set_line(
+    line: vtkMRMLMarkupsLineNode, volume_node: vtkMRMLScalarVolumeNode, ends: tuple[Point, Point], k: int
+) -> None:
     """Put the two ends of a line, (i, j) in voxel indices, on slice k."""
     for index, end in enumerate(ends):
         position = ras(volume_node, (*end, k))
@@ -139,7 +156,9 @@ def set_line(line: vtkMRMLMarkupsLineNode, volume_node: vtkMRMLScalarVolumeNode,
             line.SetNthControlPointPosition(index, position)
 
 
-def set_labels(labels: vtkMRMLMarkupsFiducialNode, volume_node: vtkMRMLScalarVolumeNode, captions: Iterable[Caption]) -> None:
+def set_labels(
+    labels: vtkMRMLMarkupsFiducialNode, volume_node: vtkMRMLScalarVolumeNode, captions: Iterable[Caption]
+) -> None:
     """Write texts beside lesions, on every slice that these span, in place of those there are.
 
     The label of a box node itself would lie on its centre. The id of a lesion is the description of its points.
@@ -171,10 +190,11 @@ def _attributes(lesion: Lesion) -> dict[str, str]:
 
 
 def read_lesions(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | None = None) -> list[Lesion]:
-    """The lesions that `scene` shows on `volume_node` (or on any volume), boxes and axes where they are now, in order of their numbers.
+    """The lesions that `scene` shows on `volume_node` (or on any volume), boxes and axes where they are now, in
+    order of their numbers.
 
-    The inverse of `show_lesions`; diameters are measured anew from the ends of the lines. Raises SceneError for a lesion whose CT
-    was taken out of the scene.
+    The inverse of `show_lesions`; diameters are measured anew from the ends of the lines. Raises SceneError for a
+    lesion whose CT was taken out of the scene.
     """
     boxes = [node for node in all_nodes(scene, "vtkMRMLMarkupsROINode") if node.GetAttribute(ATTRIBUTE + "id")]
     if volume_node is not None:

@@ -1,4 +1,5 @@
-"""What every part of the scene needs of MRML: its nodes, its matrices, and the names by which lesions are kept in it."""
+"""What every part of the scene needs of MRML: its nodes, its matrices, and the names by which lesions are kept in
+it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ class SceneError(Refusal, RuntimeError):
 
 
 def slicer_module():
-    """The package slicer: the application's own, or the slicer-core wheel; SceneError says what to install where there is none."""
+    """The package slicer: the application's own, or the slicer-core wheel.
+
+    SceneError says what to install where there is none.
+    """
     try:
         import slicer
     except ImportError as error:
@@ -40,7 +44,10 @@ def all_nodes(scene: vtkMRMLScene, class_name: str) -> list[vtkMRMLNode]:
 
 
 def view_node(scene: vtkMRMLScene, class_name: str, name: str) -> vtkMRMLNode:
-    """The node of the view `name`, made where there is none; Slicer takes it for that of its own view when it loads the scene."""
+    """The node of the view `name`, made where there is none.
+
+    Slicer takes it for that of its own view when it loads the scene.
+    """
     node = scene.GetSingletonNode(name, class_name)
     if node is None:
         node = scene.CreateNodeByClass(class_name)
@@ -54,13 +61,18 @@ def view_node(scene: vtkMRMLScene, class_name: str, name: str) -> vtkMRMLNode:
 
 def slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> list[vtkMRMLNode]:
     """The slice nodes of the views that show the CT."""
-    composites = [node for node in all_nodes(scene, "vtkMRMLSliceCompositeNode") if node.GetBackgroundVolumeID() == volume_node.GetID()]
+    composites = [
+        node
+        for node in all_nodes(scene, "vtkMRMLSliceCompositeNode")
+        if node.GetBackgroundVolumeID() == volume_node.GetID()
+    ]
     views = [scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode") for composite in composites]
     return [view for view in views if view is not None]
 
 
 def is_in_view(view: vtkMRMLNode, point: np.ndarray) -> bool:
-    """Whether a slice view that goes to the slice of a point, RAS mm in the world, shows it, and not at its very border."""
+    """Whether a slice view that goes to the slice of a point, RAS mm in the world, shows it, and not at its very
+    border."""
     position = np.linalg.inv(matrix_of(view.GetXYToRAS())) @ (*point, 1)
     size = np.array(view.GetDimensions()[:2])
     return bool(np.all((position[:2] > 0.05 * size) & (position[:2] < 0.95 * size)))
@@ -79,7 +91,10 @@ def ijk_to_ras(volume_node: vtkMRMLScalarVolumeNode) -> np.ndarray:
 
 
 def ijk_to_world(volume_node: vtkMRMLScalarVolumeNode) -> np.ndarray:
-    """Voxel indices of the CT to RAS mm of the world, as the views show it; of a transform that is not linear, none: (4, 4)."""
+    """Voxel indices of the CT to RAS mm of the world, as the views show it.
+
+    Of a transform that is not linear, none: (4, 4).
+    """
     to_world = slicer_module().util.vtkMatrixFromArray(np.eye(4))
     transform = volume_node.GetParentTransformNode()
     if transform is not None and transform.IsTransformToWorldLinear():

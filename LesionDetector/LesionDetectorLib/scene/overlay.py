@@ -1,8 +1,9 @@
-"""Lesions over the slices of a CT: a box, two axes and a caption each, and, for one of them, markups that a reader can drag.
+"""Lesions over the slices of a CT: a box, two axes and a caption each, and, for one of them, markups that a reader
+can drag.
 
-All lesions of one colour share one node for their frames and one for their captions. Hundreds of markups, even hidden ones, would make
-every step from slice to slice slow; so only the lesion that is edited has markups. What lesions there are is not kept here but in the
-review (`session.py`).
+All lesions of one colour share one node for their frames and one for their captions. Hundreds of markups, even hidden
+ones, would make every step from slice to slice slow; so only the lesion that is edited has markups. What lesions there
+are is not kept here but in the review (`session.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 FRAME_PX, SELECTED_PX = 2, 4
 SMALL_MM = 20.0
-"""A smaller box has no handle in its middle, where the lesion and the ends of its axes lie; its sides and corners move it."""
+"""A smaller box has no handle in its middle, where the lesion and the ends of its axes lie.
+
+Its sides and corners move it.
+"""
 HANDLE_SCALE = 1.2
 """Of the box's handles, in percent of the view; Slicer's own 3 would cover a small lesion and the ends of its axes."""
 
@@ -64,11 +68,14 @@ class _Handles:
 class Overlay:
     """Draws the lesions of one CT.
 
-    `on_handle(node, axis)` is called once for each markup that can be dragged, axis None for the box, so that its owner can observe it.
+    `on_handle(node, axis)` is called once for each markup that can be dragged, axis None for the box, so that its owner
+    can observe it.
     """
 
     def __init__(
-        self, volume_node: vtkMRMLScalarVolumeNode, on_handle: Callable[[vtkMRMLMarkupsNode, Axis | None], None] = lambda node, axis: None
+        self,
+        volume_node: vtkMRMLScalarVolumeNode,
+        on_handle: Callable[[vtkMRMLMarkupsNode, Axis | None], None] = lambda node, axis: None,
     ) -> None:
         self._volume_node = volume_node
         self._scene: vtkMRMLScene = volume_node.GetScene()
@@ -153,12 +160,18 @@ class Overlay:
 
     def _nodes(self) -> list[vtkMRMLNode]:
         layers = [node for layer in self._layers.values() for node in (layer.frames, layer.labels)]
-        return layers + [self._selected] * (self._selected is not None) + (self._handles.all() if self._handles is not None else [])
+        return (
+            layers
+            + [self._selected] * (self._selected is not None)
+            + (self._handles.all() if self._handles is not None else [])
+        )
 
     def _make_layers(self) -> None:
         for kind, colour in looks.COLOURS.items():
             frames = add_frames(self._volume_node, f"Lesions {kind}", colour, FRAME_PX)
-            labels = markups.add_markup(self._scene, "vtkMRMLMarkupsFiducialNode", f"Captions {kind}", self._volume_node)
+            labels = markups.add_markup(
+                self._scene, "vtkMRMLMarkupsFiducialNode", f"Captions {kind}", self._volume_node
+            )
             markups.style_labels(labels, colour)
             self._layers[kind] = _Layer(frames, labels)
             _hide_from_lists(frames, labels)
@@ -177,7 +190,10 @@ class Overlay:
         if around != self._around:
             self._around, self._places = around, anchors(self._volume_node, texts)
         seen = anchor_in_view(self._volume_node, texts, selected) if selected is not None else None
-        return [(*text, seen if seen is not None and text[1] is selected else place) for text, place in zip(texts, self._places)]
+        return [
+            (*text, seen if seen is not None and text[1] is selected else place)
+            for text, place in zip(texts, self._places)
+        ]
 
     def _draw(self, layer: _Layer, framed: list[Lesion], captions: list[markups.Caption]) -> None:
         if framed != layer.framed:
@@ -216,7 +232,9 @@ class Overlay:
     def _make_handles(self) -> _Handles:
         box = markups.add_markup(self._scene, "vtkMRMLMarkupsROINode", "Box of the lesion", self._volume_node)
         axes = {
-            axis: markups.add_markup(self._scene, "vtkMRMLMarkupsLineNode", f"{axis.capitalize()} axis of the lesion", self._volume_node)
+            axis: markups.add_markup(
+                self._scene, "vtkMRMLMarkupsLineNode", f"{axis.capitalize()} axis of the lesion", self._volume_node
+            )
             for axis in Axis
         }
         handles = _Handles(box, axes)

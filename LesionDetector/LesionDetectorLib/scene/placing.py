@@ -24,10 +24,11 @@ class Shape(Enum):
 class Placing:
     """One drawing under way in the views of the application.
 
-    Once it is done `placed` gets the points, RAS mm in the world: two opposite corners (2, 3) of a box as they were clicked, or the one
-    point (1, 3); `given_up` is called where the reader leaves the drawing, as with the escape key. The markup with which it was drawn is
-    taken away, then or by `stop`. `later` runs a function once the application has handled the event that it is at: a markup that is taken
-    away while a view handles a click on it crashes the application.
+    Once it is done `placed` gets the points, RAS mm in the world: two opposite corners (2, 3) of a box as they were
+    clicked, or the one point (1, 3); `given_up` is called where the reader leaves the drawing, as with the escape key.
+    The markup with which it was drawn is taken away, then or by `stop`. `later` runs a function once the application
+    has handled the event that it is at: a markup that is taken away while a view handles a click on it crashes the
+    application.
     """
 
     def __init__(
@@ -50,8 +51,14 @@ class Placing:
         self._interaction.SetPlaceModePersistence(0)
         self._interaction.SetCurrentInteractionMode(self._interaction.Place)
         self._tags = [
-            (self._node, self._node.AddObserver(slicer_module().vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._on_point)),
-            (self._interaction, self._interaction.AddObserver(self._interaction.InteractionModeChangedEvent, self._on_mode)),
+            (
+                self._node,
+                self._node.AddObserver(slicer_module().vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._on_point),
+            ),
+            (
+                self._interaction,
+                self._interaction.AddObserver(self._interaction.InteractionModeChangedEvent, self._on_mode),
+            ),
         ]
 
     def stop(self) -> None:
@@ -72,7 +79,8 @@ class Placing:
         if self._shape is Shape.BOX and self._first is None:
             self._first = point
             return
-        # With its second corner the box has one point left, its centre; its sides lie along the axes of the world, not of the CT.
+        # With its second corner the box has one point left, its centre; its sides lie along the axes of the world, not
+        # of the CT.
         points = point[None] if self._first is None else np.array([self._first, 2 * point - self._first])
         self._end_with(lambda: self._placed(points))
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from LesionDetectorLib.scene.session import Session
 
 
-def save_report(session: Session, path: Path, form: Format | None = None, accepted_only: bool = False, **given: Any) -> list[str]:
+def save_report(
+    session: Session, path: Path, form: Format | None = None, accepted_only: bool = False, **given: Any
+) -> list[str]:
     """Save the report of a review in a format, by default the one that its name asks for, all of it or nothing.
 
-    `given` are "diameters" and "baseline", which a format shows or passes over, and "progress", which hears of the pictures of a page as
-    (done, total) and may raise to stop. Returns sentences on what a reader must know of the file.
+    `given` are "diameters" and "baseline", which a format shows or passes over, and "progress", which hears of the
+    pictures of a page as (done, total) and may raise to stop. Returns sentences on what a reader must know of the file.
 
     Raises Refusal, such as SceneError, which says in one sentence why it cannot be saved, and OSError.
     """
@@ -55,7 +57,10 @@ def read_lesions_file(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> Readi
 
 
 def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volume:
-    """The CT in the scene as a volume; unless `turned` is False, in the view of a radiologist. Raises SceneError where it has no voxels."""
+    """The CT in the scene as a volume; unless `turned` is False, in the view of a radiologist.
+
+    Raises SceneError where it has no voxels.
+    """
     if volume_node.GetImageData() is None:
         raise SceneError(f"'{volume_node.GetName()}' holds no voxels; load the CT again.")
     geometry = geometry_of(volume_node)
@@ -67,7 +72,10 @@ def volume_of(volume_node: vtkMRMLScalarVolumeNode, turned: bool = True) -> Volu
 
 
 def slice_thickness(volume_node: vtkMRMLScalarVolumeNode) -> float | None:
-    """The nominal thickness of the CT's thickest slice in mm, by its files in Slicer's DICOM database; None where they do not tell."""
+    """The nominal thickness of the CT's thickest slice in mm, by its files in Slicer's DICOM database.
+
+    None where they do not tell.
+    """
     from LesionDetectorLib.ct.dicom import read_slices, thickest
 
     try:
@@ -82,7 +90,9 @@ def dicom_files(volume_node: vtkMRMLScalarVolumeNode) -> list[Path]:
     """The files of the CT in Slicer's DICOM database; SceneError where it was not loaded from there."""
     uids = (volume_node.GetAttribute("DICOM.instanceUIDs") or "").split()
     database = getattr(slicer_module(), "dicomDatabase", None)
-    files = [Path(file) for file in (database.fileForInstance(uid) for uid in uids) if file] if database is not None else []
+    files = (
+        [Path(file) for file in (database.fileForInstance(uid) for uid in uids) if file] if database is not None else []
+    )
     if not files or len(files) < len(uids):
         raise SceneError(
             f"'{volume_node.GetName()}' was not loaded from Slicer's DICOM database, or is not in it any more: "

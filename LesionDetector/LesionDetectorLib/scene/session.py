@@ -1,7 +1,8 @@
 """The review of one CT inside a scene: kept in the scene, drawn over the slices in view, changed by hand and by mouse.
 
-A text node holds the review, so that a scene that is saved and loaded goes on where it was, undo included; the table and the overlay are
-drawn from it, once a change, not once a slice. Nothing here knows Qt: a script can review without a panel.
+A text node holds the review, so that a scene that is saved and loaded goes on where it was, undo included; the table
+and the overlay are drawn from it, once a change, not once a slice. Nothing here knows Qt: a script can review without a
+panel.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from LesionDetectorLib.looks import window
 from LesionDetectorLib.measure import margins, outline
 from LesionDetectorLib.reading import Reading, ordered
 from LesionDetectorLib.scene.markups import lesion_slices, ras_to_ijk
-from LesionDetectorLib.scene.mrml import ATTRIBUTE, VOLUME, SceneError, all_nodes, ijk_to_world, is_in_view, slice_views, slicer_module
+from LesionDetectorLib.scene.mrml import (
+    ATTRIBUTE,
+    VOLUME,
+    SceneError,
+    all_nodes,
+    ijk_to_world,
+    is_in_view,
+    slice_views,
+    slicer_module,
+)
 from LesionDetectorLib.scene.overlay import Entry, Overlay
 from LesionDetectorLib.scene.shown import add_table, fill_table, geometry_of, remove_lesions, set_window
 
@@ -50,14 +60,17 @@ class Session:
     review: what was found, and every edit.
     selected: the id of the lesion that is looked at, None if none is.
     listed: the lesions of the list in the order of a report, with their numbers in it; a rejected one has none.
-    closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene, or its CT has become
-        another image.
+    closed: whether the session has ended, by `close`, or because its CT or its review was taken out of the scene, or
+        its CT has become another image.
     why_closed: a sentence on what ended it, if that was not asked for.
     zooms, windows: whether selecting a lesion shows a small field round it, and in the window of its body part.
     """
 
     def __init__(
-        self, volume_node: vtkMRMLScalarVolumeNode, state: review.Review, changed: Callable[[Session], None] = lambda session: None
+        self,
+        volume_node: vtkMRMLScalarVolumeNode,
+        state: review.Review,
+        changed: Callable[[Session], None] = lambda session: None,
     ) -> None:
         self.volume_node, self.review, self.selected = volume_node, state, None
         self.scene: vtkMRMLScene = volume_node.GetScene()
@@ -76,7 +89,10 @@ class Session:
 
     @classmethod
     def start(
-        cls, volume_node: vtkMRMLScalarVolumeNode, found: Reading, changed: Callable[[Session], None] = lambda session: None
+        cls,
+        volume_node: vtkMRMLScalarVolumeNode,
+        found: Reading,
+        changed: Callable[[Session], None] = lambda session: None,
     ) -> Session:
         """A new review of what was found on `volume_node`; in place of one that there is."""
         remove_lesions(volume_node.GetScene(), volume_node)
@@ -96,8 +112,8 @@ class Session:
     ) -> list[Session]:
         """The reviews in a scene, each on its CT, without those of CTs whose ids are in `besides`.
 
-        Lesions that `show_lesions` drew there for a Slicer without this module give way. `warn` is told of a review that is damaged or of
-        another image than the CT is now; it stays as it is.
+        Lesions that `show_lesions` drew there for a Slicer without this module give way. `warn` is told of a review
+        that is damaged or of another image than the CT is now; it stays as it is.
         """
         sessions = []
         for node in _kept_reviews(scene):
@@ -118,7 +134,8 @@ class Session:
                 sessions.append(session)
         return sessions
 
-    # ------------------------------------------------------------------------------------------------------------- what is shown
+    # ------------------------------------------------------------------------------------------------------------- what
+    # is shown
 
     def _numbered(self) -> list[Entry]:
         reported = self.review.reading.reported
@@ -126,7 +143,8 @@ class Session:
         rejected = [
             lesion
             for lesion in self.review.lesions
-            if lesion.status is ReviewStatus.REJECTED and (lesion.confidence is None or lesion.confidence >= self.review.confidence)
+            if lesion.status is ReviewStatus.REJECTED
+            and (lesion.confidence is None or lesion.confidence >= self.review.confidence)
         ]
         return [(numbers.get(lesion.id), lesion) for lesion in ordered([*reported, *rejected])]
 
@@ -171,7 +189,8 @@ class Session:
         self._editing = value
         self._show()
 
-    # ------------------------------------------------------------------------------------------------------------ what is changed
+    # ------------------------------------------------------------------------------------------------------------ what
+    # is changed
 
     def set_status(self, lesion_id: str, status: ReviewStatus) -> None:
         """Accept or reject a lesion, or set it back to pending."""
@@ -207,9 +226,12 @@ class Session:
         self._edit(self.review.redo)
 
     def add(self, body_part: BodyPart, points: np.ndarray) -> Lesion:
-        """Add the lesion in a box with these opposite corners (2, 3), or round this point (1, 3), RAS mm in the world; it is selected.
+        """Add the lesion in a box with these opposite corners (2, 3), or round this point (1, 3), RAS mm in the world.
 
-        Raises SceneError where the box is too small, or the lesion is not on the CT; ValueError where it is beside the image.
+        It is selected.
+
+        Raises SceneError where the box is too small, or the lesion is not on the CT; ValueError where it is beside the
+        image.
         """
         ijk = ras_to_ijk(points, self.volume_node)
         k = round(float(ijk[:, 2].mean()))
@@ -223,9 +245,14 @@ class Session:
         return lesion
 
     def twin(self, lesion_id: str) -> Entry | None:
-        """The listed lesion that lies where this one lies, with its number; None if none does. Rejected ones do not count."""
+        """The listed lesion that lies where this one lies, with its number; None if none does.
+
+        Rejected ones do not count.
+        """
         lesion = self.review.lesion(lesion_id)
-        others = [entry for entry in self.listed if entry[1].id != lesion_id and entry[1].status is not ReviewStatus.REJECTED]
+        others = [
+            entry for entry in self.listed if entry[1].id != lesion_id and entry[1].status is not ReviewStatus.REJECTED
+        ]
         return next((entry for entry in others if _same_place(entry[1], lesion)), None)
 
     def show_whole(self) -> None:
@@ -237,7 +264,10 @@ class Session:
         self._fields = {}
 
     def to_largest_slice(self, lesion_id: str) -> None:
-        """Outline a lesion on every slice that it spans, and make the one where it is largest its key slice; it is selected."""
+        """Outline a lesion on every slice that it spans, and make the one where it is largest its key slice.
+
+        It is selected.
+        """
         lesion = self.review.lesion(lesion_id)
         areas = {k: self._area(k, lesion) for k in lesion_slices(lesion)}
         k = max(areas, key=lambda k: (areas[k], k == lesion.key_slice))
@@ -257,7 +287,8 @@ class Session:
         """How many observers the session has, for tests that count them."""
         return len(self._observed)
 
-    # ------------------------------------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------------------------------------
+    # - inside
 
     def _edit(self, change: Callable[..., Any], *arguments: Any) -> None:
         change(*arguments)
@@ -274,7 +305,10 @@ class Session:
 
     def _measure(self, k: int, box: Box, margin_mm: float) -> Recist:
         return outline.measure(
-            self._hu(k), self.volume_node.GetSpacing()[:2], box, margins.pixels(margin_mm, self.volume_node.GetSpacing())
+            self._hu(k),
+            self.volume_node.GetSpacing()[:2],
+            box,
+            margins.pixels(margin_mm, self.volume_node.GetSpacing()),
         )
 
     def _spanned(self, k: int, box: Box, measured: Recist) -> tuple[int, int]:
@@ -342,7 +376,8 @@ class Session:
         finally:
             self._drawing = before
 
-    # ------------------------------------------------------------------------------------------------------------------- events
+    # ------------------------------------------------------------------------------------------------------------------
+    # - events
 
     def _observe(self, sender: Any, event: int | str, callback: Callable) -> None:
         self._observed.append((sender, sender.AddObserver(event, callback)))
@@ -357,7 +392,10 @@ class Session:
         self._observe(self.scene, scene_class.NodeAddedEvent, lambda *_: self._observe_views())
         self._observe(self.scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
         self._observe(self.volume_node, self.volume_node.TransformModifiedEvent, lambda *_: self._overlay.follow())
-        for event in (self.volume_node.ImageDataModifiedEvent, "ModifiedEvent"):  # the second: its origin, spacing or directions
+        for event in (
+            self.volume_node.ImageDataModifiedEvent,
+            "ModifiedEvent",
+        ):  # the second: its origin, spacing or directions
             self._observe(self.volume_node, event, lambda *_: self._on_image_changed())
         self._observe_views()
 
@@ -457,7 +495,9 @@ def _between(corners: np.ndarray) -> Box:
     return (*map(float, low), *map(float, high))
 
 
-def keep_review(volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node: vtkMRMLNode | None = None) -> vtkMRMLNode:
+def keep_review(
+    volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node: vtkMRMLNode | None = None
+) -> vtkMRMLNode:
     """Write a review of the CT into its text node, or into a new one; `Session.kept` goes on with it."""
     if node is None:
         node = volume_node.GetScene().AddNewNodeByClass("vtkMRMLTextNode", f"Lesion review of {volume_node.GetName()}")

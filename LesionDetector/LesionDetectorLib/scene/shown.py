@@ -1,4 +1,5 @@
-"""All lesions of a reading on their CT: the CT itself, the markups of every lesion, the table, the folder, and the views that show them."""
+"""All lesions of a reading on their CT: the CT itself, the markups of every lesion, the table, the folder, and the
+views that show them."""
 
 from __future__ import annotations
 
@@ -112,10 +113,20 @@ def add_table(
 
 
 def fill_table(node: vtkMRMLTableNode, entries: Numbered, slice_number: Callable[[int], int]) -> None:
-    """One row a lesion with the `COLUMNS`: confidence 0..1, diameters in mm, "nan" where a lesion has none; 0 for one without a number."""
+    """One row a lesion with the `COLUMNS`: confidence 0..1, diameters in mm, "nan" where a lesion has none; 0 for
+    one without a number."""
     from vtkmodules.vtkCommonCore import vtkDoubleArray, vtkIntArray, vtkStringArray
 
-    kinds = (vtkIntArray, vtkStringArray, vtkDoubleArray, vtkDoubleArray, vtkDoubleArray, vtkIntArray, vtkStringArray, vtkStringArray)
+    kinds = (
+        vtkIntArray,
+        vtkStringArray,
+        vtkDoubleArray,
+        vtkDoubleArray,
+        vtkDoubleArray,
+        vtkIntArray,
+        vtkStringArray,
+        vtkStringArray,
+    )
     rows = [_row(lesion, number or 0, slice_number(lesion.key_slice)) for number, lesion in entries]
     node.RemoveAllColumns()
     for column, (title, kind) in enumerate(zip(COLUMNS, kinds)):
@@ -145,7 +156,8 @@ def geometry_of(volume_node: vtkMRMLScalarVolumeNode) -> Geometry:
 
 
 def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Reading:
-    """`reading` with all its lesions in the voxel indices of `volume_node`, whose axes may be in another order than those of `ct.read`.
+    """`reading` with all its lesions in the voxel indices of `volume_node`, whose axes may be in another order than
+    those of `ct.read`.
 
     Raises SceneError where the node is not the CT of the reading.
     """
@@ -153,22 +165,26 @@ def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Readin
         moved = regrid(reading, geometry_of(volume_node))
     except Refusal as error:
         name = volume_node.GetName()
-        raise SceneError(f"The lesions were found on another CT than '{name}': choose the CT {reading.source}.") from error
+        raise SceneError(
+            f"The lesions were found on another CT than '{name}': choose the CT {reading.source}."
+        ) from error
     return replace(moved, source=volume_node.GetName())
 
 
 def write_volume(volume_node: vtkMRMLScalarVolumeNode, path: Path) -> None:
     """Write the voxels of the CT, uncompressed and in its own frame, to an image file (.nrrd).
 
-    Raises SceneError where it has none, or several a voxel, and OSError. Python opens the file: ITK on Windows cannot in a folder whose
-    name has letters outside the code page.
+    Raises SceneError where it has none, or several a voxel, and OSError. Python opens the file: ITK on Windows cannot
+    in a folder whose name has letters outside the code page.
     """
     name = volume_node.GetName()
     if volume_node.GetImageData() is None:
         raise SceneError(f"'{name}' holds no voxels; load the CT again.")
     voxels = slicer_module().util.arrayFromVolume(volume_node)
     if voxels.ndim != 3:
-        raise SceneError(f"'{name}' holds {voxels.shape[-1]} values a voxel (a colour or vector volume); choose a CT, which has one.")
+        raise SceneError(
+            f"'{name}' holds {voxels.shape[-1]} values a voxel (a colour or vector volume); choose a CT, which has one."
+        )
     index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
     header = (
         "NRRD0004",
@@ -199,12 +215,18 @@ def why_not_a_ct(volume_node: vtkMRMLScalarVolumeNode) -> str:
     values = slicer_module().util.arrayFromVolume(volume_node)[:: max(1, image.GetDimensions()[2] // 8), ::4, ::4]
     low, high = float(values.min()), float(values.max())
     if low > -200 or high < 100:
-        return f"Its values run from {low:.0f} to {high:.0f}, which is unlike a CT in Hounsfield units (air -1000, bone above 300)."
+        return (
+            f"Its values run from {low:.0f} to {high:.0f}, which is unlike a CT in Hounsfield units (air -1000, bone "
+            "above 300)."
+        )
     return ""
 
 
-def show_in_slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion | None = None) -> None:
-    """Fill the three slice views of Slicer's standard layouts with the CT, the axial one with the key slice of `lesion`.
+def show_in_slice_views(
+    scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode, lesion: Lesion | None = None
+) -> None:
+    """Fill the three slice views of Slicer's standard layouts with the CT, the axial one with the key slice of
+    `lesion`.
 
     An application's own views turn to it; in a scene that is saved, they open so.
     """
@@ -226,7 +248,8 @@ def show_in_slice_views(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNod
 
 
 def _slice_plane(volume_node: vtkMRMLScalarVolumeNode) -> np.ndarray:
-    """The SliceToRAS rotation (4, 4) that shows slices nearest to axial along the volume's axes, the patient's left on the right."""
+    """The SliceToRAS rotation (4, 4) that shows slices nearest to axial along the volume's axes, the patient's left
+    on the right."""
     axes = ijk_to_ras(volume_node)[:3, :3] / volume_node.GetSpacing()
     right, up = (max((*axes.T, *-axes.T), key=wanted.dot) for wanted in (np.array((-1, 0, 0)), np.array((0, 1, 0))))
     plane = np.eye(4)
@@ -252,7 +275,10 @@ def _study(hierarchy: vtkMRMLNode, volume_node: vtkMRMLScalarVolumeNode) -> int:
 
 
 def _put_in_folder(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode) -> None:
-    """Gather the nodes of all lesions in one subject hierarchy folder. Slicer makes the items by itself, slicer-core does not."""
+    """Gather the nodes of all lesions in one subject hierarchy folder.
+
+    Slicer makes the items by itself, slicer-core does not.
+    """
     hierarchy = slicer_module().vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = hierarchy.CreateFolderItem(_study(hierarchy, volume_node), f"{FOLDER} of {volume_node.GetName()}")
     for node in _nodes_of(scene, volume_node):

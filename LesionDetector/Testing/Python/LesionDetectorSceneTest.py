@@ -1,4 +1,5 @@
-"""Runs inside 3D Slicer's own ctest: the scene that the module makes, in the application's scene and in an .mrb file."""
+"""Runs inside 3D Slicer's own ctest: the scene that the module makes, in the application's scene and in an .mrb
+file."""
 
 import tempfile
 import unittest
@@ -15,7 +16,9 @@ from LesionDetectorLib.reading import Reading
 class LesionDetectorSceneTest(unittest.TestCase):
     def setUp(self):
         slicer.mrmlScene.Clear()
-        self.volume = Volume(np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), np.eye(3), Path("ct.nrrd"))
+        self.volume = Volume(
+            np.zeros((5, 40, 50), np.int16), (0.8, 0.9, 3.0), (10.0, -20.0, 30.0), np.eye(3), Path("ct.nrrd")
+        )
         recist = Recist(((12.0, 15.0), (22.0, 15.0)), ((17.0, 12.0), (17.0, 18.0)), 8.0, 5.4)
         self.lesion = Lesion(BodyPart.LIVER, 0.87, 2, (1, 3), (7.0, 7.0, 27.0, 23.0), recist, ReviewStatus.ACCEPTED)
 
@@ -34,7 +37,9 @@ class LesionDetectorSceneTest(unittest.TestCase):
     def test_a_written_scene_opens(self):
         with tempfile.TemporaryDirectory() as folder:
             scene.write_scene(self.volume, Reading.of(self.volume, [self.lesion]), Path(folder) / "scene.mrb")
-            loaded = scene.load_scene(Path(folder) / "scene.mrb")  # not the application's: there the panel takes the lesions over
+            loaded = scene.load_scene(
+                Path(folder) / "scene.mrb"
+            )  # not the application's: there the panel takes the lesions over
         (found,) = scene.read_lesions(loaded)
         self.assert_lesion(found)
 

@@ -1,7 +1,8 @@
-"""A view on a parameter node for nodes, texts, numbers, truths and paths, bound to widgets by the rules of Slicer's guiConnectors.py.
+"""A view on a parameter node for nodes, texts, numbers, truths and paths, bound to widgets by the rules of Slicer's
+guiConnectors.py.
 
-Whatever those rules refuse is refused here with the same error, and what they do by half is done by half: a path is taken from its widget
-when that tells of acceptable input alone, and an empty path is shown as ".".
+Whatever those rules refuse is refused here with the same error, and what they do by half is done by half: a path is
+taken from its widget when that tells of acceptable input alone, and an empty path is shown as ".".
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class _Parameter:
 
     def __init__(self, name, declared):
         self.name, self.declared = name, declared
-        self.kind, *self.annotations = typing.get_args(declared) if typing.get_origin(declared) is typing.Annotated else (declared,)
+        self.kind, *self.annotations = (
+            typing.get_args(declared) if typing.get_origin(declared) is typing.Annotated else (declared,)
+        )
         self.is_node = isinstance(self.kind, type) and issubclass(self.kind, slicer.vtkMRMLNode)
         if not self.is_node and self.kind not in READ:
             raise Exception(f"Unable to create serializer for member {name}")
@@ -97,7 +100,9 @@ class _Parameter:
 
 
 def _property(parameter):
-    return property(lambda self: parameter.read(self.parameterNode), lambda self, value: parameter.write(self.parameterNode, value))
+    return property(
+        lambda self: parameter.read(self.parameterNode), lambda self, value: parameter.write(self.parameterNode, value)
+    )
 
 
 class _Methods:
@@ -162,7 +167,9 @@ def parameterNodeWrapper(classtype=None):
     if classtype is None:
         return parameterNodeWrapper
     declared = [_Parameter(name, kind) for name, kind in classtype.__annotations__.items()]
-    defaults = [getattr(classtype, parameter.name, None if parameter.is_node else parameter.kind()) for parameter in declared]
+    defaults = [
+        getattr(classtype, parameter.name, None if parameter.is_node else parameter.kind()) for parameter in declared
+    ]
     properties = {parameter.name: _property(parameter) for parameter in declared}
     members = {"__doc__": classtype.__doc__, "_declared": list(zip(declared, defaults)), **properties}
     return type(classtype.__name__, (_Methods,), members)
