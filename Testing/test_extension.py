@@ -66,5 +66,6 @@ def test_the_icon_is_a_png_of_128_pixels():
 
 def test_the_panel_has_every_widget_that_the_module_uses():
     names = {widget.get("name") for widget in ET.parse(MODULE / "Resources/UI/LesionDetector.ui").iter("widget")}
-    used = set(re.findall(r"self\.ui\.(\w+)", (MODULE / "LesionDetector.py").read_text()))
+    sources = [path.read_text() for path in (MODULE / "LesionDetectorLib/panel").glob("*.py")]
+    used = set(re.findall(r"(?:self\.|\b)ui\.(\w+)", "".join(sources)))
     assert used <= names

@@ -153,7 +153,7 @@ def test_a_report_is_saved_as_the_kind_that_was_chosen(reviewing, tmp_path):
 def test_a_dicom_seg_is_written_whatever_ending_the_dialog_gives_its_name(reviewing, tmp_path, monkeypatch):
     kinds = []
     monkeypatch.setattr(
-        reviewing.module.scene,
+        lesion_scene,
         "save_report",
         lambda session, path, form, **asked: kinds.append((path.name, form.name)) or [],
     )
@@ -365,7 +365,7 @@ def test_the_detector_is_loaded_while_the_panel_is_open_on_a_ct_that_has_no_revi
         def begin(self, write_ct):
             write_ct(tmp_path / "ct.nrrd")
 
-    monkeypatch.setattr(reviewing.module, "Detection", Child)
+    monkeypatch.setattr(sys.modules["LesionDetectorLib.panel.logic"], "Detection", Child)
     reviewing.enter()
     assert not children, "this CT is reviewed already"
     reviewing._parameterNode.inputVolume = lesion_scene.add_volume(reviewing.application.scene, volume_with(np.eye(3)))
@@ -686,7 +686,7 @@ def test_nothing_else_can_be_clicked_while_a_report_is_saved(reviewing, monkeypa
         lambda **options: dialogs.append(options) or create(**options),
     )
     save(reviewing, "html", tmp_path / "page.html")
-    assert dialogs[0]["windowModality"] == reviewing.module.qt.Qt.WindowModal
+    assert dialogs[0]["windowModality"] == sys.modules["qt"].Qt.WindowModal
 
 
 def test_the_panel_fits_a_screen_of_900_pixels_with_every_section_open(panel):
@@ -709,7 +709,10 @@ def test_the_child_runs_slicers_own_python_by_its_full_path(panel, monkeypatch, 
 def test_reload_takes_the_library_anew(panel, monkeypatch):
     reloaded = []
     monkeypatch.setattr(
-        panel.module.ScriptedLoadableModuleWidget, "onReload", lambda self: reloaded.append(True), raising=False
+        sys.modules["slicer.ScriptedLoadableModule"].ScriptedLoadableModuleWidget,
+        "onReload",
+        lambda self: reloaded.append(True),
+        raising=False,
     )
     kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "LesionDetectorLib"}
     try:

@@ -198,8 +198,7 @@ def test_confidence_and_diameters_are_those_asked_for(lesions_file, capsys):
     assert "Lung (60%)" in printed(capsys, lesions_file, "--confidence", "0.6")
 
 
-# ------------------------------------------------------------------------------------------------------------- the CT
-# of the reading
+# ------ the CT of the reading
 
 
 def test_a_copy_of_the_ct_in_another_format_is_the_same_ct(reading, study, tmp_path):

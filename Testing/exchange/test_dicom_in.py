@@ -125,8 +125,7 @@ def test_forty_lesions_with_names_of_many_scripts(study, tmp_path):
     same(dicom_in.read(tmp_path / "lesions.dcm", folder), made)
 
 
-# ------------------------------------------------------------------------------------------------------------- other
-# programs' reports
+# ------ other programs' reports
 
 
 def report(

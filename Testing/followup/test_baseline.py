@@ -51,8 +51,7 @@ def one(*arguments, slice_mm: float = 2.5, **changes) -> Entry:
     return entry
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# lesions that are no nodes
+# ------ lesions that are no nodes
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,6 @@ def test_a_lesion_without_axes_is_no_target():
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
 # ------ lymph nodes
 
 
@@ -152,8 +150,7 @@ def test_a_lymph_node_labelled_bone_needs_no_soft_tissue_part():
     assert one(BONE, 30.0, 20.0, NODE).category is Category.CANDIDATE
 
 
-# -------------------------------------------------------------------------------------------------------------- which
-# of them are targets
+# ------ which of them are targets
 
 
 def categories(state: Baseline) -> list[Category]:
@@ -284,8 +281,7 @@ def test_the_rules_hold_for_any_lesions(drawn, slice_mm):
     assert len({entry.category for entry in targets}) <= 1
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# --- how it is told
+# ------ how it is told
 
 
 def test_notes_on_slices():

@@ -30,6 +30,7 @@ from trame_slicer.views import DirectViewFactory, NoScheduleRendering, ViewLayou
 from Testing.helpers import slicer_qt, slicer_table
 
 MODULE = Path(__file__).parents[2] / "LesionDetector"
+PANEL = MODULE / "LesionDetectorLib" / "panel"
 STANDINS = Path(__file__).parent / "slicer_python"
 OWN_PYTHON = ("util", "packaging", "i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
 NAMESPACES = {"Q": "qt", "ctk": "ctk", "qMRML": "slicer", "qSlicer": "slicer"}
@@ -270,7 +271,14 @@ class Application:
 _added: set[str] = set()
 
 
-def load(path: Path) -> ModuleType:
+def load(path: Path, panel: Path = PANEL) -> ModuleType:
+    """A scripted module and the room of its panel, anew: what they import is the running application's."""
+    for name in [name for name in sys.modules if name.startswith("LesionDetectorLib.panel")]:
+        del sys.modules[name]
+    room = importlib.util.spec_from_file_location(
+        "LesionDetectorLib.panel", panel / "__init__.py", submodule_search_locations=[str(panel)]
+    )
+    sys.modules["LesionDetectorLib.panel"] = importlib.util.module_from_spec(room)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

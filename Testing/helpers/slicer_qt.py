@@ -26,8 +26,7 @@ raised: list[BaseException] = []
 """What slots raised; Qt prints it and goes on, and so does Slicer."""
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# the widgets' work
+# ------ the widgets' work
 
 
 class ctkCollapsibleButton(QtWidgets.QGroupBox):
@@ -242,8 +241,7 @@ def raw_class(name: str) -> type:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# PythonQt's manner
+# ------ PythonQt's manner
 
 
 def unwrapped(value: Any) -> Any:

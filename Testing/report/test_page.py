@@ -211,8 +211,7 @@ def test_forty_lesions_stay_below_ten_megabytes():
     assert len(page.compose(Reading.of(volume, lesions), volume)) < 10e6
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# --- in a browser
+# ------ in a browser
 
 CONTRAST = """() => {
   const parse = text => text.match(/[\\d.]+/g).map(Number);

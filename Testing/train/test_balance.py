@@ -51,8 +51,7 @@ def drawn_or_none(train: pd.DataFrame, experiment: str, seed: int, **options) ->
         return None
 
 
-# --------------------------------------------------------------------------------------------------------- from the csv
-# to D_L
+# ------ from the csv to D_L
 
 
 @fast
@@ -102,8 +101,7 @@ def test_the_steps_drop_noisy_repeated_and_unlabelled_marks():
     assert [len(rows) for rows in steps.values()] == [4, 2, 2, 1]
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
-# a set
+# ------ drawing a set
 
 
 @fast
@@ -223,8 +221,7 @@ def test_other_marks_on_the_slices_can_come_along_to_be_ignored():
     assert with_others["Repeat"].min() == 1
 
 
-# ------------------------------------------------------------------------------------------------------- the official
-# test rows
+# ------ the official test rows
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +275,7 @@ def test_the_command_writes_a_csv_of_the_same_form_and_a_picture(shared_data, tm
     assert sorted(path.name for path in out.parent.iterdir()) == ["bp.csv", "bp.png"]
 
 
-# ----------------------------------------------------------------------------------------------------------------- bad
-# input
+# ------ bad input
 
 
 @pytest.fixture

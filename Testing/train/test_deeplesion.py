@@ -138,8 +138,7 @@ def test_a_file_that_is_no_such_table_is_named(tmp_path, content):
         read_info(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------- checking a
-# download
+# ------ checking a download
 
 
 @pytest.fixture

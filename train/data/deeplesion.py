@@ -118,8 +118,7 @@ def read_png(path: Path) -> np.ndarray:
     return np.clip(pixels.astype(np.int32) - HU_OFFSET, -32768, 32767).astype(np.int16)
 
 
-# ------------------------------------------------------------------------------------------------------------ the csv
-# file
+# ------ the csv file
 
 
 def read_info(folder: Path, split: str | None = None, images: Path | None = None) -> list[KeySlice]:

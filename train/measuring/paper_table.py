@@ -121,8 +121,7 @@ def _measure(folder: Path) -> Measured:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# - tables
+# ------ tables
 
 
 def pairs(runs: Sequence[Measured]) -> list[tuple[str, str]]:
@@ -315,8 +314,7 @@ def _signed(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:+.1f}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# pictures
+# ------ pictures
 
 
 def _pictures(runs: Sequence[Measured], out: Path) -> dict[str, str]:

@@ -74,8 +74,7 @@ class Study:
         """World z (LPS mm) of slice k."""
         return self.top - k * self.scanner.interval
 
-    # -- lesions -------------------------------------------------------------------------------------------------------
-    # ------------------
+    # ------ lesions
 
     def _place(self, rng: np.random.Generator, balanced: bool, labels: Sequence[BodyPart] | None) -> None:
         """Add one lesion of a random label where the anatomy has room for it; none where ten tries find no room."""
@@ -199,8 +198,7 @@ class Study:
         allowed[list(replaces)] = 1
         return pooled(allowed[tissue[rows, columns]])
 
-    # -- slices --------------------------------------------------------------------------------------------------------
-    # ------------------
+    # ------ slices
 
     def _planes(self, k: int) -> list[float]:
         """Heights whose average stands for the slice's thickness."""

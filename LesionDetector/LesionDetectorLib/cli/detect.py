@@ -199,7 +199,7 @@ def _replace_results(new: Path, out: Path, old: Path) -> None:
     If one cannot be moved, `out` is as before.
 
     lesions.json goes first and comes last: `out` never holds results of two runs, and those beside a lesions.json are
-        whole.
+    whole.
     """
     outdated, fresh = _results(out), _results(new)[::-1]
     try:

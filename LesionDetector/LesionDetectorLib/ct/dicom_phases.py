@@ -106,7 +106,7 @@ def _runs(slices: list[Slice], mark: Mark) -> dict[str, list[Slice]]:
     """Runs over the body, by their first and last number: slices in the order of `mark`, cut where they turn back.
 
     Empty where `mark` does not tell: where images of one place have the same number, or none of the runs covers half of
-        the places.
+    the places.
     """
     place = {id(item): index for index, items in enumerate(places(slices)) for item in items}
     numbers = {id(item): number(item.says(mark)[:21]) for item in slices}  # 21 letters: a time without its zone

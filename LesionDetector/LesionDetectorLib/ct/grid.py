@@ -76,7 +76,7 @@ def shift_slices(hu: np.ndarray, shift: np.ndarray) -> np.ndarray:
     holds them all.
 
     This undoes gantry tilt: slices that are sheared against their normal come to lie upright, with air filled in beside
-        them.
+    them.
     """
     from scipy import ndimage
 

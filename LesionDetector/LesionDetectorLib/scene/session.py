@@ -134,8 +134,7 @@ class Session:
                 sessions.append(session)
         return sessions
 
-    # ------------------------------------------------------------------------------------------------------------- what
-    # is shown
+    # ------ what is shown
 
     def _numbered(self) -> list[Entry]:
         reported = self.review.reading.reported
@@ -189,8 +188,7 @@ class Session:
         self._editing = value
         self._show()
 
-    # ------------------------------------------------------------------------------------------------------------ what
-    # is changed
+    # ------ what is changed
 
     def set_status(self, lesion_id: str, status: ReviewStatus) -> None:
         """Accept or reject a lesion, or set it back to pending."""
@@ -287,8 +285,7 @@ class Session:
         """How many observers the session has, for tests that count them."""
         return len(self._observed)
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # - inside
+    # ------ inside
 
     def _edit(self, change: Callable[..., Any], *arguments: Any) -> None:
         change(*arguments)
@@ -376,8 +373,7 @@ class Session:
         finally:
             self._drawing = before
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # - events
+    # ------ events
 
     def _observe(self, sender: Any, event: int | str, callback: Callable) -> None:
         self._observed.append((sender, sender.AddObserver(event, callback)))
