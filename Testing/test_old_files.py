@@ -19,7 +19,7 @@ from LesionDetectorLib.lesion import BodyPart, ReviewStatus
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
 
-from train.training.loop import Run
+from train.training.detection import resumed
 
 OLD = Path(__file__).parent / "old_files"
 
@@ -68,7 +68,7 @@ def test_old_scenes_go_on_where_they_were():
 def test_old_weights_and_checkpoints_are_taken_up(tmp_path):
     model, _ = weights.load(OLD / "tiny.safetensors")
     shutil.copy(OLD / "checkpoint.pt", tmp_path / "checkpoint.pt")
-    run = Run.resumed(tmp_path, torch.device("cpu"))
+    run = resumed(tmp_path, torch.device("cpu"))
     assert run.step == 2 and run.model.architecture == model.architecture
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, run.model.state_dict()[name], atol=1e-3, rtol=1e-3)

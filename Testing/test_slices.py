@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from LesionDetectorLib.slices import NetworkSlices, body_bounds, body_mask
+from LesionDetectorLib.slices import NetworkSlices, Recipe, body_bounds, body_mask
 
 
 def phantom(rows: int = 120, columns: int = 150, slices: int = 4, border: int = 20) -> np.ndarray:
@@ -25,7 +25,7 @@ def phantom(rows: int = 120, columns: int = 150, slices: int = 4, border: int = 
     seed=st.integers(0, 999),
 )
 def test_a_box_comes_back_where_it_was(rows, columns, spacing, border, max_size, seed):
-    prepared = NetworkSlices(phantom(rows, columns, 2, border), spacing, max_size=max_size)
+    prepared = NetworkSlices(phantom(rows, columns, 2, border), spacing, Recipe(max_size=max_size))
     corners = np.random.default_rng(seed).uniform(0, [columns, rows], (5, 2, 2))
     boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     back = prepared.frame.to_index(prepared.frame.to_network(boxes))
@@ -56,7 +56,7 @@ def test_a_painted_blob_lands_on_the_pixels_that_the_map_names(spacing, x, y, bo
 def test_window_maps_hu_to_0_255_exactly():
     hu = np.full((1, 64, 64), -1024, np.int16)
     hu[0, 16:48, 16:48] = 3071
-    sample = NetworkSlices(hu, (0.8, 0.8, 1.0), slices=1).sample(0)
+    sample = NetworkSlices(hu, (0.8, 0.8, 1.0), Recipe(slices=1)).sample(0)
     assert sample.dtype == np.float32
     assert sample.min() == 0 and sample.max() == pytest.approx(255)
 
@@ -69,14 +69,14 @@ def test_neighbours_lie_2_mm_apart(interval, count):
     ramp = np.arange(slices) * interval
     hu = np.broadcast_to(np.round(ramp * 10)[:, None, None], (slices, 40, 40)).astype(np.int16)
     middle = slices // 2
-    sample = NetworkSlices(hu, (0.8, 0.8, interval), slices=count).sample(middle)
+    sample = NetworkSlices(hu, (0.8, 0.8, interval), Recipe(slices=count)).sample(middle)
     z = (sample[:, 20, 20] * 4095 / 255 - 1024) / 10
     np.testing.assert_allclose(z - ramp[middle], 2.0 * np.arange(-(count // 2), count // 2 + 1), atol=0.11)
 
 
 def test_beyond_the_ends_the_last_slice_repeats():
     hu = phantom(slices=1)
-    sample = NetworkSlices(hu, (0.8, 0.8, 5.0), slices=3).sample(0)
+    sample = NetworkSlices(hu, (0.8, 0.8, 5.0), Recipe(slices=3)).sample(0)
     assert np.array_equal(sample[0], sample[1]) and np.array_equal(sample[1], sample[2])
 
 
@@ -103,4 +103,4 @@ def test_a_large_body_is_shrunk_to_the_largest_size():
 
 def test_an_even_number_of_slices_is_refused():
     with pytest.raises(ValueError, match="odd number of slices, not 2"):
-        NetworkSlices(phantom(), (1, 1, 1), slices=2)
+        NetworkSlices(phantom(), (1, 1, 1), Recipe(slices=2))

@@ -17,6 +17,7 @@ from LesionDetectorLib.models.losses import processes
 from LesionDetectorLib.refusal import Refusal
 from torch import distributed
 
+from train.training import detection
 from train.training.loop import Run
 from train.training.plan import Plan, parse
 
@@ -62,7 +63,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
     if options.resume:
         if not (options.out / "checkpoint.pt").exists():
             parser.error(f"{options.out} holds no checkpoint.pt to resume from; start the run without --resume")
-        run = Run.resumed(options.out, device)
+        run = detection.resumed(options.out, device)
         _check_shares(run.plan.batch, parser)
         return run
     if not options.data:
@@ -79,12 +80,14 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         "backbone": options.backbone,
         "slices": options.slices,
         "pixel_mm": options.pixel_mm,
+        "window": tuple(options.window),
+        "tone": options.tone,
     }
     names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}
     plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
-    run = Run(plan, options.out, device, options.backbone_weights)
+    run = detection.new_run(plan, options.out, device, options.backbone_weights)
     if options.start_from:
-        run.start_from(options.start_from)
+        detection.start_from(run, options.start_from)
     return run
 
 

@@ -51,9 +51,9 @@ class SliceBoxes(NamedTuple):
 class Detector:
     """A trained network on a device."""
 
-    def __init__(self, model: weights.Model, device: torch.device) -> None:
-        self.model = model
-        self.wanted_slices, self.pixel_mm = model.architecture["slices"], model.architecture["pixel_mm"]
+    def __init__(self, model: weights.Model, device: torch.device, labels: list[str] = weights.LABELS) -> None:
+        self.model, self.recipe = model, model.recipe
+        self._codes = np.array(weights.body_parts(labels), np.int64)
         self.to(device)
 
     @classmethod
@@ -62,7 +62,8 @@ class Detector:
 
         WeightsError names a file that cannot be used; Refusal says that a GPU was asked for and is absent.
         """
-        return cls(weights.load(path)[0], pick_device(device))
+        model, card = weights.load(path)
+        return cls(model, pick_device(device), card["labels"])
 
     def to(self, device: torch.device) -> None:
         """Move the network to `device`: a GPU computes in float16, whose boxes are nearer to float32's than those of
@@ -75,7 +76,7 @@ class Detector:
 
     def slices(self, hu: np.ndarray, spacing: tuple[float, float, float]) -> NetworkSlices:
         """The CT's slices as this network wants them."""
-        return NetworkSlices(hu, spacing, self.wanted_slices, pixel_mm=self.pixel_mm, device=self.device)
+        return NetworkSlices(hu, spacing, self.recipe, self.device)
 
     def __call__(self, samples: np.ndarray, lowest_score: float = LOWEST_SCORE) -> list[Found]:
         """What is found on each of `samples` (n, slices, rows, columns), grey values 0..255."""
@@ -110,7 +111,7 @@ class Detector:
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):
             boxes = boxes.numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
             keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) > 1
-            found.append(Found(boxes[keep], scores.numpy()[keep], labels.numpy()[keep] + 1))
+            found.append(Found(boxes[keep], scores.numpy()[keep], self._codes[labels.numpy()[keep]]))
         return found
 
 

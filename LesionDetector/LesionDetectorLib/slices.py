@@ -1,8 +1,8 @@
 """CT slices as a network wants to see them, and the exact way back to the CT's own pixels.
 
-The recipe is that of the DeepLesion detectors (Yan et al., JMI 2018; Yan et al., "Learning from multiple datasets",
-2020): HU window -1024..3071 to 0..255, 0.8 mm pixels, the slice and its neighbours interpolated 2 mm apart, black
-borders clipped, at most 512 px a side.
+The default recipe is that of the DeepLesion detectors (Yan et al., JMI 2018; Yan et al., "Learning from multiple
+datasets", 2020): HU window -1024..3071 to 0..255, 0.8 mm pixels, the slice and its neighbours interpolated 2 mm apart,
+black borders clipped, at most 512 px a side.
 """
 
 from __future__ import annotations
@@ -16,14 +16,64 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-WINDOW = (-1024.0, 3071.0)
-PIXEL_MM = 0.8
-NEIGHBOUR_MM = 2.0
-MAX_SIZE = 512
-
 BODY_HU = -768
 """Above this is body (or table), below it air: MULAN's body mask."""
 _MASK_STEP = 4
+
+
+TONES = ("ct", "linear")
+CT_TONE_HU = (-200.0, 250.0)
+"""Between these the tone "ct" gives a network most of its range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a network eats: how slices of a CT become its input. It stands in the card of the network's weights.
+
+    Attributes
+    ----------
+    slices: how many neighbouring slices are the input channels (odd); the middle one is examined.
+    pixel_mm: side of a pixel.
+    neighbour_mm: how far neighbours lie apart.
+    max_size: longest side of a slice in pixels; a larger body is shrunk further.
+    window: the HU that become grey values 0 and 255; what lies beyond is clipped.
+    tone: how the network sees the grey values: "linear", or "ct", which gives soft tissue most of the range
+        (`models.tone`).
+
+    Raises
+    ------
+    ValueError: a value that no slice can be made with.
+    """
+
+    slices: int = 3
+    pixel_mm: float = 0.8
+    neighbour_mm: float = 2.0
+    max_size: int = 512
+    window: tuple[float, float] = (-1024.0, 3071.0)
+    tone: str = "ct"
+
+    def __post_init__(self) -> None:
+        if self.slices < 1 or self.slices % 2 == 0:
+            raise ValueError(
+                f"A sample has the slice and as many neighbours on either side: an odd number of slices, not "
+                f"{self.slices}."
+            )
+        low, high = self.window
+        if not (self.pixel_mm > 0 and self.neighbour_mm > 0 and self.max_size > 0 and low < high):
+            raise ValueError(f"Pixels, distances and sizes must be above 0, and a window must rise: not {self}.")
+        if self.tone not in TONES:
+            raise ValueError(f"'{self.tone}' is no tone; use one of: {', '.join(TONES)}.")
+        if self.tone == "ct" and not (low < CT_TONE_HU[0] and high > CT_TONE_HU[1]):
+            raise ValueError(f"The tone 'ct' needs a window round {CT_TONE_HU} HU, not {self.window}; use 'linear'.")
+        object.__setattr__(self, "window", (float(low), float(high)))
+
+    @property
+    def grey(self) -> float:
+        """Grey values a HU."""
+        return 255 / (self.window[1] - self.window[0])
+
+
+DEFAULT = Recipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +136,7 @@ class NetworkSlices:
     ----------
     hu: (k, j, i) HU.
     spacing: (si, sj, sk) mm.
-    slices: how many slices a sample has (1, 3 or 9): the slice itself and its neighbours, 2 mm apart; beyond the ends
-        the last repeats.
-    max_size: longest side of a sample in pixels; a larger body is shrunk further.
-    pixel_mm: side of a pixel.
+    recipe: how samples are made; beyond the ends of the CT the last slice repeats.
     device: where slices are resampled and samples lie.
 
     Attributes
@@ -103,27 +150,22 @@ class NetworkSlices:
         self,
         hu: np.ndarray,
         spacing: tuple[float, float, float],
-        slices: int = 3,
-        max_size: int = MAX_SIZE,
-        pixel_mm: float = PIXEL_MM,
+        recipe: Recipe = DEFAULT,
         device: torch.device | str = "cpu",
     ) -> None:
-        if slices < 1 or slices % 2 == 0:
-            raise ValueError(
-                f"A sample has the slice and as many neighbours on either side: an odd number of slices, not {slices}."
-            )
         body = body_mask(hu)
         self.with_body = np.flatnonzero(body.any(axis=(1, 2))).tolist()
         first_row, end_row, first_column, end_column = body_bounds(body, hu.shape[1:])
         self._hu = hu[:, first_row:end_row, first_column:end_column]
         rows_mm, columns_mm = self._hu.shape[1] * spacing[1], self._hu.shape[2] * spacing[0]
-        pixel_mm = max(pixel_mm, max(rows_mm, columns_mm) / max_size)
+        pixel_mm = max(recipe.pixel_mm, max(rows_mm, columns_mm) / recipe.max_size)
         shape = (max(round(rows_mm / pixel_mm), 1), max(round(columns_mm / pixel_mm), 1))
         scale = (self._hu.shape[2] / shape[1], self._hu.shape[1] / shape[0])
         self.frame = Frame((first_column - 0.5, first_row - 0.5), scale, shape)
         self.pixel_mm = pixel_mm
         self.device = torch.device(device)
-        self._steps = np.arange(-(slices // 2), slices // 2 + 1) * (NEIGHBOUR_MM / spacing[2])
+        self._recipe = recipe
+        self._steps = np.arange(-(recipe.slices // 2), recipe.slices // 2 + 1) * (recipe.neighbour_mm / spacing[2])
         self._kept = np.zeros(0, int), torch.zeros(0, *shape, device=device)
 
     def __len__(self) -> int:
@@ -167,4 +209,4 @@ class NetworkSlices:
         """Source slices `ks` as (n, rows, columns) grey values: linear resampling, then the window."""
         source = to_device(self._hu[ks], self.device)[:, None].float()
         planes = interpolate(source, self.frame.shape, mode="bilinear", align_corners=False)[:, 0]
-        return planes.clamp_(*WINDOW).sub_(WINDOW[0]).mul_(255 / (WINDOW[1] - WINDOW[0]))
+        return planes.clamp_(*self._recipe.window).sub_(self._recipe.window[0]).mul_(self._recipe.grey)

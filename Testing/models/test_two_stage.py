@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from LesionDetectorLib.models.backbone import Vgg16
+from LesionDetectorLib.models.backbone import IMAGENET_DEVIATION, Vgg16
 from LesionDetectorLib.models.faster_rcnn import FasterRCNN, RawOutputs
 from LesionDetectorLib.models.jmi import Jmi
 from torch import nn
@@ -129,7 +129,8 @@ def test_vgg_takes_the_weights_of_the_classifier() -> None:
     }
     trunk = Vgg16(slices=3)
     trunk.load_backbone(state)
-    assert torch.equal(trunk.stages[0][0].weight, features[0].weight)
+    deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
+    torch.testing.assert_close(trunk.stages[0][0].weight, features[0].weight * 0.5 / deviation)
     assert torch.equal(trunk.stages[4][4].weight, features[28].weight)
     with pytest.raises(RuntimeError, match="Missing key"):
         trunk.load_backbone({"features.0.weight": state["features.0.weight"]})

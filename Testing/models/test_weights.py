@@ -6,18 +6,23 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
-from LesionDetectorLib.models import weights
+from LesionDetectorLib.detect import Detector
+from LesionDetectorLib.lesion import BodyPart
+from LesionDetectorLib.models.backbone import IMAGENET_DEVIATION, IMAGENET_MEAN
+from LesionDetectorLib.models.tone import tone
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.models.weights import WeightsError, load, load_backbone, save
+from LesionDetectorLib.slices import Recipe
 
 
 @pytest.fixture(scope="module")
 def model() -> VFNet:
     torch.manual_seed(0)
-    return VFNet(channels=8, tower_depth=1, strides=(4, 8), slices=1)
+    return VFNet(channels=8, tower_depth=1, strides=(4, 8), recipe=Recipe(slices=1))
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def test_round_trip(model: VFNet, saved: Path) -> None:
     loaded, card = load(saved)
     assert not loaded.training
     assert card["training"] == {"steps": 1}
-    assert card["preprocessing"]["slices"] == 1
+    assert card["input"]["slices"] == 1
     assert card["labels"][0] == "Bone"
     images = torch.rand(1, 1, 64, 64) * 255
     assert torch.equal(loaded(images).refined[0], model.eval()(images).refined[0])
@@ -56,18 +61,18 @@ def test_default_model_fits_in_20_mb() -> None:
 
 def swap_tensors(path: Path) -> None:
     other = path.with_name("other.safetensors")
-    save(VFNet(channels=16, tower_depth=1, strides=(4, 8), slices=1), other, {})
+    save(VFNet(channels=16, tower_depth=1, strides=(4, 8), recipe=Recipe(slices=1)), other, {})
     other.replace(path)
 
 
 def add_tensors(path: Path) -> None:
     other = path.with_name("other.safetensors")
-    save(VFNet(channels=8, tower_depth=2, strides=(4, 8), slices=1), other, {})
+    save(VFNet(channels=8, tower_depth=2, strides=(4, 8), recipe=Recipe(slices=1)), other, {})
     other.replace(path)
 
 
 def architecture(**changes) -> dict:
-    return VFNet(channels=8, tower_depth=1, strides=(4, 8), slices=1).architecture | changes
+    return VFNet(channels=8, tower_depth=1, strides=(4, 8), recipe=Recipe(slices=1)).architecture | changes
 
 
 @pytest.mark.parametrize(
@@ -83,8 +88,11 @@ def architecture(**changes) -> dict:
         (lambda path: path.write_bytes(b"\x80\x04pickle" * 100), "damaged"),
         (swap_tensors, "does not fit"),
         (add_tensors, "does not fit"),
-        (lambda path: edit_card(path, format=2), "format 2"),
-        (lambda path: edit_card(path, labels=weights.LABELS[::-1]), "labels"),
+        (lambda path: edit_card(path, format=3), "format 3"),
+        (lambda path: edit_card(path, labels=None), "which labels"),
+        (lambda path: edit_card(path, labels=["Brain"] * 8), "not those of body parts"),
+        (lambda path: edit_card(path, labels=["Liver"]), "1 labels for 8 classes"),
+        (lambda path: edit_card(path, input={"tone": "sepia"}), "'sepia' is no tone"),
         (lambda path: edit_card(path, architecture=None), "which architecture"),
         (lambda path: edit_card(path, architecture=architecture(detector="yolo")), "'yolo' is no detector"),
         (lambda path: edit_card(path, architecture=architecture(backbone="vgg")), "'vgg' is no backbone"),
@@ -112,3 +120,44 @@ def test_imagenet_backbone(shared_data: Path) -> None:
         torch.testing.assert_close(features, net.features[:7](images), atol=1e-3, rtol=1e-3)
     with pytest.raises(WeightsError, match="resnet18"):
         load_backbone(VFNet(backbone="resnet18", channels=8, tower_depth=1), path)
+
+
+def test_the_card_says_what_the_network_eats_and_what_it_says(tmp_path: Path) -> None:
+    recipe = Recipe(slices=1, pixel_mm=1.0, window=(-175, 275), tone="linear")
+    save(
+        VFNet(channels=8, tower_depth=1, strides=(4,), recipe=recipe, num_classes=2),
+        tmp_path / "a.safetensors",
+        {},
+        labels=["Liver", "Bone"],
+    )
+    model, card = load(tmp_path / "a.safetensors")
+    assert model.recipe == recipe and card["labels"] == ["Liver", "Bone"]
+    assert not {"slices", "pixel_mm", "window", "tone"} & card["architecture"].keys(), "each is said once"
+    detector = Detector.load(tmp_path / "a.safetensors", "cpu")
+    hu = np.full((3, 64, 64), 50, np.int16)
+    assert detector.slices(hu, (1.0, 1.0, 2.0)).sample(1).max() == pytest.approx(127.5)
+    found = detector(np.random.default_rng(0).uniform(0, 255, (1, 1, 64, 64)).astype(np.float32), 0.0)
+    assert set(found[0].labels) <= {BodyPart.LIVER, BodyPart.BONE} and len(found[0].labels)
+
+
+def test_a_linear_tone_is_linear_and_the_curve_of_a_ct_is_not() -> None:
+    grey = torch.tensor([0.0, 63.75, 127.5, 255.0])
+    assert tone(grey, Recipe(tone="linear")).tolist() == [-1.0, -0.5, 0.0, 1.0]
+    curved = tone(grey, Recipe())
+    assert curved[0] == -1 and curved[-1] == pytest.approx(1) and curved[1] > -0.5
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34"])
+def test_a_backbone_sees_what_its_imagenet_weights_have_learnt(backbone: str, tmp_path: Path) -> None:
+    """Three equal slices give what the classifier makes of a grey picture, normalised as torchvision does."""
+    net = getattr(torchvision.models, backbone)(weights=None).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    model = VFNet(backbone=backbone, channels=8, tower_depth=1).eval()
+    load_backbone(model, tmp_path / "net.pth")
+    grey = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64)
+    normalised = torchvision.transforms.functional.normalize(grey, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    with torch.no_grad():
+        ours = model.pyramid.stages[0][0][0](grey * 2 - 1)
+        theirs = net.bn1(net.conv1(normalised))
+    inside = (..., slice(2, -2), slice(2, -2))  # at the border zeros are padded, which mean another grey
+    torch.testing.assert_close(ours[inside], theirs[inside], atol=1e-4, rtol=1e-4)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.detections import Target
+from LesionDetectorLib.slices import Recipe
 from scipy import ndimage
 
 from train.data.crops import Augmentation, Crops, Light, _look, _target, collate, relight
@@ -63,7 +64,7 @@ def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_
     grey = 255 / 4095
     images = torch.full((3, 3, 64, 64), (1024 + 100) * grey).half()  # 100 HU
     images[:, :, :8] = 0
-    lights = [Light(1.0, 0.0, 0.0, 1), Light(1.08, 0.0, 0.0, 2), Light(1.0, -15 * grey, 8 * grey, 3)]
+    lights = [Light(1.0, 0.0, 0.0, 1), Light(1.08, -0.08 * 1024 * grey, 0.0, 2), Light(1.0, -15 * grey, 8 * grey, 3)]
     hu = relight(images, lights) / grey - 1024
     assert (hu[:, :, :8] == -1024).all()
     seen = hu[:, :, 8:]
@@ -95,9 +96,9 @@ def test_a_box_that_is_hardly_visible_or_of_unknown_label_is_ignored():
 
 def test_beyond_a_missing_neighbour_the_last_slice_repeats(data_set):
     key_slice = read_info(data_set, "train")[0]
-    assert key_slice.read(1)[0].shape == (1, 128, 128)
-    assert key_slice.read(3)[0].shape == (3, 128, 128) and key_slice.read(3)[1] == 1
-    hu, k = KeySlice(**{**vars(key_slice), "name": "000001_01_01_004.png"}).read(9)
+    assert key_slice.read(Recipe(slices=1))[0].shape == (1, 128, 128)
+    assert key_slice.read(Recipe(slices=3))[0].shape == (3, 128, 128) and key_slice.read(Recipe(slices=3))[1] == 1
+    hu, k = KeySlice(**{**vars(key_slice), "name": "000001_01_01_004.png"}).read(Recipe(slices=9))
     assert (len(hu), k) == (3, 0)
 
 
@@ -105,7 +106,7 @@ def test_a_prepared_slice_is_kept_with_its_way_back_for_every_pixel_size(data_se
     key_slice = read_info(data_set, "train")[0]
     fresh, frame = PreparedSlices(None)(key_slice)
     PreparedSlices(tmp_path)(key_slice)
-    coarse, coarse_frame = PreparedSlices(tmp_path, pixel_mm=1.6)(key_slice)
+    coarse, coarse_frame = PreparedSlices(tmp_path, Recipe(pixel_mm=1.6))(key_slice)
     assert [2 * side for side in coarse.shape[1:]] == list(fresh.shape[1:])
     monkeypatch.setattr(KeySlice, "read", None)  # what is kept needs no PNG
     kept, kept_frame = PreparedSlices(tmp_path)(key_slice)

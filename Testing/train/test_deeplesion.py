@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from LesionDetectorLib.lesion import BodyPart, Recist
+from LesionDetectorLib.slices import Recipe
 
 from train import verify
 from train.data.deeplesion import DeepLesionError, read_info, read_table
 from train.data.layout import row, series_folder, write_csv, write_png
-from train.training import loop
+from train.training import detection
 from train.verify import counts, published
 
 SIZE = 40
@@ -53,7 +54,7 @@ def test_a_spacing_that_cannot_be_is_replaced_and_said(tmp_path, caplog, written
     assert [entry.spacing for entry in read_info(tmp_path)] == [read, (0.8, 0.8, 2.0)]
     assert len(caplog.messages) == 1
     assert sentence in caplog.text and "row 2 (000001_01_01_002.png)" in caplog.text
-    assert read_info(tmp_path)[0].read(3)[0].shape[1:] == (SIZE, SIZE)
+    assert read_info(tmp_path)[0].read(Recipe(slices=3))[0].shape[1:] == (SIZE, SIZE)
 
 
 def test_noisy_rows_go_without_a_word_and_repeated_ones_with_one(tmp_path, caplog):
@@ -102,7 +103,7 @@ def test_a_csv_beside_the_images_is_read_and_its_repeats_are_drawn_more_often(tm
 
 def test_training_takes_a_csv_with_a_share(tmp_path):
     write(tmp_path, [lesion(1), lesion(2)], csv="subset.csv")
-    key_slices, shares = loop.read_data((f"{tmp_path / 'subset.csv'}=2",), "train")
+    key_slices, shares = detection.read_data((f"{tmp_path / 'subset.csv'}=2",), "train")
     assert len(key_slices) == 2 and shares.sum() == pytest.approx(2)
 
 
@@ -209,4 +210,4 @@ def test_real_slices_are_read_through_the_official_csv(shared_data, caplog):
     assert "000001_01_01_109.png" in there and "key slices are not in" in caplog.text
     first = found[0]
     np.testing.assert_allclose(first.boxes, [[225.169, 89.0204, 240.252, 110.977]])
-    assert first.read(3)[0].shape[1:] == (512, 512) and first.spacing == (0.488281, 0.488281, 5)
+    assert first.read(Recipe(slices=3))[0].shape[1:] == (512, 512) and first.spacing == (0.488281, 0.488281, 5)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from LesionDetectorLib.models import weights
+from LesionDetectorLib.slices import Recipe
 
 from train import fit
 from train.data.deeplesion import DeepLesionError, read_info
-from train.training import loop
+from train.training import detection, loop
 from train.training.plan import DEFAULTS, Plan
 
 SMALL = {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "tower_depth": 1}
@@ -44,10 +45,10 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     for folder in folders:
         folder.mkdir()
     cpu = torch.device("cpu")
-    whole = loop.Run(plan(data_set, 4, architecture), folders[0], cpu)
+    whole = detection.new_run(plan(data_set, 4, architecture), folders[0], cpu)
     whole.train()
 
-    killed = loop.Run(plan(data_set, 4, architecture), folders[1], cpu)
+    killed = detection.new_run(plan(data_set, 4, architecture), folders[1], cpu)
     step = killed._step
 
     def dies_after_two(batch):
@@ -58,7 +59,7 @@ def test_a_killed_run_resumes_with_the_same_curve(data_set, tmp_path, architectu
     killed._step = dies_after_two
     with pytest.raises(KeyboardInterrupt):
         killed.train()
-    resumed = loop.Run.resumed(folders[1], cpu)
+    resumed = detection.resumed(folders[1], cpu)
     assert resumed.step == 2
     resumed.train()
 
@@ -145,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_sentence(data_set, tmp_path, monk
 def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypatch):
     """A finite loss can have a gradient that is not: here that of the second step, whose weights would be validated
     and saved."""
-    run = loop.Run(plan(data_set, 4), tmp_path, torch.device("cpu"))
+    run = detection.new_run(plan(data_set, 4), tmp_path, torch.device("cpu"))
     forward = loop.Losses.forward
 
     def steep(self, images, targets):
@@ -165,7 +166,7 @@ def test_weights_that_are_not_finite_are_never_kept(data_set, tmp_path, monkeypa
 
 
 def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(data_set, tmp_path, monkeypatch, capsys):
-    class SlowCrops(loop.Crops):
+    class SlowCrops(detection.Crops):
         def __getitem__(self, item):
             time.sleep(0.2)
             return super().__getitem__(item)
@@ -176,8 +177,8 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
         run.log.append({"step": run.step, "class": 1.0})
         return {}
 
-    monkeypatch.setattr(loop, "Crops", SlowCrops)
-    run = loop.Run(replace(plan(data_set, 6), evaluate_every=6), tmp_path, torch.device("cpu"))
+    monkeypatch.setattr(detection, "Crops", SlowCrops)
+    run = detection.new_run(replace(plan(data_set, 6), evaluate_every=6), tmp_path, torch.device("cpu"))
     monkeypatch.setattr(run, "_step", step_of_a_tenth_of_a_second)
     run.train()
     pattern = (
@@ -199,27 +200,30 @@ def test_crops_are_prepared_by_the_cores_that_training_leaves(monkeypatch, cores
 
 def test_a_run_starts_from_trained_weights_of_its_architecture(data_set, tmp_path):
     cpu = torch.device("cpu")
-    first = loop.Run(plan(data_set, 4), tmp_path, cpu)
+    first = detection.new_run(plan(data_set, 4), tmp_path, cpu)
     torch.nn.init.constant_(first.average.module.head.initial.bias, 0.25)
-    first.export(tmp_path / "trained.safetensors", 0.5)
-    second = loop.Run(plan(data_set, 4), tmp_path, cpu)
-    second.start_from(tmp_path / "trained.safetensors")
+    first.task.export(first.average.module, tmp_path / "trained.safetensors", 0, 0.5)
+    second = detection.new_run(plan(data_set, 4), tmp_path, cpu)
+    detection.start_from(second, tmp_path / "trained.safetensors")
     assert (second.model.head.initial.bias == 0.25).all() and (second.average.module.head.initial.bias == 0.25).all()
-    other = loop.Run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
+    other = detection.new_run(replace(plan(data_set, 4), architecture={**SMALL, "channels": 8}), tmp_path, cpu)
     with pytest.raises(weights.WeightsError, match="architecture"):
-        other.start_from(tmp_path / "trained.safetensors")
+        detection.start_from(other, tmp_path / "trained.safetensors")
 
 
 def test_a_detector_brings_its_defaults_and_options_overrule_them(monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(fit, "Run", lambda plan, *rest: plans.append(plan) or SimpleNamespace(train=lambda: None))
+    monkeypatch.setattr(
+        detection, "new_run", lambda plan, *rest: plans.append(plan) or SimpleNamespace(train=lambda: None)
+    )
     for number, options in enumerate(
         ([], ["--detector", "jmi"], ["--detector", "jmi", "--rate", "0.01", "--optimiser", "adamw"])
     ):
         fit.main(["--data", "x", "--out", str(tmp_path / str(number)), *options])
     plain, jmi, changed = plans
-    assert plain == Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", "slices": 3, "pixel_mm": 0.8})
-    assert jmi.architecture == {"detector": "jmi", "backbone": "vgg16", "slices": 3, "pixel_mm": 0.8}
+    eaten = {"slices": 3, "pixel_mm": 0.8, "window": (-1024.0, 3071.0), "tone": "ct"}
+    assert plain == Plan(("x",), {"detector": "vfnet", "backbone": "mobilenet_v2", **eaten})
+    assert jmi.architecture == {"detector": "jmi", "backbone": "vgg16", **eaten}
     assert (jmi.optimiser, jmi.rate, jmi.frozen_stages) == ("sgd", 0.002, 2)
     assert (changed.optimiser, changed.rate, changed.schedule) == ("adamw", 0.01, "step")
 
@@ -249,7 +253,7 @@ def test_a_damaged_png_is_named(data_set, tmp_path):
     key_slice = read_info(folder, "train")[0]
     key_slice.path(5).write_bytes(b"no picture")
     with pytest.raises(DeepLesionError, match=r"005\.png cannot be read as a PNG"):
-        key_slice.read(1)
+        key_slice.read(Recipe(slices=1))
 
 
 def _sum_of_parameters(module):
@@ -259,3 +263,62 @@ def _sum_of_parameters(module):
 def _replace_in_csv(folder, old, new):
     csv = folder / "DL_info.csv"
     csv.write_text(csv.read_text().replace(old, new))
+
+
+class Line(torch.nn.Module):
+    """y = a x + b: a module with a loss, and nothing of a detector."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.line(x)
+
+    def loss(self, outputs, targets):
+        return {"square": (outputs - targets).square().mean()}
+
+
+class Points(torch.utils.data.Dataset):
+    def __len__(self):
+        return 400 * 4
+
+    def __getitem__(self, item):
+        return torch.tensor([np.random.default_rng(item).uniform(-1, 1)], dtype=torch.float32)
+
+
+class LineTask:
+    """A line to fit, and how near it comes."""
+
+    figure = "nearness"
+
+    def __init__(self, plan, folder):
+        torch.manual_seed(plan.seed)
+        self.model = Line()
+
+    def data(self):
+        return Points(), lambda xs: SimpleNamespace(on=lambda device: (torch.stack(xs), 3 * torch.stack(xs) - 1)), 100
+
+    def validate(self, model, device):
+        return -abs(model.line.weight.item() - 3) - abs(model.line.bias.item() + 1)
+
+    def export(self, model, path, step, figure):
+        path.write_text(f"{figure:.3f}")
+
+
+def test_the_loop_trains_any_module_that_has_a_loss_a_data_set_and_a_validation_figure(tmp_path):
+    options = {
+        "steps": 400,
+        "batch": 4,
+        "rate": 0.05,
+        "evaluate_every": 200,
+        "workers": 0,
+        "precision": "float32",
+        "ema": 0.9,
+    }
+    line = Plan((), {}, **options)
+    run = loop.Run(LineTask(line, tmp_path), line, tmp_path, torch.device("cpu"))
+    run.train()
+    assert run.best > -0.1 and float((tmp_path / "best.safetensors").read_text()) == pytest.approx(run.best, abs=1e-3)
+    assert "nearness" in (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert loop.Run.resumed(LineTask, tmp_path, torch.device("cpu")).step == 400

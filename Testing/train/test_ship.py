@@ -8,6 +8,7 @@ import pytest
 import torch
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.slices import Recipe
 
 from train import ship
 
@@ -17,7 +18,7 @@ def trained(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "best.safetensors"
     weights.save(
-        VFNet(channels=8, tower_depth=1, slices=1),
+        VFNet(channels=8, tower_depth=1, recipe=Recipe(slices=1)),
         path,
         {"training": {"steps": 7}, "results": {"validation": {"mean": 0.5}}},
     )

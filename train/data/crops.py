@@ -14,17 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from LesionDetectorLib.models.detections import Target
-from LesionDetectorLib.slices import WINDOW
+from LesionDetectorLib.slices import Recipe
 from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset, default_collate
 
 from train.data.deeplesion import UNKNOWN, KeySlice
 from train.data.prepared import PreparedSlices
-
-_GREY = 255 / (WINDOW[1] - WINDOW[0])
-"""Grey levels a HU."""
-_WATER = -WINDOW[0] * _GREY
 
 VISIBLE = 0.6
 """A box of which a crop shows less is neither lesion nor background."""
@@ -45,8 +41,8 @@ class Augmentation:
 class Light(NamedTuple):
     """How `relight` changes a crop.
 
-    contrast: factor round water; brightness: grey levels to add; noise: its standard deviation in grey levels; seed: of
-        the noise.
+    contrast: factor; brightness: grey levels to add then; noise: its standard deviation in grey levels; seed: of the
+    noise.
     """
 
     contrast: float
@@ -126,7 +122,11 @@ class Crops(Dataset):
         if rng.random() < 0.5:
             image = image.flip(0)  # series run head to foot and foot to head
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
-        return image, _light(change, rng), _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size)
+        return (
+            image,
+            _light(change, self.prepared.recipe, rng),
+            _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size),
+        )
 
     def _centre(self, shape: tuple[int, ...], boxes: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
         """Where the crop looks: as a rule so that one of the lesions lies anywhere inside it."""
@@ -159,9 +159,13 @@ def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
     return first, int(np.clip(np.floor(positions.max()) + 2, first + 1, size))
 
 
-def _light(change: Augmentation, rng: np.random.Generator) -> Light:
-    noise, brightness = rng.uniform(0, change.noise) * _GREY, rng.uniform(-change.brightness, change.brightness) * _GREY
-    return Light(1 + rng.uniform(-change.contrast, change.contrast), brightness, noise, int(rng.integers(2**63)))
+def _light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
+    """A light by chance, whose contrast turns round water."""
+    noise = rng.uniform(0, change.noise) * recipe.grey
+    brightness = rng.uniform(-change.brightness, change.brightness) * recipe.grey
+    contrast = 1 + rng.uniform(-change.contrast, change.contrast)
+    water = -recipe.window[0] * recipe.grey
+    return Light(contrast, (1 - contrast) * water + brightness, noise, int(rng.integers(2**63)))
 
 
 def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
@@ -176,7 +180,7 @@ def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
         picture.normal_(generator=generator.manual_seed(light.seed))
     changes = torch.tensor([light[:3] for light in lights]).to(images.device, non_blocking=True)
     contrast, brightness, deviation = changes.T[..., None, None, None]
-    relit = noise.mul_(deviation).add_((1 - contrast) * _WATER + brightness).addcmul_(images, contrast)
+    relit = noise.mul_(deviation).add_(brightness).addcmul_(images, contrast)
     return torch.where(images > 0, relit, images).clamp_(0, 255)
 
 

@@ -18,7 +18,7 @@ import SimpleITK
 from LesionDetectorLib.ct.deeplesion import USUAL_SPACING, usable_spacing
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.slices import NEIGHBOUR_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 HU_OFFSET = 32768
 UNKNOWN = -1
@@ -81,13 +81,13 @@ class KeySlice:
     def path(self, number: int) -> Path:
         return self.images / self.name.rsplit("_", 1)[0] / f"{number:03d}.png"
 
-    def read(self, slices: int) -> tuple[np.ndarray, int]:
+    def read(self, recipe: Recipe = DEFAULT) -> tuple[np.ndarray, int]:
         """The key slice and what is there of its neighbours: HU (k, j, i) int16, and the key slice's k.
 
         As many slices are read on either side as `slices` neighbours 2 mm apart need; past a missing one the last
         present one repeats.
         """
-        reach = int(np.ceil(slices // 2 * NEIGHBOUR_MM / self.spacing[2] - 1e-9))
+        reach = int(np.ceil(recipe.slices // 2 * recipe.neighbour_mm / self.spacing[2] - 1e-9))
         below = self._contiguous(-1, reach)
         above = self._contiguous(1, reach)
         numbers = [*reversed(below), self.number, *above]

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 from LesionDetectorLib.files import whole, write_text
-from LesionDetectorLib.slices import PIXEL_MM, Frame, NetworkSlices
+from LesionDetectorLib.slices import DEFAULT, Frame, NetworkSlices, Recipe
 
 from train.data.deeplesion import KeySlice
 
@@ -19,8 +19,8 @@ class PreparedSlices:
     Several processes may share a folder: every file appears whole or not at all.
     """
 
-    def __init__(self, cache: Path | None, slices: int = 3, pixel_mm: float = PIXEL_MM) -> None:
-        self.cache, self.slices, self.pixel_mm = cache, slices, pixel_mm
+    def __init__(self, cache: Path | None, recipe: Recipe = DEFAULT) -> None:
+        self.cache, self.recipe = cache, recipe
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
 
@@ -29,7 +29,7 @@ class PreparedSlices:
         if self.cache is None:
             return self._prepare(key_slice)
         data_set = crc32(str(key_slice.images.resolve()).encode())  # patients of two data sets may bear the same number
-        stem = f"{data_set:08x}_{key_slice.name.removesuffix('.png')}_{self.slices}_{self.pixel_mm:g}mm"
+        stem = f"{data_set:08x}_{key_slice.name.removesuffix('.png')}_{_made_by(self.recipe)}"
         array, frame_file = self.cache / f"{stem}.npy", self.cache / f"{stem}.json"
         if not frame_file.exists():
             sample, frame = self._prepare(key_slice)
@@ -39,6 +39,16 @@ class PreparedSlices:
         return np.load(array, mmap_mode="c"), Frame(*map(tuple, json.loads(frame_file.read_text())))
 
     def _prepare(self, key_slice: KeySlice) -> tuple[np.ndarray, Frame]:
-        hu, k = key_slice.read(self.slices)
-        prepared = NetworkSlices(hu, key_slice.spacing, self.slices, pixel_mm=self.pixel_mm)
+        hu, k = key_slice.read(self.recipe)
+        prepared = NetworkSlices(hu, key_slice.spacing, self.recipe)
         return prepared.sample(k), prepared.frame
+
+
+def _made_by(recipe: Recipe) -> str:
+    """What of a recipe the prepared slices depend on, as a part of their names."""
+    name = f"{recipe.slices}_{recipe.pixel_mm:g}mm"
+    rest = ("neighbour_mm", "max_size", "window")
+    if any(getattr(recipe, field) != getattr(DEFAULT, field) for field in rest):
+        low, high = recipe.window
+        name += f"_{low:g}to{high:g}HU_{recipe.neighbour_mm:g}mm_{recipe.max_size}px"
+    return name

@@ -29,7 +29,7 @@ def detect_key_slices(
     """What the detector finds on each key slice, boxes in its 0-based pixels; `cache` keeps prepared slices."""
     from LesionDetectorLib.detect import SliceBoxes, ahead
 
-    prepared = ahead(PreparedSlices(cache, detector.wanted_slices, detector.pixel_mm), key_slices)
+    prepared = ahead(PreparedSlices(cache, detector.recipe), key_slices)
     found = []
     for key_slice, slice_and_frame in tqdm(
         prepared, desc="detecting", total=len(key_slices), unit="slice", disable=quiet, leave=False

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 
-def picture(log: list[dict[str, float]], path: Path) -> None:
-    """Draw the losses (mean over 25 steps) and the validation sensitivity over the steps."""
+def picture(log: list[dict[str, float]], figure_name: str, path: Path) -> None:
+    """Draw the losses (mean over 25 steps) and the validation figure over the steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    losses, sensitivity = figure.subplots(1, 2)
-    for name in (name for name in log[0] if name not in ("step", "sensitivity")):
+    losses, validation = figure.subplots(1, 2)
+    for name in (name for name in log[0] if name not in ("step", figure_name)):
         values = np.array([entry[name] for entry in log])
         window = min(25, len(values))
         losses.plot(
@@ -21,7 +21,9 @@ def picture(log: list[dict[str, float]], path: Path) -> None:
         )
     losses.set(xlabel="step", ylabel="loss (mean over 25 steps)", yscale="log")
     losses.legend()
-    points = [(entry["step"], entry["sensitivity"]) for entry in log if "sensitivity" in entry]
-    sensitivity.plot(*zip(*points) if points else ([], []), marker="o")
-    sensitivity.set(xlabel="step", ylabel="validation sensitivity at 4 FP an image", ylim=(0, 1))
+    points = [(entry["step"], entry[figure_name]) for entry in log if figure_name in entry]
+    validation.plot(*zip(*points) if points else ([], []), marker="o")
+    validation.set(xlabel="step", ylabel=f"validation {figure_name}")
+    if figure_name == "sensitivity":
+        validation.set(ylabel="validation sensitivity at 4 false positives per image", ylim=(0, 1))
     figure.savefig(path, dpi=110)

@@ -1,4 +1,7 @@
-"""The loop of a training: it can be killed at any moment and resumed."""
+"""The loop of a training, of any module that has a loss, a data set and a figure by which it is validated.
+
+It can be killed at any moment and resumed.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from LesionDetectorLib.detect import Detector
 from LesionDetectorLib.files import whole
-from LesionDetectorLib.models import weights
-from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.losses import process_number, processes, sum_over_processes
 from LesionDetectorLib.refusal import Refusal
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from train.data.crops import Batch, Crops, collate
-from train.data.deeplesion import DeepLesionError, KeySlice, read_info
-from train.data.prepared import PreparedSlices
-from train.measuring.detected import detect_key_slices, match
-from train.measuring.statement import label_sensitivities
 from train.training.curves import picture
 from train.training.pace import Pace
 from train.training.plan import Plan
@@ -35,20 +31,6 @@ from train.training.plan import Plan
 
 class TrainingError(Refusal):
     """A training cannot go on; the message says why and what to change."""
-
-
-def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice], np.ndarray]:
-    """The key slices of several folders, or csv files as `read_info` takes them, and how often each is to be drawn.
-
-    "FOLDER=2" draws a folder's slices twice as often in all.
-    """
-    key_slices, shares = [], []
-    for entry in specification:
-        folder, _, share = entry.partition("=")
-        found = read_info(Path(folder), split)
-        key_slices += found
-        shares += [float(share or 1) / max(len(found), 1)] * len(found)
-    return key_slices, np.array(shares)
 
 
 def learning_rate(step: int, plan: Plan) -> float:
@@ -66,27 +48,43 @@ class Losses(nn.Module):
     """A model and its loss as one module, which is how several processes train it: some parameters are used in the
     loss only."""
 
-    def __init__(self, model: weights.Model, precision: str) -> None:
+    def __init__(self, model: nn.Module, precision: str) -> None:
         super().__init__()
         self.model, self.mixed = model, precision == "bfloat16"
 
-    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """The losses by name, in float32 whatever the layers' precision."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
             return self.model.loss(self.model(images), targets)  # a second stage is part of the loss
 
 
+class Task(Protocol):
+    """What is trained: a module that has a loss, a data set, and a figure by which it is validated.
+
+    model: `model(inputs)` gives outputs, and `model.loss(outputs, targets)` the losses by name.
+    figure: the name of the validation figure; more is better.
+    """
+
+    model: nn.Module
+    figure: str
+
+    def data(self) -> tuple[Dataset, Callable, int]:
+        """The items of the whole training, `plan.steps * plan.batch` in their order; how several become a batch, which
+        has `on(device)` for its inputs and targets; and how many steps an epoch has."""
+
+    def validate(self, model: nn.Module, device: torch.device) -> float:
+        """The figure that `model` reaches; NaN where there is nothing to validate on."""
+
+    def export(self, model: nn.Module, path: Path, step: int, figure: float) -> None:
+        """Write the weights to `path`, with the figure that they reach."""
+
+
 class Run:
     """One training: the model, its running average and optimiser, and the folder that they are saved in."""
 
-    def __init__(self, plan: Plan, folder: Path, device: torch.device, backbone_weights: Path | None = None) -> None:
-        torch.manual_seed(plan.seed)
-        self.plan, self.folder, self.device = plan, folder, device
-        self.model = weights.build(plan.architecture)
-        if backbone_weights is not None:
-            weights.load_backbone(self.model, backbone_weights)
-        for stage in self.model.pyramid.stages[: plan.frozen_stages]:
-            stage.requires_grad_(False)
+    def __init__(self, task: Task, plan: Plan, folder: Path, device: torch.device) -> None:
+        self.task, self.plan, self.folder, self.device = task, plan, folder, device
+        self.model = task.model
         self.model.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
         groups = _parameter_groups(self.model, plan.weight_decay, plan.backbone_rate)
@@ -96,18 +94,13 @@ class Run:
             self.optimizer = torch.optim.AdamW(groups, lr=plan.rate)
         losses = Losses(self.model, plan.precision)
         self.losses = DistributedDataParallel(losses) if distributed.is_initialized() else losses
-        self.step, self.best, self.since_best = 0, -1.0, 0
+        self.step, self.best, self.since_best = 0, -math.inf, 0
         self.log: list[dict[str, float]] = []
 
-    def start_from(self, path: Path) -> None:
-        """Take over trained weights of the same architecture; WeightsError where they are none."""
-        trained, _ = weights.load(path)
-        if trained.architecture != self.model.architecture:
-            raise weights.WeightsError(
-                f"{path} has the architecture {trained.architecture}, this run {self.model.architecture}."
-            )
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Take over trained weights of the same architecture."""
         for model in (self.model, self.average.module):
-            model.load_state_dict(trained.state_dict())
+            model.load_state_dict(state)
 
     @property
     def checkpoint(self) -> Path:
@@ -133,10 +126,11 @@ class Run:
             torch.save(state, file)
 
     @classmethod
-    def resumed(cls, folder: Path, device: torch.device) -> Run:
-        """The run that was stopped in `folder`."""
+    def resumed(cls, task_of: Callable[[Plan, Path], Task], folder: Path, device: torch.device) -> Run:
+        """The run that was stopped in `folder`; `task_of` makes its task anew, of its plan and the folder."""
         state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
-        run = cls(Plan(**state["plan"]), folder, device)
+        plan = Plan(**state["plan"])
+        run = cls(task_of(plan, folder), plan, folder, device)
         run.model.load_state_dict(state["model"])
         run.average.load_state_dict(state["average"])
         run.optimizer.load_state_dict(state["optimizer"])
@@ -145,18 +139,11 @@ class Run:
         return run
 
     def train(self) -> None:
-        """Train to the end of the plan, or until validation sensitivity has not risen for `patience` evaluations."""
+        """Train to the end of the plan, or until the validation figure has not risen for `patience` evaluations."""
         plan = self.plan
-        key_slices, shares = read_data(plan.data, "train")
-        if not key_slices:
-            raise DeepLesionError(
-                f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
-            )
-        validation = _spread(read_data(plan.data, "val")[0], plan.validation_slices)
-        crops = Crops(key_slices, shares, plan.steps * plan.batch, self._prepared(), plan.size, seed=plan.seed)
-        epoch = math.ceil(len(key_slices) / plan.batch)
+        items, collate, epoch = self.task.data()
         loader = DataLoader(
-            Subset(crops, self._own_share(len(crops))),
+            Subset(items, self._own_share(len(items))),
             plan.batch // processes(),
             collate_fn=collate,
             num_workers=spare_cores() if plan.workers is None else plan.workers,
@@ -171,7 +158,7 @@ class Run:
                 bar.update()
                 bar.set_postfix({**{name: f"{value:.3f}" for name, value in losses.items()}, **pace.figures()})
                 if self.step % plan.evaluate_every == 0 or self.step == plan.steps:
-                    self._evaluate(validation)
+                    self._evaluate()
                     if self.since_best >= plan.patience:
                         bar.write(f"Stopped early: no better for {plan.patience} evaluations.")
                         break
@@ -180,17 +167,13 @@ class Run:
         if is_first():
             print(f"{self.step} steps done: {pace.summary()}.")
 
-    def _prepared(self) -> PreparedSlices:
-        cache = Path(self.plan.cache) if self.plan.cache else self.folder / "cache"
-        return PreparedSlices(cache, self.model.architecture["slices"], self.model.architecture["pixel_mm"])
-
     def _own_share(self, count: int) -> np.ndarray:
         """Which of `count` crops this process still has to see: its part of every batch, so that all together see
         the whole batch."""
         batches = np.arange(self.step * self.plan.batch, count).reshape(-1, processes(), self.plan.batch // processes())
         return batches[:, process_number()].reshape(-1)
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batch: Any) -> dict[str, float]:
         """Learn from a batch.
 
         The losses are waited for at the end, so that a GPU has the rest of the step to do meanwhile.
@@ -225,42 +208,34 @@ class Run:
                 f"The weights are not finite after step {self.step - 1}; train again with a lower --rate."
             )
 
-    def _evaluate(self, validation: list[KeySlice]) -> None:
+    def _evaluate(self) -> None:
         """Validate, and write checkpoint, weights and log: the first process does, the others learn the outcome."""
         self._check_weights()
-        sensitivity = self._sensitivity(validation) if is_first() else float("nan")
+        figure = self.task.validate(self.average.module, self.device) if is_first() else float("nan")
         if distributed.is_initialized():
-            outcome = torch.tensor(sensitivity, device=self.device)
+            outcome = torch.tensor(figure, device=self.device)
             distributed.broadcast(outcome, 0)
-            sensitivity = float(outcome)
-        if validation:
-            self.log[-1]["sensitivity"] = sensitivity
-        better = not validation or sensitivity > self.best
-        self.best, self.since_best = (sensitivity, 0) if better else (self.best, self.since_best + 1)
+            figure = float(outcome)
+        if not math.isnan(figure):
+            self.log[-1][self.task.figure] = figure
+        better = math.isnan(figure) or figure > self.best
+        self.best, self.since_best = (figure, 0) if better else (self.best, self.since_best + 1)
         if is_first():
             for name in ("best", "last") if better else ("last",):
-                self.export(self.folder / f"{name}.safetensors", sensitivity)
+                self.task.export(self.average.module, self.folder / f"{name}.safetensors", self.step, figure)
             self._write_log()
         self.save()
-
-    def _sensitivity(self, validation: list[KeySlice]) -> float:
-        if not validation:
-            return float("nan")
-        found = detect_key_slices(Detector(self.average.module, self.device), validation, cache=self._prepared().cache)
-        return label_sensitivities(match(validation, found))["mean"]
-
-    def export(self, path: Path, sensitivity: float) -> None:
-        """Write the averaged weights with a card."""
-        weights.save(self.average.module, path, card(self.plan, self.step, sensitivity))
 
     def _write_log(self) -> None:
         with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(
-                file, ["step", *[name for name in self.log[0] if name != "step"], "sensitivity"], extrasaction="ignore"
+                file,
+                ["step", *[name for name in self.log[0] if name != "step"], self.task.figure],
+                extrasaction="ignore",
             )
             writer.writeheader()
             writer.writerows(self.log)
-        picture(self.log, self.folder / "curves.png")
+        picture(self.log, self.task.figure, self.folder / "curves.png")
 
 
 def _timed(batches: Iterable) -> Iterator[tuple]:
@@ -301,18 +276,6 @@ def is_first() -> bool:
     return process_number() == 0
 
 
-def card(plan: Plan, step: int, sensitivity: float) -> dict:
-    """What the weights' card says about how they were made."""
-    return {
-        "training": {
-            **{name: value for name, value in vars(plan).items() if name not in ("architecture", "cache")},
-            "data": [Path(entry).name for entry in plan.data],
-            "steps_done": step,
-        },
-        "results": {"validation": {"mean_sensitivity_4_fp_iou_0.3": None if math.isnan(sensitivity) else sensitivity}},
-    }
-
-
 def _parameter_groups(model: nn.Module, decay: float, backbone_rate: float) -> list[dict]:
     """No weight decay on biases and norms; a pretrained backbone learns at `backbone_rate` times the rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -323,10 +286,3 @@ def _parameter_groups(model: nn.Module, decay: float, backbone_rate: float) -> l
         {"params": parameters, "weight_decay": decay if decayed else 0.0, "factor": backbone_rate if body else 1.0}
         for (decayed, body), parameters in groups.items()
     ]
-
-
-def _spread(items: list, count: int) -> list:
-    """At most `count` of `items`, evenly spread."""
-    return (
-        items if len(items) <= count else [items[place] for place in np.linspace(0, len(items) - 1, count).astype(int)]
-    )

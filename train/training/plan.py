@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from LesionDetectorLib.models import weights
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, TONES
 
 EXAMPLES = """
 examples:
@@ -118,8 +118,22 @@ def parse(
     parser.add_argument(
         "--pixel-mm",
         type=float,
-        default=PIXEL_MM,
+        default=DEFAULT.pixel_mm,
         help="side of a pixel; 1.6 is four times as fast and misses small lesions (%(default)s)",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        default=DEFAULT.window,
+        metavar=("LOW", "HIGH"),
+        help="HU between which the network tells greys apart (-1024 3071)",
+    )
+    parser.add_argument(
+        "--tone",
+        default=DEFAULT.tone,
+        choices=TONES,
+        help="how the network sees them; ct gives soft tissue most of the range (%(default)s)",
     )
     parser.add_argument(
         "--cache", default="", help="folder for prepared slices, which several runs may share (OUT/cache)"

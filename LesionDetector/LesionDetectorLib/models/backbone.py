@@ -16,6 +16,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 BACKBONES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
 _STAGE_STRIDES = (4, 8, 16, 32)
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, with which torchvision's classifiers were trained."""
 
 
 class Pyramid(nn.Module):
@@ -79,6 +81,8 @@ def _stages(backbone: str, slices: int, state: dict[str, Tensor] | None = None) 
         parts = [net.features[:4], net.features[4:7], net.features[7:14], net.features[14:18]]
         parts[0][0][0] = _adapt_stem(parts[0][0][0], slices)
     else:
+        if state is not None:
+            _see_imagenet(net.conv1)
         stem = nn.Sequential(_adapt_stem(net.conv1, slices), net.relu, net.maxpool)
         parts = [nn.Sequential(stem, net.layer1), net.layer2, net.layer3, net.layer4]
     return nn.ModuleList(parts).train()
@@ -97,6 +101,18 @@ def _fold_batch_norm(module: nn.Module) -> None:
         else:
             _fold_batch_norm(child)
         previous = name
+
+
+def _see_imagenet(conv: nn.Conv2d) -> None:
+    """Let a first convolution with ImageNet's weights take values of -1..1 for the normalised colours it has learnt.
+
+    The normalisation, (x - mean) / deviation of x in 0..1, goes into its weights and bias. MobileNetV2 is left as the
+    weights that ship were trained: it takes -1..1 as it is.
+    """
+    mean, deviation = (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    with torch.no_grad():
+        conv.bias += (conv.weight * ((0.5 - mean) / deviation).view(1, 3, 1, 1)).sum(dim=(1, 2, 3))
+        conv.weight *= (0.5 / deviation).view(1, 3, 1, 1)
 
 
 def _adapt_stem(conv: nn.Conv2d, slices: int) -> nn.Conv2d:
@@ -147,6 +163,7 @@ class Vgg16(nn.Module):
         features.load_state_dict(
             {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
         )
+        _see_imagenet(features[0])
         self.stages.load_state_dict(_vgg_stages(features, self.slices).state_dict())
 
 

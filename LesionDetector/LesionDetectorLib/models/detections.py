@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from LesionDetectorLib.models.boxes import xyxy_to_ltrb
 from LesionDetectorLib.models.tone import tone
+from LesionDetectorLib.slices import Recipe
 
 BACKGROUND = -1
 IGNORE = -2
@@ -45,13 +46,13 @@ def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
     return pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
-def network_input(images: Tensor, multiple: int) -> Tensor:
-    """Images (N, slices, H, W), 0..255, through the tone curve; ValueError if a side is no multiple of `multiple`."""
+def network_input(images: Tensor, multiple: int, recipe: Recipe) -> Tensor:
+    """Images (N, slices, H, W), 0..255, in the recipe's tone; ValueError if a side is no multiple of `multiple`."""
     if any(side % multiple for side in images.shape[-2:]):
         raise ValueError(
             f"Image sides must be multiples of {multiple}, not {tuple(images.shape[-2:])}; use pad_to_multiple."
         )
-    return tone(images).contiguous(memory_format=torch.channels_last)
+    return tone(images, recipe).contiguous(memory_format=torch.channels_last)
 
 
 def leave_out_ignored(assigned: Tensor, points: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:

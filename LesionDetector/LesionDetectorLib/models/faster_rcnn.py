@@ -20,11 +20,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import MultiScaleRoIAlign
 
 from LesionDetectorLib.models.anchors import lay_anchors, match_anchors, pyramid_anchors
+from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid, Vgg16
 from LesionDetectorLib.models.dense import check_channels, group_norm
 from LesionDetectorLib.models.detections import IGNORE, Detections, Target, network_input, thin
 from LesionDetectorLib.models.losses import process_number
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _ROI_CELLS = 7
 _ROI_LEVELS = 4
@@ -106,7 +107,7 @@ class TwoStage(nn.Module):
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
-        maps = self.pyramid(network_input(images, self.strides[-1]))
+        maps = self.pyramid(network_input(images, self.strides[-1], self.recipe))
         return RawOutputs(*(tuple(level.float() for level in part) for part in (maps, *self.rpn.head(maps))))
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -183,9 +184,8 @@ class FasterRCNN(TwoStage):
     Parameters
     ----------
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
-    slices: how many neighbouring slices are the input channels; the middle one is examined.
+    recipe: how the input is made of a CT.
     num_classes: number of labels.
-    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid, a multiple of 8.
     head_depth: convolutions of the second stage.
@@ -194,12 +194,14 @@ class FasterRCNN(TwoStage):
     regions: how many regions of an image train the second stage.
     """
 
+    NAME = "faster_rcnn"
+
+    @remembered
     def __init__(
         self,
         backbone: str = "mobilenet_v2",
-        slices: int = 3,
+        recipe: Recipe = DEFAULT,
         num_classes: int = 8,
-        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         head_depth: int = 4,
@@ -209,28 +211,15 @@ class FasterRCNN(TwoStage):
     ) -> None:
         check_channels(channels)
         super().__init__(
-            Pyramid(backbone, slices, channels, strides),
+            Pyramid(backbone, recipe.slices, channels, strides),
             strides,
             channels,
-            pyramid_anchors(strides, anchor_scale * PIXEL_MM / pixel_mm, per_octave=2),
+            pyramid_anchors(strides, anchor_scale * DEFAULT.pixel_mm / recipe.pixel_mm, per_octave=2),
             FastRCNNConvFCHead((channels, _ROI_CELLS, _ROI_CELLS), [channels] * head_depth, [features], group_norm),
             features,
             num_classes,
             regions,
         )
-        self.architecture = {
-            "detector": "faster_rcnn",
-            "backbone": backbone,
-            "slices": slices,
-            "num_classes": num_classes,
-            "pixel_mm": pixel_mm,
-            "strides": list(strides),
-            "channels": channels,
-            "head_depth": head_depth,
-            "features": features,
-            "anchor_scale": anchor_scale,
-            "regions": regions,
-        }
 
 
 class ImageSampler(BalancedPositiveNegativeSampler):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import sigmoid_focal_loss
 
+from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid
 from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
 from LesionDetectorLib.models.dense import (
@@ -28,7 +29,7 @@ from LesionDetectorLib.models.dense import (
 )
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
 from LesionDetectorLib.models.losses import divisor
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _CENTRAL = 0.4
 _LOG_LARGEST_FACTOR = math.log(16)
@@ -54,44 +55,35 @@ class FoveaBox(nn.Module):
     Parameters
     ----------
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
-    slices: how many neighbouring slices are the input channels; the middle one is examined.
+    recipe: how the input is made of a CT.
     num_classes: number of labels.
-    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     tower_depth: convolutions before the outputs, for class and box part each.
     """
 
+    NAME = "foveabox"
+
+    @remembered
     def __init__(
         self,
         backbone: str = "mobilenet_v2",
-        slices: int = 3,
+        recipe: Recipe = DEFAULT,
         num_classes: int = 8,
-        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         tower_depth: int = 4,
     ) -> None:
         super().__init__()
         check_channels(channels)
-        self.architecture = {
-            "detector": "foveabox",
-            "backbone": backbone,
-            "slices": slices,
-            "num_classes": num_classes,
-            "pixel_mm": pixel_mm,
-            "strides": list(strides),
-            "channels": channels,
-            "tower_depth": tower_depth,
-        }
         self.strides = tuple(strides)
         self.num_classes = num_classes
-        self.pyramid = Pyramid(backbone, slices, channels, self.strides)
+        self.pyramid = Pyramid(backbone, recipe.slices, channels, self.strides)
         self.head = FoveaBoxHead(channels, num_classes, tower_depth)
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
-        return self.head(self.pyramid(network_input(images, self.strides[-1])))
+        return self.head(self.pyramid(network_input(images, self.strides[-1], self.recipe)))
 
     def loss(self, raw: RawOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The losses "class" (focal) and "box" (smooth L1) of `targets`, one per image.

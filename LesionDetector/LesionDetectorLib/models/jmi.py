@@ -11,10 +11,11 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Vgg16
 from LesionDetectorLib.models.detections import Detections
 from LesionDetectorLib.models.faster_rcnn import RawOutputs, TwoStage
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _SIZES = (16, 24, 32, 48, 96)
 _RATIOS = (0.5, 1.0, 2.0)
@@ -27,18 +28,19 @@ class Jmi(TwoStage):
     Parameters
     ----------
     backbone: "vgg16", the only one.
-    slices: how many neighbouring slices are the input channels; the middle one is examined.
+    recipe: how the input is made of a CT.
     num_classes: number of labels.
-    pixel_mm: side of a pixel of the slices; the paper's anchors are for 0.8.
     regions: how many regions of an image train the second stage.
     """
 
+    NAME = "jmi"
+
+    @remembered
     def __init__(
         self,
         backbone: str = "vgg16",
-        slices: int = 3,
+        recipe: Recipe = DEFAULT,
         num_classes: int = 8,
-        pixel_mm: float = PIXEL_MM,
         regions: int = 32,
     ) -> None:
         if backbone != "vgg16":
@@ -48,7 +50,7 @@ class Jmi(TwoStage):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
         super().__init__(
-            Vgg16(slices),
+            Vgg16(recipe.slices),
             (Vgg16.STRIDE,),
             _WIDTH,
             AnchorGenerator((_SIZES,), (_RATIOS,)),
@@ -57,14 +59,6 @@ class Jmi(TwoStage):
             num_classes,
             regions,
         )
-        self.architecture = {
-            "detector": "jmi",
-            "backbone": backbone,
-            "slices": slices,
-            "num_classes": num_classes,
-            "pixel_mm": pixel_mm,
-            "regions": regions,
-        }
 
     def decode(
         self, raw: RawOutputs, score_threshold: float = 0.05, nms_iou: float = 0.3, max_detections: int = 100

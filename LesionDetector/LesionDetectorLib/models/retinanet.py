@@ -15,10 +15,11 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from LesionDetectorLib.models.anchors import RATIOS, lay_anchors, match_anchors, pyramid_anchors
+from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid
 from LesionDetectorLib.models.dense import best_detections, check_channels, group_norm
 from LesionDetectorLib.models.detections import Detections, Target, network_input
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _SIZES_PER_OCTAVE = 3
 _ANCHORS_PER_CELL = _SIZES_PER_OCTAVE * len(RATIOS)
@@ -41,46 +42,39 @@ class RetinaNet(nn.Module):
     Parameters
     ----------
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
-    slices: how many neighbouring slices are the input channels; the middle one is examined.
+    recipe: how the input is made of a CT.
     num_classes: number of labels.
-    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     anchor_scale: size of the smallest anchor of a level, in strides at 0.8 mm a pixel.
     """
 
+    NAME = "retinanet"
+
+    @remembered
     def __init__(
         self,
         backbone: str = "mobilenet_v2",
-        slices: int = 3,
+        recipe: Recipe = DEFAULT,
         num_classes: int = 8,
-        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         anchor_scale: float = 3.5,
     ) -> None:
         super().__init__()
         check_channels(channels)
-        self.architecture = {
-            "detector": "retinanet",
-            "backbone": backbone,
-            "slices": slices,
-            "num_classes": num_classes,
-            "pixel_mm": pixel_mm,
-            "strides": list(strides),
-            "channels": channels,
-            "anchor_scale": anchor_scale,
-        }
         self.strides = tuple(strides)
-        self.pyramid = Pyramid(backbone, slices, channels, self.strides)
+        self.pyramid = Pyramid(backbone, recipe.slices, channels, self.strides)
         self.head = RetinaNetHead(channels, _ANCHORS_PER_CELL, num_classes, norm_layer=group_norm)
-        self.anchors = pyramid_anchors(self.strides, anchor_scale * PIXEL_MM / pixel_mm, _SIZES_PER_OCTAVE)
+        self.anchors = pyramid_anchors(
+            self.strides, anchor_scale * DEFAULT.pixel_mm / recipe.pixel_mm, _SIZES_PER_OCTAVE
+        )
         self.matcher = Matcher(high_threshold=0.5, low_threshold=0.4, allow_low_quality_matches=True)
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
         logits, deltas = [], []
-        for features in self.pyramid(network_input(images, self.strides[-1])):
+        for features in self.pyramid(network_input(images, self.strides[-1], self.recipe)):
             outputs = self.head([features])
             shape = (len(features), *features.shape[-2:], _ANCHORS_PER_CELL, -1)
             logits.append(outputs["cls_logits"].float().view(shape))

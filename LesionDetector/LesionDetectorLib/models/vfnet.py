@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, relu
 from torchvision.ops import generalized_box_iou_loss
 
+from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.backbone import Pyramid
 from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou
@@ -28,7 +29,7 @@ from LesionDetectorLib.models.dense import (
 )
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, network_input
 from LesionDetectorLib.models.losses import divisor, varifocal_loss
-from LesionDetectorLib.slices import PIXEL_MM
+from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _LOG_LARGEST_FACTOR = math.log(1000 / 16)
 _STAR_GRADIENT = 0.1
@@ -53,9 +54,8 @@ class VFNet(nn.Module):
     Parameters
     ----------
     backbone: "mobilenet_v2", "resnet18", "resnet34" or "resnet50".
-    slices: how many neighbouring slices are the input channels; the middle one is examined.
+    recipe: how the input is made of a CT.
     num_classes: number of labels.
-    pixel_mm: side of a pixel of the slices.
     strides: px per cell of each level, doubling.
     channels: width of the pyramid and the head, a multiple of 8.
     tower_depth: convolutions before the branches for class and box part.
@@ -63,12 +63,14 @@ class VFNet(nn.Module):
         zero output.
     """
 
+    NAME = "vfnet"
+
+    @remembered
     def __init__(
         self,
         backbone: str = "mobilenet_v2",
-        slices: int = 3,
+        recipe: Recipe = DEFAULT,
         num_classes: int = 8,
-        pixel_mm: float = PIXEL_MM,
         strides: Sequence[int] = (4, 8, 16, 32, 64),
         channels: int = 64,
         tower_depth: int = 2,
@@ -76,26 +78,15 @@ class VFNet(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(channels)
-        self.architecture = {
-            "detector": "vfnet",
-            "backbone": backbone,
-            "slices": slices,
-            "num_classes": num_classes,
-            "pixel_mm": pixel_mm,
-            "strides": list(strides),
-            "channels": channels,
-            "tower_depth": tower_depth,
-            "anchor_scale": anchor_scale,
-        }
         self.strides = tuple(strides)
-        self.anchor_scale = anchor_scale * PIXEL_MM / pixel_mm
+        self.anchor_scale = anchor_scale * DEFAULT.pixel_mm / recipe.pixel_mm
         self.num_classes = num_classes
-        self.pyramid = Pyramid(backbone, slices, channels, self.strides)
+        self.pyramid = Pyramid(backbone, recipe.slices, channels, self.strides)
         self.head = VFNetHead(channels, num_classes, tower_depth, self.strides, self.anchor_scale)
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Raw outputs for `images` (N, slices, H, W), grey values 0..255, H and W multiples of the coarsest stride."""
-        return self.head(self.pyramid(network_input(images, self.strides[-1])))
+        return self.head(self.pyramid(network_input(images, self.strides[-1], self.recipe)))
 
     def label_points(self, points: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Per image and point the index of the box that it learns, BACKGROUND or IGNORE (see `atss.assign`), shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -18,37 +19,53 @@ from LesionDetectorLib.models.jmi import Jmi
 from LesionDetectorLib.models.retinanet import RetinaNet
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.refusal import Refusal
-from LesionDetectorLib.slices import MAX_SIZE, NEIGHBOUR_MM, WINDOW
+from LesionDetectorLib.slices import Recipe
 
-FORMAT = 1
+FORMAT = 2
+OLDEST_FORMAT = 1
 LABELS = [part.title for part in BodyPart]
-DETECTORS = {"vfnet": VFNet, "faster_rcnn": FasterRCNN, "retinanet": RetinaNet, "foveabox": FoveaBox, "jmi": Jmi}
+# A new detector is a file with its class, and a row here.
+DETECTORS = {each.NAME: each for each in (VFNet, FasterRCNN, RetinaNet, FoveaBox, Jmi)}
 Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
 RawOutputs = tuple[tuple[Tensor, ...], ...]
 """What a model gives: each detector has a NamedTuple of its own, whose parts hold a map per level of the pyramid."""
-PREPROCESSING = {"window": list(WINDOW), "neighbour_mm": NEIGHBOUR_MM, "max_size": MAX_SIZE}
+RECIPE = {field.name for field in fields(Recipe)}
 
 
 class WeightsError(Refusal):
     """A weights file that cannot be used; the message is one sentence for the user."""
 
 
-def build(architecture: dict) -> Model:
-    """A new model from a card's "architecture": "detector" and the keyword arguments of its class."""
-    arguments = dict(architecture)
+def build(architecture: dict, recipe: dict | None = None) -> Model:
+    """A new model from a card's "architecture", "detector" and the arguments of its class, and its "input".
+
+    What of a `Recipe` stands in the architecture, as it does in old cards and in the plan of a training, is taken from
+    there.
+    """
+    arguments = {name: value for name, value in architecture.items() if name not in RECIPE}
+    eaten = {name: value for name, value in {**(recipe or {}), **architecture}.items() if name in RECIPE}
     detector = arguments.pop("detector", None)
     if detector not in DETECTORS:
         raise WeightsError(f"'{detector}' is no detector that this version knows; it knows: {', '.join(DETECTORS)}.")
     try:
-        return DETECTORS[detector](**arguments)
+        return DETECTORS[detector](recipe=Recipe(**eaten), **arguments)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"The architecture {architecture} cannot be built: {error}") from error
 
 
-def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None:
+def body_parts(labels: list[str]) -> list[BodyPart]:
+    """The body part of each label that a network says, in their order; WeightsError for one that is none."""
+    try:
+        return [BodyPart.from_title(label) for label in labels]
+    except (ValueError, AttributeError, TypeError) as error:
+        known = ", ".join(LABELS)
+        raise WeightsError(f"The labels {labels} are not those of body parts, which are: {known}.") from error
+
+
+def save(model: Model, path: Path | str, card: dict, half: bool = False, labels: list[str] = LABELS) -> None:
     """Write the weights to `path` (.safetensors) and the card beside it (.json), each at once or not at all.
 
-    The card gets "format", "architecture", "labels" and "preprocessing" from the program; `card` adds the rest
+    The card gets "format", "architecture", "input" (the `Recipe`) and "labels" from the program; `card` adds the rest
     ("training", "results", ...). With `half` the tensors are stored as float16.
     """
     path = Path(path)
@@ -58,8 +75,8 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False) -> None
     facts = {
         "format": FORMAT,
         "architecture": model.architecture,
-        "labels": LABELS,
-        "preprocessing": {**PREPROCESSING, **{name: model.architecture[name] for name in ("slices", "pixel_mm")}},
+        "input": asdict(model.recipe),
+        "labels": labels,
     }
     write_bytes(path, to_bytes(tensors))
     write_bytes(
@@ -74,18 +91,22 @@ def load(path: Path | str) -> tuple[Model, dict]:
     """
     path = Path(path)
     card = _read_card(path)
-    if card.get("format") != FORMAT:
+    file = path.with_suffix(".json")
+    if card.get("format") not in range(OLDEST_FORMAT, FORMAT + 1):
         raise WeightsError(
-            f"{path.with_suffix('.json')} has format {card.get('format')}, and this version reads format {FORMAT} only."
+            f"{file} has format {card.get('format')}, and this version reads formats {OLDEST_FORMAT} to {FORMAT}."
         )
-    if card.get("labels") != LABELS:
-        raise WeightsError(
-            f"{path.with_suffix('.json')} names the labels {card.get('labels')}, and this version needs {LABELS}."
-        )
+    if not isinstance(card.get("labels"), list):
+        raise WeightsError(f"{file} does not say which labels its network has.")
+    body_parts(card["labels"])
     if not isinstance(card.get("architecture"), dict):
-        raise WeightsError(f"{path.with_suffix('.json')} does not say which architecture its weights have.")
+        raise WeightsError(f"{file} does not say which architecture its weights have.")
     with torch.device("meta"):  # no time spent on weights that are replaced at once
-        model = build(card["architecture"]).eval()
+        model = build(card["architecture"], card.get("input") or card.get("preprocessing")).eval()
+    if model.architecture["num_classes"] != len(card["labels"]):
+        raise WeightsError(
+            f"{file} names {len(card['labels'])} labels for {model.architecture['num_classes']} classes."
+        )
     tensors = _read_tensors(path)
     _check_fit(path, model, tensors)
     model.load_state_dict(

@@ -1,0 +1,124 @@
+"""The training of a detector: its data sets, its validation, and the card of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from LesionDetectorLib.detect import Detector
+from LesionDetectorLib.models import weights
+from torch import nn
+
+from train.data.crops import Crops, collate
+from train.data.deeplesion import DeepLesionError, KeySlice, read_info
+from train.data.prepared import PreparedSlices
+from train.measuring.detected import detect_key_slices, match
+from train.measuring.statement import label_sensitivities
+from train.training.loop import Run
+from train.training.plan import Plan
+
+
+class DetectorTask:
+    """A detector, crops round key slices to learn from, and the sensitivity on key slices of other patients.
+
+    Parameters
+    ----------
+    plan: of the training.
+    folder: of the run, where prepared slices are kept unless the plan names another place.
+    backbone_weights: a torchvision state_dict to start the backbone from.
+    """
+
+    figure = "sensitivity"
+
+    def __init__(self, plan: Plan, folder: Path, backbone_weights: Path | None = None) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.model = weights.build(plan.architecture)
+        if backbone_weights is not None:
+            weights.load_backbone(self.model, backbone_weights)
+        for stage in self.model.pyramid.stages[: plan.frozen_stages]:
+            stage.requires_grad_(False)
+        self.cache = Path(plan.cache) if plan.cache else folder / "cache"
+        self._validation: list[KeySlice] | None = None
+
+    def data(self) -> tuple[Crops, Callable, int]:
+        """Crops of the train split; DeepLesionError where there is none."""
+        plan = self.plan
+        key_slices, shares = read_data(plan.data, "train")
+        if not key_slices:
+            raise DeepLesionError(
+                f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
+            )
+        prepared = PreparedSlices(self.cache, self.model.recipe)
+        crops = Crops(key_slices, shares, plan.steps * plan.batch, prepared, plan.size, seed=plan.seed)
+        return crops, collate, math.ceil(len(key_slices) / plan.batch)
+
+    def validate(self, model: nn.Module, device: torch.device) -> float:
+        """The mean over the labels of the sensitivity at 4 false positives per image."""
+        if self._validation is None:
+            self._validation = _spread(read_data(self.plan.data, "val")[0], self.plan.validation_slices)
+        if not self._validation:
+            return float("nan")
+        found = detect_key_slices(Detector(model, device), self._validation, cache=self.cache)
+        return label_sensitivities(match(self._validation, found))["mean"]
+
+    def export(self, model: nn.Module, path: Path, step: int, figure: float) -> None:
+        """Write the weights with a card."""
+        weights.save(model, path, card(self.plan, step, figure))
+
+
+def new_run(plan: Plan, folder: Path, device: torch.device, backbone_weights: Path | None = None) -> Run:
+    """A new training of a detector."""
+    return Run(DetectorTask(plan, folder, backbone_weights), plan, folder, device)
+
+
+def resumed(folder: Path, device: torch.device) -> Run:
+    """The training of a detector that was stopped in `folder`."""
+    return Run.resumed(DetectorTask, folder, device)
+
+
+def start_from(run: Run, path: Path) -> None:
+    """Take over trained weights of the same architecture and input; WeightsError where they are none."""
+    trained, _ = weights.load(path)
+    if (trained.architecture, trained.recipe) != (run.model.architecture, run.model.recipe):
+        raise weights.WeightsError(
+            f"{path} has the architecture {trained.architecture} and the input {trained.recipe}, this run "
+            f"{run.model.architecture} and {run.model.recipe}."
+        )
+    run.start_from(trained.state_dict())
+
+
+def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice], np.ndarray]:
+    """The key slices of several folders, or csv files as `read_info` takes them, and how often each is to be drawn.
+
+    "FOLDER=2" draws a folder's slices twice as often in all.
+    """
+    key_slices, shares = [], []
+    for entry in specification:
+        folder, _, share = entry.partition("=")
+        found = read_info(Path(folder), split)
+        key_slices += found
+        shares += [float(share or 1) / max(len(found), 1)] * len(found)
+    return key_slices, np.array(shares)
+
+
+def card(plan: Plan, step: int, sensitivity: float) -> dict:
+    """What the weights' card says about how they were made."""
+    return {
+        "training": {
+            **{name: value for name, value in vars(plan).items() if name not in ("architecture", "cache")},
+            "data": [Path(entry).name for entry in plan.data],
+            "steps_done": step,
+        },
+        "results": {"validation": {"mean_sensitivity_4_fp_iou_0.3": None if math.isnan(sensitivity) else sensitivity}},
+    }
+
+
+def _spread(items: list, count: int) -> list:
+    """At most `count` of `items`, evenly spread."""
+    return (
+        items if len(items) <= count else [items[place] for place in np.linspace(0, len(items) - 1, count).astype(int)]
+    )
