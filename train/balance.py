@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from LesionDetectorLib.files import whole
+from LesionDetectorLib.files import write_figure
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 
@@ -167,8 +167,7 @@ def picture(lesions: pd.DataFrame, train: pd.DataFrame, sets: dict[str, pd.DataF
         _bars(panels[panel], shown, {name: groups[name] for name in names}, title)
     for panel in ("a", "c"):
         panels[panel].tick_params(axis="x", rotation=20)
-    with whole(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+    write_figure(path, figure, dpi=110)
 
 
 def _bars(axes, sets: dict[str, pd.DataFrame], groups: dict[str, pd.Series], title: str) -> None:

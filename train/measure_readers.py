@@ -24,7 +24,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import morphological_chan_vese, random_walker
 
-from train.data.deeplesion import DeepLesionError, read_png
+from train.data.deeplesion import DeepLesionError, read_boxes, read_numbers, read_png, read_spacing, read_table
 
 MARGIN_PX = 5
 
@@ -123,11 +123,14 @@ def linear_fit(rows: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
 
 def read_geometry(folder: Path) -> pd.DataFrame:
     """Patient, sides w >= h of the box without its margin, and diameters, in mm, of every row of `DL_info_test.csv`."""
-    table = pd.read_csv(folder / "DL_info_test.csv")
-    spacing = np.array([_numbers(text)[0] for text in table["Spacing_mm_px_"]])[:, None]
-    boxes = np.array([_numbers(text) for text in table["Bounding_boxes"]])
-    sides = np.sort((boxes[:, 2:] - boxes[:, :2] - 2 * MARGIN_PX) * spacing)[:, ::-1]
-    diameters = np.array([_numbers(text) for text in table["Lesion_diameters_Pixel_"]]) * spacing
+    csv = folder / "DL_info_test.csv"
+    table = read_table(
+        csv, ("File_name", "Patient_index", "Bounding_boxes", "Lesion_diameters_Pixel_", "Spacing_mm_px_")
+    )
+    pixel_mm = read_spacing(csv, table)[:, :1]
+    boxes = read_boxes(csv, table)
+    sides = np.sort((boxes[:, 2:] - boxes[:, :2] - 2 * MARGIN_PX) * pixel_mm)[:, ::-1]
+    diameters = read_numbers(csv, table, "Lesion_diameters_Pixel_", 2) * pixel_mm
     return pd.DataFrame(
         {
             "patient": table["Patient_index"],

@@ -8,12 +8,9 @@ slices round its key slices. The same seed gives the same bytes, whatever the nu
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -21,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from LesionDetectorLib.files import whole_folder
 from LesionDetectorLib.lesion import BodyPart, Recist
 from tqdm import tqdm
 
@@ -118,20 +116,6 @@ def _row(
     )
 
 
-@contextmanager
-def _finished(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when the work is done, and vanishes when it is not."""
-    partial_folder = out.absolute().with_name(f".{out.name}.partial-{os.getpid()}")
-    partial_folder.mkdir(parents=True)
-    try:
-        yield partial_folder
-        if out.is_dir():
-            out.rmdir()
-        partial_folder.rename(out)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-
 def split_of(patients: int, percent: Sequence[float], seed: int) -> Array:
     """1, 2 or 3 (train, validation, test) for each of `patients`, in the given shares, in random order."""
     edges = np.cumsum(np.asarray(percent, float) / np.sum(percent))[:2]
@@ -147,7 +131,7 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
     if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
         raise FileExistsError(f"{plan.out} exists and is not empty; choose another --out or remove it.")
     numbers, splits = range(first, first + patients), split_of(patients, percent, plan.seed).tolist()
-    with _finished(plan.out) as folder:
+    with whole_folder(plan.out) as folder:
         work = partial(write_patient, Plan(**{**vars(plan), "out": folder}))
         rows = []
         progress = partial(tqdm, total=patients, unit="patient", disable=not sys.stderr.isatty())

@@ -23,6 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
@@ -70,7 +71,7 @@ class Run:
         return (self.folder / "test" / "report.json").exists()
 
 
-class RunError(RuntimeError):
+class RunError(Refusal):
     """A run ended badly; the message names it, where its output is, and the last line of that."""
 
 
@@ -200,7 +201,7 @@ def check_settings(out: Path, settings: dict) -> None:
             )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(settings, indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

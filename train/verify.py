@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.words import ranges
 from tqdm import tqdm
 
 from train.data.deeplesion import NEEDED, SPLITS, UNKNOWN, DeepLesionError, located, read_numbers, read_png, read_table
@@ -160,7 +162,7 @@ def verify(folder: Path, full: bool = False, workers: int = 1, listing: Path | N
     lines = [f"{images / series}: {_fault(*fault)}" for series, fault in faults.items()]
     print(*lines[:LISTED], sep="\n", end="\n" if lines else "")
     if listing is not None:
-        listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(listing, "".join(f"{line}\n" for line in lines))
     elif len(lines) > LISTED:
         print(f"... and {len(lines) - LISTED:,} more series; --list FILE writes them all.")
     if faults:
@@ -184,14 +186,8 @@ def _beside(found: pd.DataFrame, known: pd.DataFrame) -> str:
 
 
 def _fault(missing: Sequence[int], damaged: Sequence[int]) -> str:
-    kinds = [f"{kind} {_ranges(numbers)}" for kind, numbers in (("missing", missing), ("damaged", damaged)) if numbers]
-    return ", ".join(kinds)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """ "3-5 9" for 3, 4, 5, 9."""
-    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
-    return " ".join(f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    kinds = [f"{kind} {ranges(numbers)}" for kind, numbers in (("missing", missing), ("damaged", damaged)) if numbers]
+    return "; ".join(kinds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

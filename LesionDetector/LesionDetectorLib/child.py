@@ -30,6 +30,7 @@ from time import monotonic
 
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.scratch import Scratch
 
 STAGES = {"load": 0.05, "read": 0.05, "detect": 0.8, "measure": 0.08, "write": 0.02}
@@ -69,7 +70,7 @@ class Progress:
     seconds_left: float | None
 
 
-class ChildError(RuntimeError):
+class ChildError(Refusal):
     """The child ended without a result; the message is for the user, `output` the last lines that the child wrote."""
 
     def __init__(self, message: str, output: str = "") -> None:

@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from LesionDetectorLib.scratch import Scratch
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pydicom import FileDataset
 
 
@@ -54,11 +55,21 @@ def whole(path: Path | str) -> Iterator[BinaryIO]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `path` once all is written, and vanishes on any failure or Ctrl-C.
     Raises OSError."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with Scratch(f".{path.name}-unfinished-", path.parent) as folder:
         unfinished = folder / "whole"
         unfinished.mkdir()
         yield unfinished
+        if path.is_dir():
+            path.rmdir()  # one that is not empty stays
         unfinished.replace(path)
+
+
+def write_figure(path: Path, figure: Figure, **how: Any) -> None:
+    """Write a matplotlib figure in the format of its ending; on any failure `path` is as before. Raises OSError."""
+    with whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."), **how)
 
 
 def write_dicom(path: Path | str, dataset: FileDataset) -> None:

@@ -21,7 +21,7 @@ PACKAGES = {
 """The packages that the program needs: the name by which Python imports each, and the one by which pip knows it."""
 
 
-ISSUES = "https://github.com/SlicerLesionDetector/SlicerLesionDetector/issues"
+ISSUES = "https://github.com/SlicerLesionDetector/SlicerLesionDetectorExtension/issues"
 FAULT = f"This is a fault of the program: report it with the lines above at {ISSUES}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.words import plural
 
 FORMAT = "lesion-detector/review"
 VERSION = 1
@@ -235,7 +236,7 @@ def _next_step(undone: list[Edit]) -> list[Edit]:
 
 def _step_name(step: list[Edit]) -> str:
     if len(step) > 1:
-        return f"{step[0].action.value} {len(step)} lesions"
+        return f"{step[0].action.value} {plural(len(step), 'lesion')}"
     return str(step[0]) if step else ""
 
 

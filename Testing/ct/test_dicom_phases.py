@@ -382,8 +382,7 @@ def test_a_series_for_every_slice_is_told(tmp_path: Path):
     volume = ct.read(tmp_path)
     assert volume.warnings[0] == (
         "14 series of one slice each lie beside one another, as if every slice of one series had got a series of its "
-        "own: "
-        "export the CT again as one series."
+        "own: export the CT again as one series."
     )
 
 

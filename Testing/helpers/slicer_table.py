@@ -458,8 +458,7 @@ FUNCTIONS = {
         "load_requirements(path)",
         "pip_check(req, _seen=None)",
         "pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True, "
-        "requester=None, "
-        "skip_in_testing=True, show_progress=True)",
+        "requester=None, skip_in_testing=True, show_progress=True)",
     ),
     "Base/Python/slicer/i18n.py": ("tr(text)", "translate(context, text)"),
     "Base/Python/slicer/ScriptedLoadableModule.py": (
@@ -485,8 +484,7 @@ FUNCTIONS = {
         "SampleDataLogic.registerCustomSampleDataSource(category='Custom', sampleName=None, uris=None, "
         "fileNames=None, nodeNames=None, "
         "customDownloader=None, thumbnailFileName=None, loadFileTypes=None, loadFiles=None, loadFileProperties={}, "
-        "checksums=None, "
-        "loadFileType=None)",
+        "checksums=None, loadFileType=None)",
     ),
 }
 """The functions that a module may call, by the file of Slicer that defines them; annotations are left out."""

@@ -167,10 +167,10 @@ def test_missing_and_damaged_slices_are_listed(download, capsys):
     whole = (series / "003.png").read_bytes()
     (series / "003.png").write_bytes(whole[: len(whole) // 2])
     assert verify.main([str(download)]) == 1
-    assert f"{series}: missing 1, damaged 2\n" in capsys.readouterr().out
+    assert f"{series}: missing 1; damaged 2\n" in capsys.readouterr().out
     assert verify.main([str(download), "--full", "--workers", "2", "--list", str(download / "faults.txt")]) == 1
     assert "1 are missing, 2 damaged" in capsys.readouterr().out
-    assert (download / "faults.txt").read_text() == f"{series}: missing 1, damaged 2-3\n"
+    assert (download / "faults.txt").read_text() == f"{series}: missing 1; damaged 2-3\n"
 
 
 def test_a_count_that_differs_stands_beside_the_published_one(download, capsys):

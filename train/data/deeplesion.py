@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import SimpleITK
-from LesionDetectorLib.ct.deeplesion import USUAL_SPACING, usable_spacing
+from LesionDetectorLib.ct.deeplesion import USUAL_STANDS_IN, usable_spacing
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.slices import DEFAULT, Recipe
@@ -221,12 +221,7 @@ def read_spacing(csv: Path, table: pd.DataFrame) -> np.ndarray:
     """
     spacing, signed, unknown = usable_spacing(read_numbers(csv, table, "Spacing_mm_px_", 3, blank=True))
     _tell(csv, table[signed.any(1)], "have a spacing below 0, which is taken without its sign")
-    usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
-    _tell(
-        csv,
-        table[unknown.any(1)],
-        f"have no spacing: DeepLesion's usual {usual} mm stand in, so sizes in mm are rough there",
-    )
+    _tell(csv, table[unknown.any(1)], f"have no spacing: {USUAL_STANDS_IN} there")
     return spacing
 
 

@@ -9,11 +9,13 @@ is the hull of the two axes + 5 pixels.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import BodyPart, Recist
 
 COLUMNS = (
@@ -105,10 +107,11 @@ def row(
 def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
     """Write rows made by `row` as a `DL_info.csv`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, file.getvalue())
 
 
 def _join(values: Iterable[float]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import BodyPart
 
 from train.data.deeplesion import UNKNOWN, DeepLesionError
@@ -124,4 +125,4 @@ def write(path: Path, boxes: Boxes, names: list[str], **columns: np.ndarray) -> 
     table = pd.DataFrame({"image": np.array(names, object)[boxes.image], **dict(zip(SIDES, boxes.boxes.T))})
     if boxes.scores is not None:
         table["score"] = boxes.scores
-    table.assign(label=boxes.labels, **columns).to_csv(path, index=False)
+    write_text(path, table.assign(label=boxes.labels, **columns).to_csv(index=False))

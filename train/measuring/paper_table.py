@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import BodyPart
 
 from train.data.deeplesion import DeepLesionError, read_info
@@ -88,10 +89,10 @@ def write(out: Path) -> str:
         )
     order = {name: place for place, name in enumerate((*NAMES, *EXPERIMENTS))}
     runs.sort(key=lambda run: (order[run.detector], order.get(run.experiment, len(order)), run.experiment, run.seed))
-    table1(runs).to_csv(out / "table1.csv", index=False)
-    each_run(runs).to_csv(out / "results.csv", index=False)
+    write_text(out / "table1.csv", table1(runs).to_csv(index=False))
+    write_text(out / "results.csv", each_run(runs).to_csv(index=False))
     pictures = _pictures(runs, out)
-    (out / "results.md").write_text(_page(runs, out, pictures), encoding="utf-8")
+    write_text(out / "results.md", _page(runs, out, pictures))
     return f"Written to {out}: results.md, table1.csv, results.csv and pictures of {len(runs)} runs."
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from LesionDetectorLib.files import write_figure
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.looks import SOFT_TISSUE_WINDOW, window
 from matplotlib.axes import Axes
@@ -55,7 +56,7 @@ def froc_curves(results: dict[str, Froc], path: Path) -> None:
     axes.set_xlabel("false positives per image")
     axes.set_ylabel("sensitivity")
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def label_froc_curves(result: Froc, path: Path) -> None:
@@ -85,7 +86,7 @@ def label_froc_curves(result: Froc, path: Path) -> None:
     )
     figure.supxlabel("false positives per image", fontsize=10)
     figure.supylabel("sensitivity", fontsize=10)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def confusion_matrix(matrix: np.ndarray, path: Path) -> None:
@@ -106,7 +107,7 @@ def confusion_matrices(matrices: dict[str, np.ndarray], path: Path) -> None:
         picture = _draw_confusion(axes, matrix)
         axes.set_title(name)
     figure.colorbar(picture, ax=panels, label="% of the lesions of a label", shrink=0.85 / rows)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def _draw_confusion(axes: Axes, matrix: np.ndarray) -> AxesImage:
@@ -157,7 +158,7 @@ def grouped_bars(
         axes.grid(axis="y", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[str], path: Path) -> None:
@@ -179,7 +180,7 @@ def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[st
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(entries), frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def key_slices(examples: Sequence[SliceExample], path: Path, columns: int = 4) -> None:
@@ -204,7 +205,7 @@ def key_slices(examples: Sequence[SliceExample], path: Path, columns: int = 4) -
     figure.legend(
         handles=lines, loc="outside lower center", ncols=min(4, 2 * columns), frameon=False, labelcolor="white"
     )
-    figure.savefig(path, facecolor="black")
+    write_figure(path, figure, facecolor="black")
 
 
 def _figure(width: float, height: float, facecolor: str = "white") -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from LesionDetectorLib.files import write_figure
 
 
 def picture(log: list[dict[str, float]], figure_name: str, path: Path) -> None:
@@ -26,4 +27,4 @@ def picture(log: list[dict[str, float]], figure_name: str, path: Path) -> None:
     validation.set(xlabel="step", ylabel=f"validation {figure_name}")
     if figure_name == "sensitivity":
         validation.set(ylabel="validation sensitivity at 4 false positives per image", ylim=(0, 1))
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)

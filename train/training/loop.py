@@ -6,6 +6,7 @@ It can be killed at any moment and resumed.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from LesionDetectorLib.files import whole
+from LesionDetectorLib.files import whole, write_text
 from LesionDetectorLib.models.losses import process_number, processes, sum_over_processes
 from LesionDetectorLib.refusal import Refusal
 from torch import Tensor, distributed, nn
@@ -227,14 +228,12 @@ class Run:
         self.save()
 
     def _write_log(self) -> None:
-        with (self.folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(
-                file,
-                ["step", *[name for name in self.log[0] if name != "step"], self.task.figure],
-                extrasaction="ignore",
-            )
-            writer.writeheader()
-            writer.writerows(self.log)
+        columns = ["step", *[name for name in self.log[0] if name != "step"], self.task.figure]
+        file = io.StringIO()
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.log)
+        write_text(self.folder / "log.csv", file.getvalue())
         picture(self.log, self.task.figure, self.folder / "curves.png")
 
 

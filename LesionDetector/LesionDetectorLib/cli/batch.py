@@ -22,6 +22,7 @@ from LesionDetectorLib.formats import write_reports
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import ISSUES, Refusal, refusal
+from LesionDetectorLib.words import plural
 
 if TYPE_CHECKING:
     from LesionDetectorLib.detect import Detector
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
         return 130
     print(
-        f"{len(waiting) - failed} studies done, {failed} failed"
+        f"{plural(len(waiting) - failed, 'study', 'studies')} done, {failed} failed"
         + (f", see {printable(str(options.out / FAILED))}." if failed else ".")
     )
     if faults:
@@ -164,7 +165,7 @@ def _work_off(
             news = "failed" if sentence else "failed, by a fault of the program"
         else:
             failure.unlink(missing_ok=True)
-            news = f"{len(lesions)} lesions"
+            news = plural(len(lesions), "lesion")
         print(f"[{number}/{len(waiting)}] {printable(name)}: {news}", flush=True)
     return failed, faults
 

@@ -12,11 +12,13 @@ import numpy as np
 
 from LesionDetectorLib.ct.grid import interpolate_slices
 from LesionDetectorLib.ct.volume import CTError, Volume, check_hu, to_hu
+from LesionDetectorLib.words import plural, ranges
 
 FOLDER = re.compile(r"\d+_(?P<study>\d+)_(?P<series>\d+)")
 HU_OFFSET = 32768
 USUAL_SPACING = (0.8, 0.8, 5.0)
 """mm, where a spacing is not known; DeepLesion's medians."""
+USUAL_STANDS_IN = "DeepLesion's usual {:g} x {:g} x {:g} mm stand in, so sizes in mm are rough".format(*USUAL_SPACING)
 HEAD_TO_FEET = np.diag([1.0, 1.0, -1.0])
 FOLDERS_ABOVE = 3
 
@@ -58,12 +60,9 @@ def read(folder: Path, progress: Callable[[int, int], None] | None = None) -> Vo
     missing = sorted(set(wanted.tolist()) - set(numbers))
     if missing:
         hu, _ = interpolate_slices(hu, positions, wanted)
-        told = (
-            "1 slice of {} is missing and was"
-            if len(missing) == 1
-            else f"{len(missing)} slices of {{}} are missing and were"
-        )
-        warnings.append(f"{told.format(folder.name)} interpolated: {_ranges(missing)}.")
+        were = "is missing and was" if len(missing) == 1 else "are missing and were"
+        told = f"{plural(len(missing), 'slice')} of {folder.name} {were}"
+        warnings.append(f"{told} interpolated: {ranges(missing)}.")
     if len(numbers) == 1:
         warnings.append(f"{folder.name} has one slice only: it stands in for its neighbours.")
     return Volume(
@@ -137,16 +136,5 @@ def _parse_spacing(text: str, table: Path, folder: Path) -> tuple[tuple[float, f
     if signed.any():
         warnings.append(f"{table.name} gives the spacing of {folder.name} as '{text}': it was taken without its sign.")
     if unknown.any():
-        usual = " x ".join(f"{mm:g}" for mm in USUAL_SPACING)
-        warnings.append(
-            f"{table.name} has no spacing of {folder.name}: DeepLesion's usual {usual} mm stand in, so sizes in mm "
-            "are rough."
-        )
+        warnings.append(f"{table.name} has no spacing of {folder.name}: {USUAL_STANDS_IN}.")
     return tuple(spacing.tolist()), warnings
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[3, 4, 5, 9] -> "3-5, 9"."""
-    starts = [number for number in numbers if number - 1 not in numbers]
-    ends = [number for number in numbers if number + 1 not in numbers]
-    return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends))

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from LesionDetectorLib.ct.dicom_phases import few, one_of_each, places, without_copies
+from LesionDetectorLib.ct.dicom_phases import one_of_each, places, without_copies
 from LesionDetectorLib.ct.dicom_slices import MALFORMED, TAGS, Image, Slice, read_image
 from LesionDetectorLib.ct.geometry import DicomSeries
 from LesionDetectorLib.ct.grid import even_positions, interpolate_slices, shift_slices, sideways_shift, tilt
 from LesionDetectorLib.ct.volume import AIR, HIGHEST, CTError, Placed, Volume, check_hu, to_hu
+from LesionDetectorLib.words import few, plural
 
 PATIENT = {
     "PatientName": "Patient",
@@ -167,12 +168,11 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
     if _is_scattered(slices, found):
         warnings.append(
             f"{len(found) + 1} series of one slice each lie beside one another, as if every slice of one series had "
-            "got a series "
-            "of its own: export the CT again as one series."
+            "got a series of its own: export the CT again as one series."
         )
     elif found:
-        text = f"Series {series} with {_slices(slices)} was read; there are other axial CT series: {_sizes(found)}."
-        warnings.append(text)
+        read = f"Series {series} with {plural(len(slices), 'slice')} was read"
+        warnings.append(f"{read}; there are other axial CT series: {_sizes(found)}.")
     return slices, warnings
 
 
@@ -208,15 +208,11 @@ def _is_scattered(slices: list[Slice], others: dict[str, list[Slice]]) -> bool:
 
 
 def _count(reasons: Counter[str]) -> str:
-    return ", ".join(f"{number} image{'s' * (number > 1)} {reason}" for reason, number in reasons.most_common())
+    return ", ".join(f"{plural(number, 'image')} {reason}" for reason, number in reasons.most_common())
 
 
 def _sizes(found: dict[str, list[Slice]]) -> str:
-    return few([f"{uid} ({_slices(slices)})" for uid, slices in found.items()]) or "none"
-
-
-def _slices(slices: list[Slice]) -> str:
-    return f"{len(slices)} slice{'s' * (len(slices) != 1)}"
+    return few([f"{uid} ({plural(len(slices), 'slice')})" for uid, slices in found.items()]) or "none"
 
 
 def _one_stack(slices: list[Slice]) -> tuple[list[Slice], list[str]]:

@@ -11,10 +11,10 @@ import numpy as np
 
 from LesionDetectorLib.ct.dicom_marks import COUNTS, MARKS, Mark, number, preference
 from LesionDetectorLib.ct.dicom_slices import Slice
+from LesionDetectorLib.words import few
 
 SAME_PLACE = 0.01  # mm
 BETWEEN = 0.6  # of the distance of neighbours: what lies nearer to a slice than this is no neighbour but shows the same
-NAMED = 5  # values that a sentence names
 
 
 def without_copies(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
@@ -59,12 +59,6 @@ def places(slices: list[Slice]) -> list[list[Slice]]:
         else:
             found.append([item])
     return found
-
-
-def few(values: Sequence[str]) -> str:
-    """The first of `values` for a sentence, and how many more there are."""
-    more = [f"and {len(values) - NAMED} more"] if len(values) > NAMED else []
-    return ", ".join([*values[:NAMED], *more])
 
 
 def _by_value(slices: list[Slice], values: Sequence[str]) -> dict[str, list[Slice]]:

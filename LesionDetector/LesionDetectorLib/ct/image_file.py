@@ -138,8 +138,7 @@ def _doubts(path: Path, reader: sitk.ImageFileReader) -> list[str]:
         if apart > 0:
             return [
                 f"{path.name} says in two ways where its voxels lie (qform and sform), which are up to {apart:.0f} mm "
-                "apart: "
-                f"left and right may be swapped. The {_form_taken(path, reader)} was taken."
+                f"apart: left and right may be swapped. The {_form_taken(path, reader)} was taken."
             ]
     elif _is_meta_image(path):
         known = any(key in _start(path).lower() for key in META_ORIENTATION)

@@ -218,4 +218,4 @@ def _notes(reading: Reading, entries: list[Entry]) -> list[str]:
 
 
 def _listed(entries: list[Entry]) -> str:
-    return f"lesion{'s' * (len(entries) > 1)} " + ", ".join(str(entry.number) for entry in entries)
+    return ("lesion " if len(entries) == 1 else "lesions ") + ", ".join(str(entry.number) for entry in entries)

@@ -5,6 +5,8 @@ from typing import Annotated
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
+from LesionDetectorLib.reading import DEFAULT_CONFIDENCE
+
 
 @parameterNodeWrapper
 class LesionDetectorParameterNode:
@@ -19,6 +21,6 @@ class LesionDetectorParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
     weights: str = ""
     device: Annotated[str, Choice(["auto", "cuda", "cpu"])] = "auto"
-    confidence: Annotated[float, WithinRange(0, 1)] = 0.5
+    confidence: Annotated[float, WithinRange(0, 1)] = DEFAULT_CONFIDENCE
     zoom: bool = True
     bodyPartWindow: bool = True

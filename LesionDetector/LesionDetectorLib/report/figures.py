@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from LesionDetectorLib.captions import place_caption
+from LesionDetectorLib.files import write_figure
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import colour, window
 
@@ -200,6 +201,5 @@ def _box_mm(volume: Volume, lesion: Lesion) -> Bbox:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(
-        path, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 1}
-    )  # 40 % less time, a third more bytes
+    # 40 % less time, a third more bytes
+    write_figure(path, figure, facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 1})

@@ -15,6 +15,7 @@ from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.report import text
+from LesionDetectorLib.words import plural
 
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume
@@ -112,7 +113,7 @@ def _counts(lesions: list[Lesion]) -> str:
     """How many lesions there are of which status: "5 lesions: 2 accepted, 3 pending"."""
     statuses = [lesion.status for lesion in lesions]
     parts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
-    return f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}" + (f": {parts}" if parts else "")
+    return plural(len(lesions), "lesion") + (f": {parts}" if parts else "")
 
 
 def _pictures(

@@ -112,8 +112,7 @@ def _unpack(file: zipfile.ZipFile, path: Path, folder: Path) -> None:
     if size > LARGEST or len(entries) > MOST_FILES:
         raise SceneError(
             f"{path} unpacks to {len(entries)} files of {size >> 20} MB, and at most {MOST_FILES} of {LARGEST >> 20} "
-            "MB are read: "
-            "open it in 3D Slicer and save it without what is not needed."
+            "MB are read: open it in 3D Slicer and save it without what is not needed."
         )
     if any(entry.flag_bits & ENCRYPTED for entry in entries):
         raise SceneError(f"{path} is encrypted: unpack it with its password first.")
