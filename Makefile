@@ -2,6 +2,8 @@
 # make demo CT=path    the same on a CT of your own: DICOM folder, .nrrd, .nii.gz, .mha, DeepLesion sub-volume folder
 # make test            set up, run the tests
 # make lint            check style
+# make types           check types
+# make coverage        run the tests, and print which lines they reach
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo/found
@@ -10,7 +12,7 @@ CT ?=
 BIN = $(VENV)/bin
 PHANTOM = demo/ct
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage lint types clean
 
 demo: $(VENV)/ready
 ifeq ($(CT),)
@@ -23,9 +25,15 @@ endif
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --cov --cov-report term:skip-covered
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) demo

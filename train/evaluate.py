@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from LesionDetectorLib.refusal import Refusal
 
-from train.data.deeplesion import DeepLesionError, read_info
+from train.data import data_sets
+from train.data.deeplesion import DeepLesionError
 from train.measuring.detected import detect_key_slices, each_lesion, report_on_ct, summary
 from train.measuring.froc_csv import froc_of_csv
 from train.measuring.statement import Evaluation, plain, report
@@ -137,7 +138,7 @@ def _slices(options: argparse.Namespace) -> str:
     if options.out and options.out.exists() and not options.out.is_dir():
         raise DeepLesionError(f"{options.out} is a file; name a folder with --out.")
     detector = _detector(options)
-    key_slices = read_info(options.folder, options.split)
+    key_slices = data_sets.read(options.folder, options.split)
     if not key_slices:
         raise DeepLesionError(
             f"{options.folder} holds no slice of the {options.split} split; choose another with --split."

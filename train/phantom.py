@@ -99,13 +99,13 @@ def _row(
     study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]
 ) -> dict:
     """A row; `numbers` are those of its key slice, and of the first and the last slice that is written."""
-    key_number, *slices = numbers
+    key_number, one_end, other_end = numbers
     return layout.row(
         number,
         key_number,
         recist,
         lesion.body_part,
-        slices=tuple(sorted(slices)),
+        slices=(min(one_end, other_end), max(one_end, other_end)),
         spacing=(study.frame.pixel, study.frame.pixel, study.scanner.interval),
         size=(study.frame.size, study.frame.size),
         location=study.location(recist, key),
@@ -152,6 +152,33 @@ def _lesions(text: str) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the data set stands, 2 with one sentence on stderr when it cannot."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _check(given, parser)
+    plan = Plan(
+        given.out,
+        given.seed,
+        given.format,
+        given.lesions_per_patient,
+        given.context_mm,
+        given.labels == "balanced",
+        given.region,
+        given.size,
+        given.interval_mm,
+    )
+    try:
+        rows = generate(plan, given.first_patient, given.patients, given.splits, given.workers)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    print(f"{given.out}: {given.patients} patients, {rows} annotated lesions")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.phantom",
         description=__doc__.split("\n\n")[0],
@@ -199,7 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="per cent of patients",
     )
     parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End the program where an option cannot be."""
     if (
         min(given.patients, given.workers, given.first_patient) < 1
         or (given.lesions_per_patient or 0) < 0
@@ -214,27 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--splits and --context-mm must not be negative, and one split must be more than 0")
     if given.interval_mm is not None and not 0.25 <= given.interval_mm <= 50:
         parser.error("--interval-mm must lie in 0.25..50")
-    plan = Plan(
-        given.out,
-        given.seed,
-        given.format,
-        given.lesions_per_patient,
-        given.context_mm,
-        given.labels == "balanced",
-        given.region,
-        given.size,
-        given.interval_mm,
-    )
-    try:
-        rows = generate(plan, given.first_patient, given.patients, given.splits, given.workers)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    print(f"{given.out}: {given.patients} patients, {rows} annotated lesions")
-    return 0
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _row(row: pd.Series) -> dict[str, object]:
     spacing = row["spacing"] if isinstance(row["spacing"], str) else _join(USUAL_SPACING)
     diameters = row["diameters_px"] if isinstance(row["diameters_px"], str) else _join((sides.max(), sides.min()))
     known = row["class"] != "unknown"
-    values = dict.fromkeys(COLUMNS, "")
+    values: dict[str, object] = dict.fromkeys(COLUMNS, "")
     values.update(
         File_name=row["File_name"],
         Patient_index=patient,

@@ -5,8 +5,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from LesionDetectorLib.lesion import Box
+
 Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Boxes (n, 4), scores (n,) in 0..1, labels (n,) of `BodyPart` codes."""
+
+
+def hull(points: np.ndarray, margin: float | np.ndarray = 0.0) -> Box:
+    """The box round points (n, 2), with a margin that is a length, or one along x and one along y."""
+    (x0, y0), (x1, y1) = points.min(axis=0) - margin, points.max(axis=0) + margin
+    return float(x0), float(y0), float(x1), float(y1)
 
 
 def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

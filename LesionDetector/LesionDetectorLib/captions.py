@@ -4,12 +4,13 @@ caption."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from LesionDetectorLib.boxes import shared_areas
 
-Rectangle = Sequence[float] | np.ndarray
+Rectangle: TypeAlias = Sequence[float] | np.ndarray
 """Left, bottom, right and top, in any frame with y upwards."""
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
+from typing import Any
 
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.reading import Reading
@@ -254,7 +255,7 @@ def _start(command: Sequence[str], folder: Path) -> subprocess.Popen:
     It leaves a core to the application's window.
     """
     program = shutil.which(command[0])
-    paths = [Path(__file__).parent.parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths: list[Any] = [Path(__file__).parent.parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return subprocess.Popen(
         [str(Path(program).absolute()) if program else command[0], *command[1:]],
         stdin=subprocess.PIPE,
@@ -319,6 +320,8 @@ def _stdin_is_closed() -> bool:
     import ctypes
     import msvcrt
 
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    pipe = ctypes.c_void_p(msvcrt.get_osfhandle(stdin))
-    return not kernel.PeekNamedPipe(pipe, None, 0, None, None, None) and ctypes.get_last_error() == BROKEN_PIPE
+    windows: Any = ctypes
+    runtime: Any = msvcrt
+    kernel = windows.WinDLL("kernel32", use_last_error=True)
+    pipe = ctypes.c_void_p(runtime.get_osfhandle(stdin))
+    return not kernel.PeekNamedPipe(pipe, None, 0, None, None, None) and windows.get_last_error() == BROKEN_PIPE

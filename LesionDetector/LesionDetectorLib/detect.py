@@ -27,7 +27,8 @@ LARGEST_BATCH = 32
 _SLICES_ON_CPU = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NOTHING = (np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@ import math
 import uuid
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from typing import Any
 
 from LesionDetectorLib.printable import printable
 
@@ -110,7 +111,8 @@ class Recist:
 
     def with_axis(self, axis: Axis, ends: tuple[Point, Point], mm: float) -> Recist:
         """These axes with one that a reader drew; the longer of the two is then the long axis."""
-        drawn = replace(self, **{f"{axis}_axis": ends, f"{axis}_mm": mm}, drawn=tuple(sorted({*self.drawn, axis})))
+        measured: dict[str, Any] = {f"{axis}_axis": ends, f"{axis}_mm": mm}
+        drawn = replace(self, **measured, drawn=tuple(sorted({*self.drawn, axis})))
         if drawn.long_mm >= drawn.short_mm:
             return drawn
         other = {Axis.LONG: Axis.SHORT, Axis.SHORT: Axis.LONG}

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.lesion import Lesion, Point
 from LesionDetectorLib.reading import Reading
@@ -67,12 +68,12 @@ def _moved(lesion: Lesion, order: np.ndarray) -> Lesion:
     corners = np.array([point(*lesion.box[:2]), point(*lesion.box[2:])])
     recist = lesion.recist
     if recist is not None:
-        long_axis, short_axis = (tuple(point(*end) for end in axis) for axis in (recist.long_axis, recist.short_axis))
-        recist = replace(recist, long_axis=long_axis, short_axis=short_axis)
+        (a, b), (c, d) = recist.long_axis, recist.short_axis
+        recist = replace(recist, long_axis=(point(*a), point(*b)), short_axis=(point(*c), point(*d)))
     return lesion.edited(
         key_slice=slice_index(lesion.key_slice),
         slices=tuple(sorted(map(slice_index, lesion.slices))),
-        box=(*map(float, corners.min(axis=0)), *map(float, corners.max(axis=0))),
+        box=hull(corners),
         recist=recist,
     )
 

@@ -284,10 +284,10 @@ def _edit_record(edit: Edit) -> dict[str, Any]:
 
 
 def _edit(record: dict[str, Any]) -> Edit:
-    lesions = [
+    before, after = (
         None if record[name] is None else lesions_json.lesion(record[name], f"{name}.") for name in ("before", "after")
-    ]
-    ids = {lesion.id for lesion in lesions if lesion is not None}
+    )
+    ids = {lesion.id for lesion in (before, after) if lesion is not None}
     if len(ids) != 1:
         raise ValueError("an edit of two lesions" if ids else "an edit without a lesion")
-    return Edit(Action(record["action"]), *lesions, joined=record.get("joined") is True)
+    return Edit(Action(record["action"]), before, after, joined=record.get("joined") is True)

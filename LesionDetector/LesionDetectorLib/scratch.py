@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from time import time
-from typing import IO
+from typing import IO, Any
 
 OWNER = ".owner"
 """The locked file. It holds something once it is locked: a folder whose file is still empty is being made."""
@@ -83,7 +83,8 @@ def _lock(file: IO[bytes], wait: bool) -> bool:
         else:
             import msvcrt
 
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            windows: Any = msvcrt
+            windows.locking(file.fileno(), windows.LK_LOCK if wait else windows.LK_NBLCK, 1)
     except OSError:
         return False
     return True

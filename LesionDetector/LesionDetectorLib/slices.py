@@ -118,7 +118,8 @@ def body_bounds(body: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int
     for size, axes in zip(shape, ((0, 2), (0, 1))):
         seen = np.flatnonzero(body.any(axis=axes)) * _MASK_STEP
         extent += [int(max(seen[0] - _MASK_STEP, 0)), int(min(seen[-1] + 2 * _MASK_STEP, size))]
-    return tuple(extent)
+    first_row, end_row, first_column, end_column = extent
+    return first_row, end_row, first_column, end_column
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -201,10 +201,8 @@ def _kidney(rng: np.random.Generator, side: int) -> tuple[Loft, Loft, Loft, Loft
     calyces = [
         Loft({z + h: ellipse(58 + rng.normal(0, 3), 38 + rng.normal(0, 5), 4.5, 3.5)}, 6) for h in (-20, -8, 4, 16)
     ]
-    return (
-        *(loft.scaled(side=side) for loft in (outer, inner, sinus, pelvis)),
-        [loft.scaled(side=side) for loft in calyces],
-    )
+    outer, inner, sinus, pelvis = (loft.scaled(side=side) for loft in (outer, inner, sinus, pelvis))
+    return outer, inner, sinus, pelvis, [loft.scaled(side=side) for loft in calyces]
 
 
 def paint_abdomen(patient: Anatomy, canvas: Canvas, z: float, thickness: float) -> None:

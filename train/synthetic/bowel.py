@@ -64,7 +64,7 @@ def grow_bowel(patient: Anatomy, rng: np.random.Generator) -> None:
     ]
     for _ in range(int(rng.integers(9, 19))):
         loops.append(Sweep.along(small_bowel_path(patient, rng), Tissue.BOWEL_WALL, 0.4))
-    patient.bowel: list[tuple[Sweep, Sweep, Sweep]] = []
+    patient.bowel = []
     fill_bowel(patient, rng, colon, wall=2.2, odds=(0.1, 0.12, 0.0, 0.78), gas=0.6)
     oral = 0.5 * (rng.random() < 0.6)
     for loop in loops:

@@ -123,10 +123,11 @@ def narrow_view(
 
 
 def _seen_from(recist: Recist, first: np.ndarray, zoom: float) -> Recist:
-    long_axis, short_axis = ((np.array(axis) - first) * zoom for axis in (recist.long_axis, recist.short_axis))
-    return replace(
-        recist, long_axis=tuple(map(tuple, long_axis.tolist())), short_axis=tuple(map(tuple, short_axis.tolist()))
+    (a, b), (c, d) = (
+        [(float(i), float(j)) for i, j in (np.array(axis) - first) * zoom]
+        for axis in (recist.long_axis, recist.short_axis)
     )
+    return replace(recist, long_axis=(a, b), short_axis=(c, d))
 
 
 def _choose_place(scan: Scan, rng: np.random.Generator, key: int | None = None) -> Place | None:

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from LesionDetectorLib.ct.geometry import vector
 from LesionDetectorLib.lesion import BodyPart, Recist
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import ndtr
 from skimage.measure import find_contours
 
-Array = np.ndarray
+from train.synthetic.shapes import Array
+
 Vector = tuple[float, float, float]
 
 # Quantiles 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98 of the long axis (mm = px * in-plane spacing) and of short / long, of
@@ -92,18 +94,18 @@ class SyntheticLesion:
         """Half sizes (x, y, z) in mm of a box that holds the whole lesion with its edge."""
         bulge = 1 + float(np.abs(self.waves[:, 4]).sum() + self.spicules[:, 4].sum())
         half = bulge * np.sqrt(((self.rotation * np.asarray(self.axes_mm)[:, None]) ** 2).sum(0)) + 3 * self.edge_mm
-        return tuple(float(value) for value in half)
+        return vector(half)
 
     def window(self, x: Array, y: Array, z: Array) -> tuple[slice, slice, slice]:
         """The part (k, j, i) of an open grid (1-D mm coordinates, any step sign) that the lesion can touch.
 
         Slices may be empty.
         """
-        slices = []
+        slices: list[slice] = []
         for values, centre, half in zip((z, y, x), self.centre_mm[::-1], self.extent_mm[::-1]):
             near = np.flatnonzero(np.abs(np.ravel(values) - centre) <= half)
             slices.append(slice(int(near[0]), int(near[-1]) + 1) if near.size else slice(0, 0))
-        return tuple(slices)
+        return slices[0], slices[1], slices[2]
 
     def occupancy(self, x: Array, y: Array, z: Array) -> Array:
         """Fraction 0..1 of lesion at the mm coordinates x, y, z (broadcast against each other), float32; 0.5 on its
@@ -191,7 +193,7 @@ def sample(
     spots = tissue.pop("spots", np.zeros((0, 5), np.float32))
     return SyntheticLesion(
         body_part,
-        tuple(float(value) for value in centre_mm),
+        vector(centre_mm),
         axes,
         _orientation(rng),
         edge_mm=float(rng.uniform(0.45, 0.95)) * (1.5 if rng.random() < 0.2 and size > 6 else 1.0),
@@ -228,10 +230,8 @@ def recist_of(section: Array, spacing: tuple[float, float]) -> Recist | None:
     across = np.array([-along[1], along[0]])
     position, low, high = _longest_chord(np.c_[(points - start) @ along, (points - start) @ across])
     chord = [start + position * along + value * across for value in (low, high)]
-    long_axis, short_axis = (
-        tuple((float(p[0] / step[0]), float(p[1] / step[1])) for p in axis) for axis in ((start, end), chord)
-    )
-    return Recist(long_axis, short_axis, long_mm, float(high - low))
+    a, b, c, d = ((float(p[0] / step[0]), float(p[1] / step[1])) for p in (start, end, *chord))
+    return Recist((a, b), (c, d), long_mm, float(high - low))
 
 
 def _longest_chord(contour: Array) -> tuple[float, float, float]:

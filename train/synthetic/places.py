@@ -8,6 +8,7 @@ simply left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import SimpleITK
@@ -19,7 +20,7 @@ from skimage.morphology import convex_hull_image
 COARSE_MM = 3.0
 LEAST_ROOM_MM = 3.0
 FAT = (-140, -50)
-Mask = np.ndarray
+Mask: TypeAlias = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,8 @@ class Body:
 def find_places(volume: Volume) -> Body:
     """The places of `volume`, an axial CT whose i grows to the patient's left and j to the back, whatever the order
     of its slices."""
-    step = tuple(max(1, round(COARSE_MM / mm)) for mm in volume.spacing[::-1])
+    si, sj, sk = (max(1, round(COARSE_MM / mm)) for mm in volume.spacing)
+    step = sk, sj, si
     mm = np.array(volume.spacing[::-1]) * step
     hu = _block_mean(volume.hu, step)
     noise = _spread(hu, _block_mean(volume.hu.astype(np.float32) ** 2, step))

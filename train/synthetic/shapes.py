@@ -6,13 +6,14 @@ Coordinates are mm; z is the height of the slice, contours are (64, 2) vertices 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray
 
 VERTICES = 64
 TURN = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False)
@@ -97,7 +98,7 @@ class Loft:
     Linear between them, rounded off over `cap` mm beyond the first and the last.
     """
 
-    def __init__(self, contours: dict[float, Array | Sequence[tuple[float, float]]], cap: float = 10.0) -> None:
+    def __init__(self, contours: Mapping[Any, Any], cap: float = 10.0) -> None:
         self.z = np.array(sorted(contours), float)
         outlines = [np.asarray(contours[z], float) for z in sorted(contours)]
         self.outlines = np.array([o if len(o) == VERTICES else closed_curve(o) for o in outlines])

@@ -12,6 +12,12 @@ from train.synthetic.tissues import Tissue
 
 
 def grow_bones(patient: Anatomy, rng: np.random.Generator) -> None:
+    """Ribs, sternum, shoulders, the bend of the spine and islands of dense bone."""
+    _grow_ribs(patient)
+    _grow_front_and_spine(patient, rng)
+
+
+def _grow_ribs(patient: Anatomy) -> None:
     ribs, cartilage = [], []
     for number in range(1, 13):
         top = float(np.mean(VERTEBRAE[17 - number : 19 - number]))
@@ -47,6 +53,9 @@ def grow_bones(patient: Anatomy, rng: np.random.Generator) -> None:
                     )
                 )
     patient.ribs, patient.cartilage = Sweep.join(ribs), Sweep.join(cartilage)
+
+
+def _grow_front_and_spine(patient: Anatomy, rng: np.random.Generator) -> None:
     patient.sternum = Loft(
         {
             270: ellipse(0, sternum_y(270), 6, 4),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.lesion import BodyPart, Box, Lesion, Origin, Recist, stable_id
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -182,11 +183,13 @@ class Study:
         recist = recist_of(np.mean(occupied, 0), (self.frame.pixel, self.frame.pixel))
         if recist is None:
             return None
-        corner = window[1].start, window[0].start
-        axes = (
-            tuple((i + corner[0], j + corner[1]) for i, j in axis) for axis in (recist.long_axis, recist.short_axis)
+        i, j = window[1].start, window[0].start
+        (a, b), (c, d) = recist.long_axis, recist.short_axis
+        long_axis, short_axis = (
+            ((a[0] + i, a[1] + j), (b[0] + i, b[1] + j)),
+            ((c[0] + i, c[1] + j), (d[0] + i, d[1] + j)),
         )
-        return Recist(*axes, recist.long_mm, recist.short_mm)
+        return Recist(long_axis, short_axis, recist.long_mm, recist.short_mm)
 
     def _window(self, lesion: SyntheticLesion) -> tuple[slice, slice]:
         return lesion.window(self.frame.columns(), self.frame.rows(), np.array([lesion.centre_mm[2]]))[1:]
@@ -284,7 +287,7 @@ class Study:
 def recist_box(recist: Recist, margin: float = MARGIN_PX) -> Box:
     """(x0, y0, x1, y1): the hull of both axes with DeepLesion's margin of 5 pixels."""
     points = np.array([*recist.long_axis, *recist.short_axis])
-    return tuple(float(v) for v in (*(points.min(0) - margin), *(points.max(0) + margin)))
+    return hull(points, margin)
 
 
 def volume(

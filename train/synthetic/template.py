@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.synthetic.shapes import ellipse
+from train.synthetic.shapes import Array, ellipse
 
-Array = np.ndarray
 TOP_MM, BOTTOM_MM = 470.0, -170.0
 # Half width, half depth and y of the centre of the body cavity (inside ribs and muscles).
 CAVITY_Z = np.array(

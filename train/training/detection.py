@@ -12,8 +12,9 @@ from LesionDetectorLib.detect import Detector
 from LesionDetectorLib.models import weights
 from torch import nn
 
+from train.data import data_sets
 from train.data.crops import Crops, collate
-from train.data.deeplesion import DeepLesionError, KeySlice, read_info
+from train.data.deeplesion import DeepLesionError, KeySlice
 from train.data.prepared import PreparedSlices
 from train.measuring.detected import detect_key_slices, match
 from train.measuring.statement import label_sensitivities
@@ -92,14 +93,14 @@ def start_from(run: Run, path: Path) -> None:
 
 
 def read_data(specification: tuple[str, ...], split: str) -> tuple[list[KeySlice], np.ndarray]:
-    """The key slices of several folders, or csv files as `read_info` takes them, and how often each is to be drawn.
+    """The key slices of several folders or csv files, as `data_sets.read` takes them, and how often each is drawn.
 
     "FOLDER=2" draws a folder's slices twice as often in all.
     """
     key_slices, shares = [], []
     for entry in specification:
         folder, _, share = entry.partition("=")
-        found = read_info(Path(folder), split)
+        found = data_sets.read(Path(folder), split)
         key_slices += found
         shares += [float(share or 1) / max(len(found), 1)] * len(found)
     return key_slices, np.array(shares)

@@ -81,7 +81,15 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[first],
     )
-    plan = Plan((), {})
+    _add_run(parser)
+    _add_input(parser)
+    _add_course(parser)
+    parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
+    return parser.parse_args(arguments), parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """What is trained on, from where, and the folder of the run."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -114,6 +122,10 @@ def parse(
         metavar="FILE",
         help="trained weights (.safetensors) of the same architecture to go on from",
     )
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    """What the network eats."""
     parser.add_argument("--slices", type=int, default=3, choices=(1, 3, 9), help="slices of a sample (%(default)s)")
     parser.add_argument(
         "--pixel-mm",
@@ -135,6 +147,11 @@ def parse(
         choices=TONES,
         help="how the network sees them; ct gives soft tissue most of the range (%(default)s)",
     )
+
+
+def _add_course(parser: argparse.ArgumentParser) -> None:
+    """How it is trained."""
+    plan = Plan((), {})
     parser.add_argument(
         "--cache", default="", help="folder for prepared slices, which several runs may share (OUT/cache)"
     )
@@ -172,5 +189,3 @@ def parse(
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, default=getattr(plan, name), help=f"{text} ({default})"
         )
-    parser.set_defaults(**DEFAULTS.get(first.parse_known_args(arguments)[0].detector, {}))
-    return parser.parse_args(arguments), parser

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from LesionDetectorLib import __version__
 from LesionDetectorLib.cli import batch, bench, detect, measure, report
@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run() -> None:
     """The program. After Ctrl-C it ends at once: torch would take itself down for another second."""
     sys.excepthook = _show_fault
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+    for stream in streams:
         stream.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a name
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     code = main()

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from LesionDetectorLib import ct
 from LesionDetectorLib.cli.options import Commands, add_command, add_ct, add_detector, weights_of
@@ -62,7 +62,7 @@ class _Progress:
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
-        self._bar = None
+        self._bar: Any = None
         self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -73,10 +73,9 @@ class _Progress:
 
         if stage != self._stage:
             self.close()
-            self._bar, self._stage = (
-                tqdm(desc=stage, total=total, unit="slice" if stage in ("read", "detect") else "", file=sys.stderr),
-                stage,
-            )
+            unit = "slice" if stage in ("read", "detect") else ""
+            self._bar = tqdm(desc=stage, total=total, unit=unit, file=sys.stderr)
+            self._stage = stage
         self._bar.update(done - self._bar.n)
 
     def warn(self, sentence: str) -> None:

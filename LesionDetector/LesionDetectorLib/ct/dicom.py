@@ -288,7 +288,7 @@ def _assemble(
 
     hu = _pixels(slices, progress) if pixels else np.broadcast_to(np.int16(AIR), (len(slices), *first.shape))
     warnings += check_hu(hu, path)
-    uids = [item.uid for item in slices]
+    uids: list[str | None] = [item.uid for item in slices]
     if shift.any():
         hu, uids = shift_slices(hu, shift), [None] * len(uids)
         warnings.append(f"The series has {tilt(origins, first.row, first.column)}: its slices were shifted upright.")

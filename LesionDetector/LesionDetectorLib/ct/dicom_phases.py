@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def _by_value(slices: list[Slice], values: Sequence[str]) -> dict[str, list[Slic
 
 
 def _choose(
-    slices: list[Slice], groups: dict[str, list[Slice]], mark: Mark, order: Callable[[str], object]
+    slices: list[Slice], groups: dict[str, list[Slice]], mark: Mark, order: Callable[[str], Any]
 ) -> tuple[list[Slice], list[str]]:
     """The groups that go over different parts of the body; of those that go over the same part one."""
     kept: list[str] = []

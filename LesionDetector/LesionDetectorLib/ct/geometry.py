@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,12 @@ from LesionDetectorLib.refusal import Refusal
 
 Vector = tuple[float, float, float]
 MOST_VOXELS_A_SIDE = 100_000
+
+
+def vector(values: Iterable[float]) -> Vector:
+    """Three values as a `Vector` of Python's numbers."""
+    x, y, z = map(float, values)
+    return x, y, z
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,14 @@ class Geometry:
                 f"A CT of {' x '.join(map(str, self.size))} voxels is none: at most {MOST_VOXELS_A_SIDE} a side are "
                 "read."
             )
+
+    @classmethod
+    def of(
+        cls, size: tuple[int, int, int], spacing: Iterable[float], origin: Iterable[float], direction: Iterable
+    ) -> Geometry:
+        """From arrays: `direction` has the rows of the matrix."""
+        rows = [vector(row) for row in direction]
+        return cls(size, vector(spacing), vector(origin), (rows[0], rows[1], rows[2]))
 
     @property
     def index_to_lps(self) -> np.ndarray:

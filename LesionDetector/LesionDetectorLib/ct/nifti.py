@@ -7,7 +7,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -138,8 +138,9 @@ def not_numbers(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+def _open(path: Path) -> IO[bytes]:
+    file: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    return file(path, "rb")
 
 
 def _byte_order(start: bytes) -> str:

@@ -61,12 +61,7 @@ class Volume:
     def geometry(self) -> Geometry:
         """Where the voxels lie in the patient."""
         depth, height, width = self.hu.shape
-        return Geometry(
-            size=(width, height, depth),
-            spacing=tuple(map(float, self.spacing)),
-            origin=tuple(map(float, self.origin)),
-            direction=tuple(tuple(map(float, row)) for row in self.direction),
-        )
+        return Geometry.of((width, height, depth), self.spacing, self.origin, self.direction)
 
     def slice_number(self, k: int) -> int:
         """The number by which a reader knows slice k: DeepLesion's own index, else counted from 1."""

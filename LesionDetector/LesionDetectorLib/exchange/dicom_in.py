@@ -290,7 +290,7 @@ def _lesion(uid: str, items: Items, body_part: BodyPart, ct: _Ct) -> Lesion:
         raise _PassedOverError("with one axis alone, or with several places for one tracking UID")
     if not axes and not boxes:
         raise _PassedOverError("without two axes or a box")
-    key_slice, *others = {k for k, *_ in (*axes, *boxes)}
+    key_slice, *others = {*(axis.k for axis in axes), *(k for k, _ in boxes)}
     if others:
         raise _PassedOverError("with lines on several slices")
     planes = [

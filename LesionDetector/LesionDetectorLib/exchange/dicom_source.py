@@ -70,11 +70,11 @@ def with_series(reading: Reading, path: Path | str | Sequence[Path]) -> Reading:
     """
     name, files = _named(path)
     slices, _ = read_slices(name, files=files)
-    identifiers = (
+    study, series, frame = (
         str(slices[0].header.get(keyword) or "")
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     )
-    dicom = DicomSeries(*identifiers, sop_instance_uids=(None,) * reading.geometry.size[2])
+    dicom = DicomSeries(study, series, frame, (None,) * reading.geometry.size[2])
     if not any(Source.of(reading.geometry, dicom, slices).places):
         raise DicomReportError(
             f"{name} is another CT than {reading.source}: give the DICOM files that it was read from."

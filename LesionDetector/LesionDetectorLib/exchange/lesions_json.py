@@ -210,16 +210,17 @@ def _recist(record: dict | None, where: str) -> Recist | None:
 
 def _axis(record: dict, where: str, key: str) -> tuple[Point, Point]:
     ends = _several(record, where, key, list, 2)
-    return tuple(_several({"end": end}, f"{where}{key}.", "end", float, 2) for end in ends)
+    first, second = (_several({"end": end}, f"{where}{key}.", "end", float, 2) for end in ends)
+    return first, second
 
 
 def _geometry(ct: dict) -> Geometry:
     rows = _several(ct, "ct.", "direction", list, 3)
-    return Geometry(
+    return Geometry.of(
         size=_several(ct, "ct.", "size", int, 3),
         spacing=_several(ct, "ct.", "spacing", float, 3),
         origin=_several(ct, "ct.", "origin", float, 3),
-        direction=tuple(_several({"row": row}, "ct.direction.", "row", float, 3) for row in rows),
+        direction=[_several({"row": row}, "ct.direction.", "row", float, 3) for row in rows],
     )
 
 
@@ -275,7 +276,7 @@ def _checked(value: Any, name: str, kind: type, optional: bool = False) -> Any:
     """
     if value is None and optional:
         return None
-    allowed = (int, float) if kind is float else kind
+    allowed: Any = (int, float) if kind is float else kind
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise ExchangeError(f"'{name}' must be {_KINDS[kind]}.")
     if kind is float and not abs(value) <= sys.float_info.max:

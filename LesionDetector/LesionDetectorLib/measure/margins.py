@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.lesion import Box, Origin, Recist
 
 DETECTOR_MARGIN_MM = 4.0
@@ -28,6 +29,4 @@ def margin_mm(origin: Origin) -> float:
 def reader_box(axes: Recist, spacing: Sequence[float]) -> Box:
     """The box that a reader would draw round a lesion with these axes, on a slice with the `spacing` (si, sj, ...)
     mm."""
-    ends = np.array([*axes.long_axis, *axes.short_axis])
-    margin = READER_MARGIN_MM / np.array(spacing[:2])
-    return (*(ends.min(axis=0) - margin).tolist(), *(ends.max(axis=0) + margin).tolist())
+    return hull(np.array([*axes.long_axis, *axes.short_axis]), READER_MARGIN_MM / np.array(spacing[:2]))

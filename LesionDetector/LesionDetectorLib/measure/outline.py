@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.lesion import Box, Point, Recist
 from LesionDetectorLib.measure.axes import axes_of_outline
 from LesionDetectorLib.measure.margins import READER_MARGIN_MM
@@ -82,8 +83,7 @@ def box_around(slice_hu: np.ndarray, spacing: tuple[float, float], point: Point)
         np.clip(np.nan_to_num(slice_hu.astype(float)), *_HU_RANGE), _SMOOTHING_PX, mode="nearest"
     )
     clearest = max(outlines, key=lambda outline: _clearness(smoothed, spacing, outline))
-    margin = READER_MARGIN_MM / np.array(spacing)
-    return (*(clearest.min(axis=0) - margin).tolist(), *(clearest.max(axis=0) + margin).tolist())
+    return hull(clearest, READER_MARGIN_MM / np.array(spacing))
 
 
 def _clearness(slice_hu: np.ndarray, spacing: tuple[float, float], outline: np.ndarray) -> float:

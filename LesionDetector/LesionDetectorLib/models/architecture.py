@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 
 def remembered(build: Callable[..., None]) -> Callable[..., None]:
@@ -15,7 +16,7 @@ def remembered(build: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(build)
 
     @wraps(build)
-    def built(self: object, *args: object, **kwargs: object) -> None:
+    def built(self: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(self, *args, **kwargs)
         given.apply_defaults()
         build(*given.args, **given.kwargs)

@@ -131,7 +131,10 @@ class FoveaBox(nn.Module):
         return best_detections(logits, boxes, size, score_threshold, nms_iou, max_detections, top_k)
 
     def _points(self, raw: RawOutputs) -> list[Tensor]:
-        return [grid_points(*level.shape[-2:], stride, level.device) for level, stride in zip(raw.logits, self.strides)]
+        return [
+            grid_points(level.shape[-2], level.shape[-1], stride, level.device)
+            for level, stride in zip(raw.logits, self.strides)
+        ]
 
 
 class FoveaBoxHead(nn.Module):

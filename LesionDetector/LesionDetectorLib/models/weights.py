@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +28,7 @@ LABELS = [part.title for part in BodyPart]
 # A new detector is a file with its class, and a row here.
 DETECTORS = {each.NAME: each for each in (VFNet, FasterRCNN, RetinaNet, FoveaBox, Jmi)}
 Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
-RawOutputs = tuple[tuple[Tensor, ...], ...]
+RawOutputs: TypeAlias = Any
 """What a model gives: each detector has a NamedTuple of its own, whose parts hold a map per level of the pyramid."""
 RECIPE = {field.name for field in fields(Recipe)}
 

@@ -127,7 +127,7 @@ def _pictures(
         picture = figures.jpeg(figures.panel_figure(volume, lesions, number, enlarged))
         return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
 
-    pictures = []
+    pictures: list[dict[str, str | float]] = []
     for number, lesion in enumerate(lesions, start=1):
         progress(number - 1, len(lesions))
         pictures.append(

@@ -6,11 +6,12 @@ everything else has LPS mm or voxel indices (i, j, k).
 """
 
 from LesionDetectorLib.scene.files import load_scene, new_scene, render_scene, save_scene, write_scene
+from LesionDetectorLib.scene.kept import is_reviewed
 from LesionDetectorLib.scene.markups import read_lesion, read_lesions
 from LesionDetectorLib.scene.mrml import SceneError
 from LesionDetectorLib.scene.placing import Placing, Shape
 from LesionDetectorLib.scene.reports import read_lesions_file, save_report, slice_thickness
-from LesionDetectorLib.scene.session import Session, is_reviewed
+from LesionDetectorLib.scene.session import Session
 from LesionDetectorLib.scene.shown import (
     COLUMNS,
     add_volume,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib.review import Review
+from LesionDetectorLib.scene.kept import keep_review
 from LesionDetectorLib.scene.mrml import INSTALL, SceneError, slicer_module
-from LesionDetectorLib.scene.session import keep_review
 from LesionDetectorLib.scene.shown import add_volume, show_in_slice_views, show_lesions
 
 if TYPE_CHECKING:

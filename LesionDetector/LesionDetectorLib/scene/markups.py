@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.looks import COLOURS, colour
 from LesionDetectorLib.scene.captions import TEXT_SCALE, anchors
@@ -217,7 +218,7 @@ def read_lesion(box: vtkMRMLMarkupsROINode) -> Lesion:
         confidence=float(attributes["confidence"]) if attributes["confidence"] else None,
         key_slice=key_slice,
         slices=(min(first, key_slice), max(last, key_slice)),
-        box=(*map(float, ijk[:, :2].min(axis=0)), *map(float, ijk[:, :2].max(axis=0))),
+        box=hull(ijk[:, :2]),
         recist=_read_recist(box, volume_node),
         status=ReviewStatus(attributes["status"]),
         origin=Origin(attributes["origin"]),

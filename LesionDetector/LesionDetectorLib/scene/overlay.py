@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from LesionDetectorLib import looks
+from LesionDetectorLib.boxes import hull
 from LesionDetectorLib.lesion import Axis, Box, Lesion, Point
 from LesionDetectorLib.scene import markups
 from LesionDetectorLib.scene.captions import anchor_in_view, anchors
@@ -141,7 +142,7 @@ class Overlay:
         _, lesion = self._edited
         corners = markups.box_corners(self._handles.box, self._volume_node)
         key_slice = lesion.key_slice + round(float(corners[:, 2].mean()) - sum(lesion.slices) / 2)
-        return key_slice, (*map(float, corners[:, :2].min(axis=0)), *map(float, corners[:, :2].max(axis=0)))
+        return key_slice, hull(corners[:, :2])
 
     def axis(self, axis: Axis) -> tuple[tuple[Point, Point], float]:
         """Where an axis that can be dragged is now: its ends (i, j) in voxel indices, and its length in mm."""

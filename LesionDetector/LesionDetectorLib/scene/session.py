@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from LesionDetectorLib import review
-from LesionDetectorLib.boxes import pairwise_iou
+from LesionDetectorLib.boxes import hull, pairwise_iou
 from LesionDetectorLib.exchange.lesions_json import ExchangeError
 from LesionDetectorLib.lesion import Axis, BodyPart, Box, Lesion, Mark, Origin, Recist, ReviewStatus
 from LesionDetectorLib.looks import window
 from LesionDetectorLib.measure import margins, outline
 from LesionDetectorLib.reading import Reading, ordered
+from LesionDetectorLib.scene.kept import keep_review, kept_reviews
 from LesionDetectorLib.scene.markups import lesion_slices, ras_to_ijk
 from LesionDetectorLib.scene.mrml import (
     ATTRIBUTE,
@@ -37,7 +38,6 @@ from LesionDetectorLib.scene.shown import add_table, fill_table, geometry_of, re
 if TYPE_CHECKING:
     from slicer import vtkMRMLMarkupsNode, vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSliceNode
 
-REVIEW = ATTRIBUTE + "review"
 SELECTED = ATTRIBUTE + "selected"
 FIELD_MM = 120.0
 """Width of the field that a step to a lesion shows, at least; of a large lesion, three times its box."""
@@ -72,7 +72,8 @@ class Session:
         state: review.Review,
         changed: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        self.volume_node, self.review, self.selected = volume_node, state, None
+        self.volume_node, self.review = volume_node, state
+        self.selected: str | None = None
         self.scene: vtkMRMLScene = volume_node.GetScene()
         self._changed = changed
         self.closed = False
@@ -82,7 +83,7 @@ class Session:
         self._editing = False
         self._drawing = False
         self._observed: list[tuple[Any, int]] = []
-        self._text = None
+        self._text: Any = None
         self.listed: list[Entry] = []
         self._overlay = Overlay(volume_node, self._observe_handle)
         self._observe_scene()
@@ -96,7 +97,7 @@ class Session:
     ) -> Session:
         """A new review of what was found on `volume_node`; in place of one that there is."""
         remove_lesions(volume_node.GetScene(), volume_node)
-        for node in _kept_reviews(volume_node.GetScene(), volume_node):
+        for node in kept_reviews(volume_node.GetScene(), volume_node):
             volume_node.GetScene().RemoveNode(node)
         session = cls(volume_node, review.Review(found), changed)
         session._update()
@@ -116,7 +117,7 @@ class Session:
         that is damaged or of another image than the CT is now; it stays as it is.
         """
         sessions = []
-        for node in _kept_reviews(scene):
+        for node in kept_reviews(scene):
             volume_node = node.GetNodeReference(VOLUME)
             if volume_node is not None and volume_node.GetID() not in besides:
                 try:
@@ -485,30 +486,6 @@ def _same_place(one: Lesion, other: Lesion) -> bool:
 
 def _between(corners: np.ndarray) -> Box:
     """The box between two corners (2, 2); SceneError where it is too small."""
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    if min(high - low) < 1:
+    if np.ptp(corners, axis=0).min() < 1:
         raise SceneError("The box is smaller than a voxel; draw a larger one.")
-    return (*map(float, low), *map(float, high))
-
-
-def keep_review(
-    volume_node: vtkMRMLScalarVolumeNode, state: review.Review, node: vtkMRMLNode | None = None
-) -> vtkMRMLNode:
-    """Write a review of the CT into its text node, or into a new one; `Session.kept` goes on with it."""
-    if node is None:
-        node = volume_node.GetScene().AddNewNodeByClass("vtkMRMLTextNode", f"Lesion review of {volume_node.GetName()}")
-        node.SetNodeReferenceID(VOLUME, volume_node.GetID())
-        node.SetAttribute(REVIEW, "1")
-        node.SetForceCreateStorageNode(True)
-    node.SetText(review.dumps(state))
-    return node
-
-
-def is_reviewed(volume_node: vtkMRMLScalarVolumeNode) -> bool:
-    """Whether the scene keeps a review of the CT that a reader has begun, open or not."""
-    return any('"done": []' not in node.GetText() for node in _kept_reviews(volume_node.GetScene(), volume_node))
-
-
-def _kept_reviews(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | None = None) -> list[vtkMRMLNode]:
-    nodes = [node for node in all_nodes(scene, "vtkMRMLTextNode") if node.GetAttribute(REVIEW)]
-    return [node for node in nodes if volume_node is None or node.GetNodeReferenceID(VOLUME) == volume_node.GetID()]
+    return hull(corners)

@@ -147,12 +147,8 @@ def geometry_of(volume_node: vtkMRMLScalarVolumeNode) -> Geometry:
     """Size and position of the voxels of the CT, before its parent transform."""
     index_to_lps = LPS_TO_RAS @ ijk_to_ras(volume_node)
     spacing = np.array(volume_node.GetSpacing())
-    return Geometry(
-        size=tuple(map(int, volume_node.GetImageData().GetDimensions())),
-        spacing=tuple(map(float, spacing)),
-        origin=tuple(map(float, index_to_lps[:3, 3])),
-        direction=tuple(tuple(map(float, row)) for row in index_to_lps[:3, :3] / spacing),
-    )
+    columns, rows, slices = map(int, volume_node.GetImageData().GetDimensions())
+    return Geometry.of((columns, rows, slices), spacing, index_to_lps[:3, 3], index_to_lps[:3, :3] / spacing)
 
 
 def reading_on(volume_node: vtkMRMLScalarVolumeNode, reading: Reading) -> Reading:

@@ -1,0 +1,29 @@
+"""The data sets that a detector learns from and is measured on: one table, by what lies in their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from train.data.deeplesion import DeepLesionError, KeySlice, read_info
+
+Reader = Callable[[Path, str | None], list[KeySlice]]
+
+# A new data set is a file that reads its folder into key slices, and a row here: a file that only its folders hold.
+READERS: dict[str, Reader] = {"DL_info.csv": read_info}
+
+
+def read(source: Path, split: str | None = None) -> list[KeySlice]:
+    """The key slices of a folder, or of a csv in the form of DeepLesion's; `split` keeps "train", "val" or "test".
+
+    DeepLesionError, or the Refusal of the data set's reader, names a file that is missing or cannot be read.
+    """
+    if source.suffix.lower() == ".csv":
+        return read_info(source, split)
+    for marker, reader in READERS.items():
+        if (source / marker).exists():
+            return reader(source, split)
+    raise DeepLesionError(
+        f"{source} is no folder of a data set, which needs {' or '.join(READERS)}; give another, or a csv beside "
+        "Images_png."
+    )
