@@ -189,7 +189,7 @@ def test_cancel_while_the_real_detector_works():
             "cannot be read; run the detector again.*not valid JSON",
         ),
         (["sys.exit(0)"], "code 0 before it was done"),
-        (["""print('{"event": "error", "text": "ct.nrrd is no CT."}')""", "sys.exit(2)"], "ct.nrrd is no CT."),
+        (["""print('{"event": "error", "text": "ct.nrrd is not a CT."}')""", "sys.exit(2)"], "ct.nrrd is not a CT."),
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")

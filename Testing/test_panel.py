@@ -194,7 +194,7 @@ def test_saved_lesions_are_opened_and_a_review_is_not_lost_unasked(reviewing, tm
     assert rows(reviewing) == before and not ui.undoButton.enabled
     (tmp_path / "lesions.json").write_text("{}")
     ui.openButton.click()
-    assert "lesions.json: this is no list of lesions" in application.errors[0] and rows(reviewing) == before
+    assert "lesions.json: this is not a list of lesions" in application.errors[0] and rows(reviewing) == before
 
 
 def test_marks_change_the_baseline_and_can_be_undone(reviewing):

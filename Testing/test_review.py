@@ -37,14 +37,14 @@ def test_accepting_rejecting_and_relabelling_change_the_lesion_and_nothing_else(
 
 
 def test_a_box_that_moves_is_measured_anew_except_for_an_axis_that_the_reader_drew():
-    state, anew = fresh(), Recist(((0, 0), (30, 0)), ((5, -5), (5, 5)), 24.0, 8.0)
+    state, again = fresh(), Recist(((0, 0), (30, 0)), ((5, -5), (5, 5)), 24.0, 8.0)
     state.draw_axis(LIVER.id, Axis.SHORT, ((110, 100), (110, 120)), 16.0)
     assert state.lesion(LIVER.id).recist.short_mm == 16.0 and state.lesion(LIVER.id).recist.drawn == (Axis.SHORT,)
-    state.move_box(LIVER.id, 50, (90, 90, 130, 130), anew)
+    state.move_box(LIVER.id, 50, (90, 90, 130, 130), again)
     moved = state.lesion(LIVER.id).recist
     assert (moved.long_mm, moved.short_mm) == (24.0, 16.0) and moved.short_axis == ((110, 100), (110, 120))
-    state.move_box(LIVER.id, 52, (90, 90, 130, 130), anew)
-    assert state.lesion(LIVER.id).recist == anew and state.lesion(LIVER.id).slices == (50, 52)
+    state.move_box(LIVER.id, 52, (90, 90, 130, 130), again)
+    assert state.lesion(LIVER.id).recist == again and state.lesion(LIVER.id).slices == (50, 52)
 
 
 def test_a_short_axis_drawn_longer_than_the_long_one_is_the_long_axis():
@@ -162,7 +162,7 @@ def test_a_review_goes_through_its_json_with_its_undo(steps):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda record: record.update(format="other"), "no review"),
+        (lambda record: record.update(format="other"), "not a review"),
         (lambda record: record.update(version=9), "version 9"),
         (lambda record: record.pop("done"), "damaged"),
         (lambda record: record["done"].append({"action": "accept", "before": None, "after": None}), "without a lesion"),

@@ -248,7 +248,7 @@ def test_lesions_of_another_ct_are_refused(lesions, origin):
 def test_what_is_no_scene_is_refused(tmp_path):
     text = tmp_path / "text.mrb"
     text.write_text("no archive")
-    with pytest.raises(SceneError, match=r"text\.mrb: this is no scene"):
+    with pytest.raises(SceneError, match=r"text\.mrb: this is not a scene"):
         lesion_scene.load_scene(text)
     empty = tmp_path / "empty.mrb"
     with zipfile.ZipFile(empty, "w") as file:
@@ -283,7 +283,7 @@ def test_no_entry_of_a_scene_writes_more_than_it_says(tmp_path):
     for at in (content.find(b"PK\x03\x04") + 22, content.find(b"PK\x01\x02") + 24):
         content[at : at + 4] = (9).to_bytes(4, "little")
     (tmp_path / "lies.mrb").write_bytes(content)
-    with pytest.raises(SceneError, match=r"lies.mrb: this is no scene file; open a .mrb file"):
+    with pytest.raises(SceneError, match=r"lies.mrb: this is not a scene file; open a .mrb file"):
         lesion_scene.load_scene(tmp_path / "lies.mrb")
 
 

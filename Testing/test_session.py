@@ -341,7 +341,7 @@ def test_a_review_ends_when_its_ct_becomes_another_image_and_is_not_taken_up_on_
     assert session.closed and session.heard[-1] is session and not session.observers and not markups(session)
     assert "is not the image any more on which the lesions were found" in session.why_closed
     said = []
-    assert Session.kept(session.scene, warn=said.append) == [] and "Undo that, or detect lesions anew" in said[0]
+    assert Session.kept(session.scene, warn=said.append) == [] and "Undo that, or detect lesions again" in said[0]
 
 
 def test_other_grey_values_and_a_transform_leave_a_review_open(session):

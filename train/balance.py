@@ -241,7 +241,7 @@ def _lesions(text: str) -> int | str:
 def _seed(text: str) -> int:
     if text.isdecimal():
         return int(text)
-    raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0")
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -116,14 +116,14 @@ def _parser() -> argparse.ArgumentParser:
 def _iou(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no IoU; give a number above 0 and up to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not an IoU; give a number above 0 and up to 1")
     return value
 
 
 def _rate(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no rate of false positives; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a rate of false positives; give 0 or more")
     return value
 
 

@@ -143,7 +143,7 @@ def read_geometry(folder: Path) -> pd.DataFrame:
 
 def summary(errors: np.ndarray, patients: np.ndarray, draws: int = 2000) -> str:
     """A table's cells: bias and mean absolute error of both diameters, and their mean error's 95 % interval over
-    patients drawn anew."""
+    patients drawn again."""
     random = np.random.default_rng(0)
     of_patient = [np.abs(errors[patients == patient]) for patient in np.unique(patients)]
     means = [

@@ -39,7 +39,7 @@ examples:
       --backbone resnet50 --backbone-weights resnet50.pth
   python -m train.reproduce --data DeepLesion --out table1 --detectors vfnet --seeds 0 1 2     two more seeds of one
   python -m train.reproduce --data runs/phantoms --out runs/table1 --at-once 2 --steps 500 --pixel-mm 1.6 --size 192
-  python -m train.reproduce --out runs/table1 --table          write tables and pictures anew
+  python -m train.reproduce --out runs/table1 --table          write tables and pictures again
 
 All other options are train.fit's and hold for every run.
 """

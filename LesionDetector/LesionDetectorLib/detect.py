@@ -121,7 +121,7 @@ def _finite(raw: weights.RawOutputs) -> bool:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep up to 1 GB that is freed: else every pass of the network gets its memory anew, page by page, a
+    """Have glibc keep up to 1 GB that is freed: else every pass of the network gets new memory, page by page, a
     sixth of its time."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -43,7 +43,7 @@ class BodyPart(IntEnum):
         for part in cls:
             if part.title.casefold() == title.strip().casefold():
                 return part
-        raise ValueError(f"'{title}' is no body part; use one of: {', '.join(part.title for part in cls)}.")
+        raise ValueError(f"'{title}' is not a body part; use one of: {', '.join(part.title for part in cls)}.")
 
 
 class ReviewStatus(StrEnum):
@@ -82,7 +82,7 @@ class Recist:
     """The long axis and the longest perpendicular short axis of a lesion on its key slice.
 
     End points are (i, j) in continuous voxel indices of the key slice; diameters are in mm. `drawn` are the axes that a
-    reader drew: they stay as they are when the rest is measured anew.
+    reader drew: they stay as they are when the rest is measured again.
     """
 
     long_axis: tuple[Point, Point]

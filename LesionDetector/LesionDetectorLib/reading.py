@@ -88,7 +88,7 @@ class Reading:
     first_slice: the number by which a report calls the slice k = 0.
     geometry: size and position of the voxels.
     slice_thickness: nominal thickness of the thickest slice in mm, None if unknown; slices may overlap or leave gaps.
-    dicom: identifiers for a DICOM report, None for a CT that is no DICOM.
+    dicom: identifiers for a DICOM report, None for a CT that is not DICOM.
     warnings: sentences about the CT that a reader must know.
     models: the weights used; none for a reading without detector.
     confidence: 0..1, lesions of the detector below it are not reported.

@@ -100,7 +100,10 @@ class Review:
 
     @property
     def confidence(self) -> float:
-        """The threshold below which lesions that are pending are neither shown nor reported. Setting it is no edit."""
+        """The threshold below which lesions that are pending are neither shown nor reported.
+
+        Setting it is not an edit.
+        """
         return self.found.confidence
 
     @confidence.setter
@@ -148,7 +151,7 @@ class Review:
         self._change(Action.MOVE_BOX, lesion_id, key_slice=key_slice, slices=slices, box=box, recist=recist)
 
     def draw_axis(self, lesion_id: str, axis: Axis, ends: tuple[Point, Point], mm: float) -> None:
-        """Take over an axis that the reader drew; it is not measured anew from then on."""
+        """Take over an axis that the reader drew; it is not measured again from then on."""
         lesion = self.lesion(lesion_id)
         if lesion.recist is None:
             raise ValueError("A lesion that is not measured has no axis to change.")
@@ -257,7 +260,7 @@ def loads(content: str) -> Review:
     try:
         record = lesions_json.parse(content)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise lesions_json.ExchangeError(f"this is no review: its 'format' should be '{FORMAT}'.")
+            raise lesions_json.ExchangeError(f"this is not a review: its 'format' should be '{FORMAT}'.")
         if record.get("version") != VERSION:
             raise lesions_json.ExchangeError(
                 f"this review has version {record.get('version')}, and this program reads version {VERSION}."

@@ -62,7 +62,7 @@ class Recipe:
         if not (self.pixel_mm > 0 and self.neighbour_mm > 0 and self.max_size > 0 and low < high):
             raise ValueError(f"Pixels, distances and sizes must be above 0, and a window must rise: not {self}.")
         if self.tone not in TONES:
-            raise ValueError(f"'{self.tone}' is no tone; use one of: {', '.join(TONES)}.")
+            raise ValueError(f"'{self.tone}' is not a tone; use one of: {', '.join(TONES)}.")
         if self.tone == "ct" and not (low < CT_TONE_HU[0] and high > CT_TONE_HU[1]):
             raise ValueError(f"The tone 'ct' needs a window round {CT_TONE_HU} HU, not {self.window}; use 'linear'.")
         object.__setattr__(self, "window", (float(low), float(high)))

@@ -275,4 +275,4 @@ def test_a_ct_that_is_no_dicom_says_nothing_of_the_patient(reading, tmp_path, ca
     lesions_json.write(tmp_path / "lesions.json", Reading.of(ct.read(tmp_path / "ct.nrrd"), []))
     arguments = ("report", tmp_path / "lesions.json", "--ct", tmp_path / "ct.nrrd", "--format", "html", "--patient")
     assert cli.main([*map(str, arguments)]) == 2
-    assert "ct.nrrd is no DICOM and does not say who the patient is: leave --patient out." in capsys.readouterr().err
+    assert "ct.nrrd is not DICOM and does not say who the patient is: leave --patient out." in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_pngs_that_are_not_deeplesion(folder: Path):
 def test_pictures_that_are_not_hu(folder: Path):
     for file in folder.glob("*.png"):
         png(file, np.abs(body(1)[0]) % 256)
-    assert "which are no Hounsfield units" in refusal(folder)
+    assert "which are not Hounsfield units" in refusal(folder)
 
 
 def test_real_sub_volume(shared_data: Path):

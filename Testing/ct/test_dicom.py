@@ -133,7 +133,7 @@ def test_the_largest_axial_series_is_read_unless_another_is_asked_for(tmp_path: 
         ct.CTError, match=r"no series 9\.9: its axial CT series are 1\.2\.30 \(3 slices\), 1\.2\.50 \(5 slices\)\."
     ):
         ct.read(tmp_path, series="9.9")
-    with pytest.raises(ct.CTError, match=r"Series 1\.2\.70 .* is no axial CT \(7 images off the axial plane\)"):
+    with pytest.raises(ct.CTError, match=r"Series 1\.2\.70 .* is not an axial CT \(7 images off the axial plane\)"):
         ct.read(tmp_path, series="1.2.70")
 
 

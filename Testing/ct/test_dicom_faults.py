@@ -281,7 +281,7 @@ def test_values_that_are_no_hounsfield_units(tmp_path: Path):
             image(picture[k], axial(2)[k], "1.2", k, RescaleIntercept=0, PixelData=picture[k].tobytes()),
             tmp_path / f"{k}",
         )
-    assert "which are no Hounsfield units" in refusal(tmp_path)
+    assert "which are not Hounsfield units" in refusal(tmp_path)
 
 
 def test_values_with_an_offset_are_read_with_a_warning(tmp_path: Path):

@@ -205,7 +205,7 @@ def test_spacing_zero_or_missing_in_metaimage(tmp_path: Path, line: bytes):
 @pytest.mark.parametrize("hu", [np.arange(5 * 24 * 32).reshape(5, 24, 32) % 256, np.ones((5, 24, 32))])
 def test_an_8_bit_picture_or_label_map(tmp_path: Path, hu: np.ndarray):
     path = save(image(hu.astype(np.uint8)), tmp_path / "scan.nii.gz")
-    assert f"holds values from {hu.min():.0f} to {hu.max():.0f}, which are no Hounsfield units" in refusal(path)
+    assert f"holds values from {hu.min():.0f} to {hu.max():.0f}, which are not Hounsfield units" in refusal(path)
 
 
 def test_values_with_an_offset_are_read_with_a_warning(tmp_path: Path):
@@ -233,7 +233,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_series_is_refused(tmp_path: Path):
     path = save(image(), tmp_path / "scan.nrrd")
-    assert "is no DICOM folder and has no series 1.2: leave the series out" in refusal(path, series="1.2")
+    assert "is not a DICOM folder and has no series 1.2: leave the series out" in refusal(path, series="1.2")
 
 
 def test_real_nifti(shared_data: Path):

@@ -318,7 +318,7 @@ def test_a_line_on_two_slices_is_passed_over(study, tmp_path):
 def test_file_without_lesions_gets_one_sentence(study, tmp_path):
     folder, _, slices = study
     (tmp_path / "text.dcm").write_text("no DICOM")
-    with pytest.raises(DicomReportError, match=r"text.dcm is no DICOM file, or a damaged one: give a DICOM SR"):
+    with pytest.raises(DicomReportError, match=r"text.dcm is not a DICOM file, or a damaged one: give a DICOM SR"):
         dicom_in.read(tmp_path / "text.dcm", folder)
     with pytest.raises(DicomReportError, match="is DICOM, but no structured report"):
         dicom_in.read(sorted(folder.iterdir())[0], folder)
@@ -326,7 +326,7 @@ def test_file_without_lesions_gets_one_sentence(study, tmp_path):
     for part in range(1000, len(whole), 997):
         (tmp_path / "part.dcm").write_bytes(whole[:part])
         with pytest.raises(
-            DicomReportError, match=r"part.dcm is (no DICOM file, or a damaged one|DICOM, but no structured report)"
+            DicomReportError, match=r"part.dcm is (not a DICOM file, or a damaged one|DICOM, but no structured report)"
         ):
             dicom_in.read(tmp_path / "part.dcm", folder)
     with pytest.raises(OSError, match=r"none\.dcm"):
@@ -412,7 +412,7 @@ def test_numbers_that_are_none_are_refused_or_passed_over(study, tmp_path):
             if element.keyword == "GraphicData":
                 element.VR, element.value = "LO", "far away"
 
-    with pytest.raises(DicomReportError, match="is no DICOM file, or a damaged one"):
+    with pytest.raises(DicomReportError, match="is not a DICOM file, or a damaged one"):
         dicom_in.read(report(tmp_path / "sr.dcm", slices, [bidirectional(slices[1])], as_text), folder)
 
 

@@ -272,7 +272,7 @@ _added: set[str] = set()
 
 
 def load(path: Path, panel: Path = PANEL) -> ModuleType:
-    """A scripted module and the room of its panel, anew: what they import is the running application's."""
+    """A scripted module and the room of its panel, again: what they import is the running application's."""
     for name in [name for name in sys.modules if name.startswith("LesionDetectorLib.panel")]:
         del sys.modules[name]
     room = importlib.util.spec_from_file_location(

@@ -280,7 +280,7 @@ def checked(title: str, counts: tuple[int, int], arguments: tuple) -> list:
 
 
 class _NoValue:
-    """Something that is called, and is no value to compare, print or count with."""
+    """Something that is called, and is not a value to compare, print or count with."""
 
     title = ""
 

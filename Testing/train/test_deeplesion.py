@@ -118,7 +118,7 @@ def test_training_takes_a_csv_with_a_share(tmp_path):
         ("Train_Val_Test", "0", "one of 1, 2, 3"),
         ("Possibly_noisy", "x", "one of 0, 1"),
         ("Bounding_boxes", "1, 2, 3", "4 numbers are expected"),
-        ("Bounding_boxes", "1, 2, 3, nan", "no number"),
+        ("Bounding_boxes", "1, 2, 3, nan", "not a number"),
         ("Lesion_diameters_Pixel_", "ten, 5", "could not convert"),
     ],
 )

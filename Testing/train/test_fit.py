@@ -182,7 +182,7 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
     monkeypatch.setattr(run, "_step", step_of_a_tenth_of_a_second)
     run.train()
     pattern = (
-        r"6 steps done: ([\d.]+) images a second, (\d+) % of the time waiting for crops; "
+        r"6 steps done: ([\d.]+) images per second, (\d+) % of the time waiting for crops; "
         r"validating and saving took (\d+) % of all time\."
     )
     images, waiting, elsewhere = map(float, re.search(pattern, capsys.readouterr().out).groups())

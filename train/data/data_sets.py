@@ -24,6 +24,6 @@ def read(source: Path, split: str | None = None) -> list[KeySlice]:
         if (source / marker).exists():
             return reader(source, split)
     raise DeepLesionError(
-        f"{source} is no folder of a data set, which needs {' or '.join(READERS)}; give another, or a csv beside "
+        f"{source} is not a folder of a data set, which needs {' or '.join(READERS)}; give another, or a csv beside "
         "Images_png."
     )

@@ -163,7 +163,7 @@ def read_table(csv: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
 
     Row n of the file has the index n - 2.
 
-    DeepLesionError names a file that is no such table, a column of `needed` that it lacks, or the row and value that
+    DeepLesionError names a file that is not such a table, a column of `needed` that it lacks, or the row and value that
     cannot be right.
     """
     try:
@@ -208,7 +208,7 @@ def read_numbers(csv: Path, table: pd.DataFrame, column: str, count: int, blank:
         try:
             values[place] = _numbers(text, count)
             if not blank and not np.isfinite(values[place]).all():
-                raise ValueError(f"'{text}' holds what is no number.")
+                raise ValueError(f"'{text}' holds what is not a number.")
         except ValueError as error:
             raise DeepLesionError(f"{csv}, row {row + 2} ({table.at[row, 'File_name']}), {column}: {error}") from error
     return values

@@ -52,7 +52,7 @@ def first_visit(table: pd.DataFrame, reading: str = "lesion", same_place: float 
     if reading == "study":
         return table[table["Study_index"] == table.groupby("Patient_index")["Study_index"].transform("min")]
     if reading != "lesion":
-        raise ValueError(f"'{reading}' is no reading of a first visit; use lesion, study or all.")
+        raise ValueError(f"'{reading}' is not a reading of a first visit; use lesion, study or all.")
     ordered = table.sort_values("Study_index", kind="stable")
     studies, places = ordered["Study_index"].to_numpy(), ordered[["x", "y", "z"]].to_numpy()
     kept = []
@@ -83,7 +83,7 @@ def limited(table: pd.DataFrame, reading: str = "lesion", same_place: float = SA
 
 
 def split_by_patient(lesions: pd.DataFrame, seed: int = 0, shares: Sequence[float] = SHARES) -> pd.DataFrame:
-    """`lesions` with `Train_Val_Test` drawn anew: each patient in one split, `shares` of the patients in train,
+    """`lesions` with `Train_Val_Test` drawn again: each patient in one split, `shares` of the patients in train,
     validation and test.
 
     DeepLesionError where there are too few patients for three splits.

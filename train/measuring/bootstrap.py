@@ -2,7 +2,7 @@
 patient are alike.
 
 Percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). In every replicate the
-score threshold is found anew, for the false positives vary with the patients as well. The same seed draws the same
+score threshold is found again, for the false positives vary with the patients as well. The same seed draws the same
 patients for every detector that is measured on the same images, so the replicates of two detectors may be subtracted
 from one another.
 """

@@ -127,4 +127,4 @@ def _k_of(volume: ct.Volume, file: Path) -> int:
         uid = pydicom.dcmread(file, force=True, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID")
         return (volume.dicom.sop_instance_uids if volume.dicom else ()).index(uid)
     except (OSError, ValueError) as error:
-        raise DeepLesionError(f"{file}, which the boxes name, is no slice of the CT.") from error
+        raise DeepLesionError(f"{file}, which the boxes name, is not a slice of the CT.") from error

@@ -52,7 +52,7 @@ def write(folder: Path, result: dict, evaluation: Evaluation, key_slices: Sequen
 
 
 def slice_examples(result: Froc, rate: float, key_slices: Sequence[KeySlice]) -> list[plots.SliceExample]:
-    """For each label the first slice with a lesion found at `rate` false positives an image, and the first with one
+    """For each label the first slice with a lesion found at `rate` false positives per image, and the first with one
     that is missed."""
     threshold = result.threshold(rate)
     image, found = result.truth.image[result.lesion], result.found > threshold

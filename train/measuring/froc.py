@@ -57,13 +57,13 @@ class Froc:
         return replace(self, lesion=self.lesion[own], found=self.found[own], false=false)
 
     def threshold(self, false_positives_per_image: float) -> float:
-        """The lowest score above which at most so many false positives an image remain; -inf where all may stay."""
+        """The lowest score above which at most so many false positives per image remain; -inf where all may stay."""
         allowed = allowed_false_positives(false_positives_per_image, self.images)
         scores = self.false_positives
         return float(scores[allowed]) if allowed < len(scores) else -np.inf
 
     def sensitivity(self, false_positives_per_image: float, among: np.ndarray | None = None) -> float:
-        """Share of the lesions (`among`: a mask over them) found at that many false positives an image.
+        """Share of the lesions (`among`: a mask over them) found at that many false positives per image.
 
         NaN where there are none.
         """

@@ -78,7 +78,7 @@ class Evaluation:
 
 
 def label_sensitivities(result: Froc, rate: float = 4.0) -> dict[str, float]:
-    """Sensitivity of each label, by title, at `rate` false positives an image, and their "mean".
+    """Sensitivity of each label, by title, at `rate` false positives per image, and their "mean".
 
     Labels without lesions are left out.
     """
@@ -133,7 +133,7 @@ def report(evaluation: Evaluation, rate: float = 4.0, iou: float = 0.3, replicat
 
 
 def matrix(evaluation: Evaluation, rate: float, iou: float) -> np.ndarray:
-    """The confusion matrix (8, 9) of `froc.confusion` at `rate` false positives an image whatever the label."""
+    """The confusion matrix (8, 9) of `froc.confusion` at `rate` false positives per image whatever the label."""
     threshold = evaluation.froc(iou, same_label=False).threshold(rate)
     return confusion(evaluation.detections, evaluation.truth, threshold, iou)
 

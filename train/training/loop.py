@@ -128,7 +128,7 @@ class Run:
 
     @classmethod
     def resumed(cls, task_of: Callable[[Plan, Path], Task], folder: Path, device: torch.device) -> Run:
-        """The run that was stopped in `folder`; `task_of` makes its task anew, of its plan and the folder."""
+        """The run that was stopped in `folder`; `task_of` makes its task again, of its plan and the folder."""
         state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
         plan = Plan(**state["plan"])
         run = cls(task_of(plan, folder), plan, folder, device)

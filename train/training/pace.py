@@ -29,7 +29,7 @@ class Pace:
             return {}
         seconds = self.waiting + self.training
         return {
-            "images a second": f"{self.steps * self.batch / seconds:.1f}",
+            "images per second": f"{self.steps * self.batch / seconds:.1f}",
             "waiting for crops": f"{100 * self.waiting / seconds:.0f} %",
         }
 
@@ -40,4 +40,4 @@ class Pace:
         elsewhere = 1 - (self.waiting + self.training) / (time.monotonic() - self.started)
         images, waiting = self.figures().values()
         ended = f"validating and saving took {100 * elsewhere:.0f} % of all time"
-        return f"{images} images a second, {waiting} of the time waiting for crops; {ended}"
+        return f"{images} images per second, {waiting} of the time waiting for crops; {ended}"

@@ -94,7 +94,7 @@ def studies(source: Path) -> dict[str, Path]:
             lines = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise Refusal(
-                f"{source} is no text file: give a folder of studies, or a list with a path a line."
+                f"{source} is not a text file: give a folder of studies, or a list with a path a line."
             ) from error
         paths, folder = [Path(line.strip()) for line in lines if line.strip()], source.parent
     else:

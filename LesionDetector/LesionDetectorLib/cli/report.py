@@ -128,7 +128,7 @@ def _patient(volume: ct.Volume | None) -> dict[str, str]:
     if volume is None:
         raise Refusal("What the page says of the patient is in the CT's DICOM headers: give the CT with --ct.")
     if not volume.dicom:
-        raise Refusal(f"{volume.source} is no DICOM and does not say who the patient is: leave --patient out.")
+        raise Refusal(f"{volume.source} is not DICOM and does not say who the patient is: leave --patient out.")
     from LesionDetectorLib.ct.dicom import read_patient
 
     patient = read_patient(volume.source, volume.dicom.series_uid)

@@ -23,8 +23,8 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
         was taken before projections and others that were derived.
     progress: called with (slices read, slices in all).
 
-    Raises CTError, with one sentence for the user, where this is no CT that can be measured. What is mended on the way
-    (uneven slices, gantry tilt, a localizer among the slices) is told in `Volume.warnings`.
+    Raises CTError, with one sentence for the user, where this is not a CT that can be measured. What is mended on the
+    way (uneven slices, gantry tilt, a localizer among the slices) is told in `Volume.warnings`.
     """
     path = Path(path).expanduser()
     try:
@@ -39,7 +39,7 @@ def read(path: Path | str, series: str | None = None, progress: Callable[[int, i
 
             return dicom.read(path, series, progress)
         if series is not None:
-            raise CTError(f"{path} is no DICOM folder and has no series {series}: leave the series out.")
+            raise CTError(f"{path} is not a DICOM folder and has no series {series}: leave the series out.")
         return reader(path, progress)
     except PermissionError as error:
         raise CTError(

@@ -158,7 +158,7 @@ def _choose_series(path: Path, images: list[Image], series: str | None) -> tuple
         raise CTError(f"{path} holds no axial CT ({_count(sum(unfit.values(), Counter()))}): give {KNOWN_KINDS}.")
     elif series not in found and series in unfit:
         raise CTError(
-            f"Series {series} of {path} is no axial CT ({_count(unfit[series])}): choose another, or give none."
+            f"Series {series} of {path} is not an axial CT ({_count(unfit[series])}): choose another, or give none."
         )
     elif series not in found:
         raise CTError(f"{path} has no series {series}: its axial CT series are {_sizes(found)}.")
@@ -380,7 +380,7 @@ def _pad(hu: np.ndarray, padding: tuple[float, float] | None) -> None:
     its border.
 
     Only what hangs together with the border lies outside the field of view: inside it a pixel of that value is tissue,
-    or metal at the end of the scale. A range of values among those of tissue is no padding, whatever the header says.
+    or metal at the end of the scale. A range of values among those of tissue is not padding, whatever the header says.
     """
     if padding is None or padding[1] <= AIR or padding[0] < min(padding[1], ABOVE_TISSUE):
         return

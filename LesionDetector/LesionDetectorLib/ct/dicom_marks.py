@@ -82,7 +82,7 @@ HU_TYPES = ("", "HU", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOU
 
 
 def kind(image_type: str) -> tuple[str, str]:
-    """What an image is that is no plain slice ("a maximum intensity projection"), and what follows for a reader.
+    """What an image is that is not a plain slice ("a maximum intensity projection"), and what follows for a reader.
 
     "" both for a slice.
     """

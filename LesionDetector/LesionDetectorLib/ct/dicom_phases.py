@@ -15,7 +15,8 @@ from LesionDetectorLib.ct.dicom_slices import Slice
 from LesionDetectorLib.words import few
 
 SAME_PLACE = 0.01  # mm
-BETWEEN = 0.6  # of the distance of neighbours: what lies nearer to a slice than this is no neighbour but shows the same
+# of the distance of neighbours: what lies nearer to a slice than this is not a neighbour but shows the same
+BETWEEN = 0.6
 
 
 def without_copies(slices: list[Slice]) -> tuple[list[Slice], list[str]]:

@@ -72,7 +72,7 @@ MALFORMED = (
 
 
 class UnfitError(ValueError):
-    """An image that is no slice of an axial CT; the message goes with "an image ..."."""
+    """An image that is not a slice of an axial CT; the message goes with "an image ..."."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class Slice:
 
     @property
     def rank(self) -> int:
-        """0 for a slice as it was taken, 1 for one that was derived from others, 2 for what is no slice."""
+        """0 for a slice as it was taken, 1 for one that was derived from others, 2 for what is not a slice."""
         return 2 if self.kind[0] else int(any(word in self.image_type.split("\\") for word in ("DERIVED", "SECONDARY")))
 
     @property
@@ -262,7 +262,7 @@ def _image_type(header: Dataset, groups: tuple[Dataset, ...]) -> str:
 
 
 def _check_units(rescale_type: str, image_type: str) -> None:
-    """UnfitError for an image whose values are no Hounsfield units by what its header says."""
+    """UnfitError for an image whose values are not Hounsfield units by what its header says."""
     if rescale_type.upper() not in HU_TYPES:
         raise UnfitError(f"of rescale type {rescale_type}, not HU")
     if rescale_type.upper() in ("", "US", "UNSPECIFIED") and is_spectral_map(image_type):

@@ -80,7 +80,7 @@ def check_hu(hu: np.ndarray, source: Path) -> list[str]:
     low, high = int(hu.min()), int(hu.max())
     if low >= -10 and high <= 255:
         raise CTError(
-            f"{source} holds values from {low} to {high}, which are no Hounsfield units (air -1000, water 0, bone "
+            f"{source} holds values from {low} to {high}, which are not Hounsfield units (air -1000, water 0, bone "
             "above 300): give the CT itself, not a label map or an 8-bit picture of it."
         )
     if low >= 0:

@@ -85,8 +85,8 @@ def read(path: Path | str, ct_path: Path | str) -> Reading:
     drew what, status, marks, id, models, threshold and software version. The reading's warnings say what was passed
     over or assumed.
 
-    Raises DicomReportError where `path` is no measurement report or holds no lesion of that CT, CTError where `ct_path`
-    lacks the series that was measured, and OSError.
+    Raises DicomReportError where `path` is not a measurement report or holds no lesion of that CT, CTError where
+    `ct_path` lacks the series that was measured, and OSError.
     """
     path, ct_path = Path(path), Path(ct_path).expanduser()
     document = _document(path)
@@ -134,7 +134,7 @@ def _document(path: Path) -> Dataset:
         except RecursionError:
             depth = DEEPEST + 1
         except (OSError, zlib.error, *MALFORMED) as error:  # OSError is pydicom's word for a sequence that breaks off
-            raise DicomReportError(f"{path} is no DICOM file, or a damaged one: give a DICOM SR.") from error
+            raise DicomReportError(f"{path} is not a DICOM file, or a damaged one: give a DICOM SR.") from error
     if depth > DEEPEST:
         raise DicomReportError(
             f"{path} nests its content more than {DEEPEST} deep, which no report does: give a DICOM SR."
@@ -333,7 +333,7 @@ def _axis(item: Dataset, ct: _Ct) -> _Line:
     lines = [child for child in _children(item) if child.get("ValueType") in ("SCOORD", "SCOORD3D")]
     k, points = ct.place(lines[0]) if lines else (0, np.empty((0, 2)))
     if len(points) != 2:
-        raise _PassedOverError("with axes that are no straight lines")
+        raise _PassedOverError("with axes that are not straight lines")
     mm = _number(item, codes.MILLIMETRE)
     if mm is None:
         mm = float(np.hypot(*((points[1] - points[0]) * ct.reading.geometry.spacing[:2])))

@@ -28,7 +28,7 @@ TOO_LARGE = f"this has more than {LARGEST >> 20} MB, as no list of lesions does.
 
 
 class ExchangeError(Refusal):
-    """The file is no lesions.json that this program can read; the message is one sentence that says why."""
+    """The file is not a lesions.json that this program can read; the message is one sentence that says why."""
 
 
 def write(path: Path | str, reading: Reading) -> None:
@@ -63,7 +63,7 @@ def loads(content: str) -> Reading:
 def parse(content: str) -> Any:
     """What a JSON text from outside holds.
 
-    ExchangeError for one that is too large or nested too deep, or is no JSON, which has no NaN.
+    ExchangeError for one that is too large or nested too deep, or is not JSON, which has no NaN.
     """
     if len(content) > LARGEST:
         raise ExchangeError(TOO_LARGE)
@@ -103,7 +103,7 @@ def reading_record(reading: Reading) -> dict[str, Any]:
 def reading_of(record: Any) -> Reading:
     """The reading in the object that a JSON text holds, as `loads`."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ExchangeError(f"this is no list of lesions: its 'format' should be '{FORMAT}'.")
+        raise ExchangeError(f"this is not a list of lesions: its 'format' should be '{FORMAT}'.")
     version = _take(record, "", "version", int)
     if version != VERSION:
         raise ExchangeError(

@@ -38,7 +38,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: str, slices: int, channels: int, strides: Sequence[int]) -> None:
         super().__init__()
         if backbone not in BACKBONES:
-            raise ValueError(f"'{backbone}' is no backbone; use one of: {', '.join(BACKBONES)}.")
+            raise ValueError(f"'{backbone}' is not a backbone; use one of: {', '.join(BACKBONES)}.")
         if not strides or strides[0] not in _STAGE_STRIDES or any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"Strides must double from one of {_STAGE_STRIDES} on, not {tuple(strides)}.")
         self.backbone, self.slices = backbone, slices

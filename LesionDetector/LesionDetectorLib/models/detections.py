@@ -47,7 +47,7 @@ def pad_to_multiple(images: Tensor, multiple: int = 64) -> Tensor:
 
 
 def network_input(images: Tensor, multiple: int, recipe: Recipe) -> Tensor:
-    """Images (N, slices, H, W), 0..255, in the recipe's tone; ValueError if a side is no multiple of `multiple`."""
+    """Images (N, slices, H, W), 0..255, in the recipe's tone; ValueError if a side is not a multiple of `multiple`."""
     if any(side % multiple for side in images.shape[-2:]):
         raise ValueError(
             f"Image sides must be multiples of {multiple}, not {tuple(images.shape[-2:])}; use pad_to_multiple."

@@ -44,7 +44,7 @@ class Jmi(TwoStage):
         regions: int = 32,
     ) -> None:
         if backbone != "vgg16":
-            raise ValueError(f"'{backbone}' is no backbone of the JMI detector; it has vgg16 only.")
+            raise ValueError(f"'{backbone}' is not a backbone of the JMI detector; it has vgg16 only.")
         conv6, conv7 = nn.Conv2d(_WIDTH, _WIDTH, 3), nn.Conv2d(_WIDTH, _WIDTH, 5)  # 7 x 7 cells to 5 x 5 to one
         for conv in (conv6, conv7):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")

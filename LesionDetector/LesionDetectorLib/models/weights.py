@@ -47,7 +47,7 @@ def build(architecture: dict, recipe: dict | None = None) -> Model:
     eaten = {name: value for name, value in {**(recipe or {}), **architecture}.items() if name in RECIPE}
     detector = arguments.pop("detector", None)
     if detector not in DETECTORS:
-        raise WeightsError(f"'{detector}' is no detector that this version knows; it knows: {', '.join(DETECTORS)}.")
+        raise WeightsError(f"'{detector}' is not a detector that this version knows; it knows: {', '.join(DETECTORS)}.")
     try:
         return DETECTORS[detector](recipe=Recipe(**eaten), **arguments)
     except (TypeError, ValueError) as error:
@@ -145,7 +145,7 @@ def _read_card(path: Path) -> dict:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is not a mapping)
     except SafetensorError as error:
         raise WeightsError(
             f"The weights {path} are damaged or not safetensors ({error}); fetch the file again."

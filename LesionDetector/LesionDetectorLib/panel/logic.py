@@ -41,7 +41,7 @@ class LesionDetectorLogic(ScriptedLoadableModuleLogic):
         return LesionDetectorParameterNode(super().getParameterNode())
 
     def firstCT(self):
-        """The first scalar volume of the scene that is no label map, None where there is none."""
+        """The first scalar volume of the scene that is not a label map, None where there is none."""
         nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         return next((node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode"), None)
 

@@ -85,7 +85,7 @@ def save_scene(scene: vtkMRMLScene, path: Path) -> None:
 def load_scene(path: Path, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
     """The scene in the .mrb file `path`, read into `scene` or a new one.
 
-    Raises SceneError for a file that is no scene.
+    Raises SceneError for a file that is not a scene.
     """
     scene = scene or new_scene()
     try:
@@ -98,7 +98,7 @@ def load_scene(path: Path, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
             if not scene.Import(None):
                 raise SceneError(f"{path}: this scene cannot be read.")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise SceneError(f"{path}: this is no scene file; open a .mrb file.") from error
+        raise SceneError(f"{path}: this is not a scene file; open a .mrb file.") from error
     return scene
 
 

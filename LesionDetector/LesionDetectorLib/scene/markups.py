@@ -194,7 +194,7 @@ def read_lesions(scene: vtkMRMLScene, volume_node: vtkMRMLScalarVolumeNode | Non
     """The lesions that `scene` shows on `volume_node` (or on any volume), boxes and axes where they are now, in
     order of their numbers.
 
-    The inverse of `show_lesions`; diameters are measured anew from the ends of the lines. Raises SceneError for a
+    The inverse of `show_lesions`; diameters are measured again from the ends of the lines. Raises SceneError for a
     lesion whose CT was taken out of the scene.
     """
     boxes = [node for node in all_nodes(scene, "vtkMRMLMarkupsROINode") if node.GetAttribute(ATTRIBUTE + "id")]

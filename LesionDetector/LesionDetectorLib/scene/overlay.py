@@ -135,7 +135,7 @@ class Overlay:
         for index in range(layer.labels.GetNumberOfControlPoints()):
             if layer.labels.GetNthControlPointDescription(index) == lesion.id:
                 layer.labels.SetNthControlPointLabel(index, text)
-        layer.captions = []  # to be drawn anew
+        layer.captions = []  # to be drawn again
 
     def box(self) -> tuple[int, Box]:
         """Where the box that can be dragged is now: its slice, and (x0, y0, x1, y1) in voxel indices."""
@@ -182,7 +182,7 @@ class Overlay:
             self._show_node(node, True)
 
     def _captions(self, entries: Sequence[Entry], selected: Lesion | None) -> list[markups.Caption]:
-        """The captions with their places, which take a while to find and are found anew only where something moved.
+        """The captions with their places, which take a while to find and are found again only where something moved.
 
         That of the selected lesion stays inside the view that shows it, however small.
         """
@@ -255,7 +255,7 @@ class Overlay:
 
 
 def _hide_from_lists(*nodes: vtkMRMLNode) -> None:
-    """Neither list nor save nodes that are drawn anew from the review."""
+    """Neither list nor save nodes that are drawn again from the review."""
     for node in nodes:
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)

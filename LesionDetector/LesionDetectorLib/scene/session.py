@@ -45,7 +45,7 @@ SAME_PLACE = 0.5
 """Share of their common area from which two boxes on common slices are of one lesion."""
 OTHER_IMAGE = (
     "this CT is not the image any more on which the lesions were found (it was cropped, resampled or moved). "
-    "Undo that, or detect lesions anew."
+    "Undo that, or detect lesions again."
 )
 
 
@@ -425,7 +425,7 @@ class Session:
         self._changed(self)
 
     def _on_node_removed(self) -> None:
-        """Without its CT or its review the session has nothing to show; a lost table or overlay is made anew."""
+        """Without its CT or its review the session has nothing to show; a lost table or overlay is made again."""
         if self._drawing or self.closed:
             return
         if not all(self.scene.IsNodePresent(node) for node in (self.volume_node, self._text)):
