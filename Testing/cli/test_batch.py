@@ -17,6 +17,7 @@ from LesionDetectorLib.cli.batch import studies
 from LesionDetectorLib.detect import ahead
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.report import text
 
 STUDIES = 5
 
@@ -71,7 +72,7 @@ def test_a_damaged_study_is_named_and_the_others_are_done(whole: Path):
     assert all(results(whole).values())
     assert [file.name for file in (whole / "failed").iterdir()] == ["damaged.nrrd.txt"]
     assert "damaged.nrrd" in (whole / "failed" / "damaged.nrrd.txt").read_text()
-    assert (whole / "0.nrrd" / "report.txt").read_text().startswith("Lesions:")
+    assert (whole / "0.nrrd" / "report.txt").read_text().startswith(text.HEADING)
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
 
 

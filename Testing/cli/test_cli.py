@@ -28,6 +28,7 @@ from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import PACKAGES
+from LesionDetectorLib.report import text
 from LesionDetectorLib.scene import SceneError
 from LesionDetectorLib.scratch import Scratch
 
@@ -76,7 +77,7 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
     assert events[-1]["lesions"] == len(reading.reported) > 0
     assert all(lesion.recist is not None for lesion in reading.lesions)
     report = (out / "report.txt").read_text()
-    assert report.startswith("Lesions:") and report.count("Lesion ") == len(reading.reported)
+    assert report.startswith(text.HEADING) and report.count("Lesion ") == len(reading.reported)
     assert len(list((out / "pictures").glob("*.png"))) >= len(reading.reported)
     assert zipfile.is_zipfile(out / "scene.mrb")
     assert not [path for path in tmp_path.iterdir() if path != out]

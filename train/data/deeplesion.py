@@ -76,7 +76,7 @@ class KeySlice:
 
     @property
     def number(self) -> int:
-        return int(self.name.removesuffix(".png").rsplit("_", 1)[1])
+        return int(Path(self.name).stem.rsplit("_", 1)[1])
 
     def path(self, number: int) -> Path:
         return self.images / self.name.rsplit("_", 1)[0] / f"{number:03d}.png"

@@ -29,7 +29,7 @@ class PreparedSlices:
         if self.cache is None:
             return self._prepare(key_slice)
         data_set = crc32(str(key_slice.images.resolve()).encode())  # patients of two data sets may bear the same number
-        stem = f"{data_set:08x}_{key_slice.name.removesuffix('.png')}_{_made_by(self.recipe)}"
+        stem = f"{data_set:08x}_{Path(key_slice.name).stem}_{_made_by(self.recipe)}"
         array, frame_file = self.cache / f"{stem}.npy", self.cache / f"{stem}.json"
         if not frame_file.exists():
             sample, frame = self._prepare(key_slice)
