@@ -28,7 +28,7 @@ from Testing.helpers.dicom_study import axial, body, write
 
 PATIENT = {
     "PatientName": "Doe^Jane",
-    "PatientID": "4711",
+    "PatientID": "MRN-4711",
     "PatientBirthDate": "19700102",
     "PatientSex": None,
     "StudyDate": "20240203",
@@ -86,7 +86,7 @@ def test_the_command_writes_a_page_with_the_pictures_of_a_dicom_ct(lesions_file,
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = out.read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 4 and "RECIST 1.1 baseline" in page
-    assert "Jane" not in page and "DOE_JANE" not in page and "4711" not in page
+    assert "Jane" not in page and "DOE_JANE" not in page and "MRN-4711" not in page
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
 
 
@@ -132,7 +132,7 @@ def test_dicom_needs_the_dicom_files_of_the_ct(lesions_file, reading, study, tmp
 
 def test_the_patient_is_on_the_page_where_that_is_asked_for(lesions_file, study, capsys):
     page = printed(capsys, lesions_file, "--ct", study, "--format", "html", "--patient")
-    shown = {"Patient": "Doe Jane", "Patient ID": "4711", "Birth date": "1970-01-02", "Study date": "2024-02-03"}
+    shown = {"Patient": "Doe Jane", "Patient ID": "MRN-4711", "Birth date": "1970-01-02", "Study date": "2024-02-03"}
     assert all(f"<dt>{name}</dt><dd>{value}</dd>" in page for name, value in shown.items()) and "<dt>Sex" not in page
 
 

@@ -7,7 +7,7 @@ import csv
 import pytest
 from LesionDetectorLib.formats import BY_NAME, write
 from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
-from LesionDetectorLib.report import table, text
+from LesionDetectorLib.report import text
 
 from Testing.helpers.readings import AXES, lesion, reading
 
@@ -101,7 +101,10 @@ def test_text_from_outside_is_no_formula(tmp_path, said, cell):
     assert (row["centre_l_mm"], row["confidence"], row["slice"]) == ("-112.000", "0.900", "51"), "numbers stay numbers"
 
 
-@pytest.mark.parametrize("columns", [table.COLUMNS])
-def test_no_lesions_leave_the_header(tmp_path, columns):
+def test_no_lesions_leave_the_header_whose_order_is_a_promise(tmp_path):
     assert rows(tmp_path) == []
-    assert (tmp_path / "lesions.csv").read_text(encoding="utf-8") == ",".join(columns) + "\n"
+    assert (tmp_path / "lesions.csv").read_text(encoding="utf-8") == (
+        "number,body_part,confidence,long_axis_mm,short_axis_mm,study,series,slice,status,origin,marks,k,first_k,last_k,"
+        "box_x0,box_y0,box_x1,box_y1,long_x0,long_y0,long_x1,long_y1,short_x0,short_y0,short_x1,short_y1,"
+        "centre_l_mm,centre_p_mm,centre_s_mm,id\n"
+    )

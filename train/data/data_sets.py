@@ -9,7 +9,8 @@ from train.data.deeplesion import DeepLesionError, KeySlice, read_info
 
 Reader = Callable[[Path, str | None], list[KeySlice]]
 
-# A new data set is a file that reads its folder into key slices, and a row here: a file that only its folders hold.
+# A new data set is a file that reads its folder into key slices, and a row here. The key is the name of a file that
+# only folders of that data set hold.
 READERS: dict[str, Reader] = {"DL_info.csv": read_info}
 
 

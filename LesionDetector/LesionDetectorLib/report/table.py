@@ -11,25 +11,14 @@ from LesionDetectorLib.followup.baseline import Entry, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
 
+BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
+ENDS = ("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1")
+CENTRE = ("centre_l_mm", "centre_p_mm", "centre_s_mm")
+# A new column is a name here, at the end so that what reads the table by place goes on to work, and a value in `_row`.
 COLUMNS = (
-    *(
-        "number",
-        "body_part",
-        "confidence",
-        "long_axis_mm",
-        "short_axis_mm",
-        "study",
-        "series",
-        "slice",
-        "status",
-        "origin",
-        "marks",
-    ),
-    *("k", "first_k", "last_k", "box_x0", "box_y0", "box_x1", "box_y1"),
-    *("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1"),
-    *("centre_l_mm", "centre_p_mm", "centre_s_mm", "id"),
+    *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status"),
+    *("origin", "marks", "k", "first_k", "last_k", *BOX, *ENDS, *CENTRE, "id"),
 )
-
 BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
 
 
@@ -48,46 +37,51 @@ def compose(reading: Reading, baseline: bool = False) -> str:
     calculate gets an apostrophe before it.
     """
     shown = reading.reported
+    entries = assess(reading).entries if baseline else [None] * len(shown)
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    more = [_recist(entry) for entry in assess(reading).entries] if baseline else [[]] * len(shown)
-    writer.writerow(COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS)
-    writer.writerows(
-        _row(reading, lesion, number) + cells for number, (lesion, cells) in enumerate(zip(shown, more), start=1)
-    )
+    writer = csv.DictWriter(file, COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for number, (lesion, entry) in enumerate(zip(shown, entries, strict=True), start=1):
+        writer.writerow(_row(reading, lesion, number) | ({} if entry is None else _recist(entry)))
     return file.getvalue()
 
 
-def _row(reading: Reading, lesion: Lesion, number: int) -> list:
+def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
+    """What stands under each of the `COLUMNS`."""
     x0, y0, x1, y1 = lesion.box
-    centre = reading.geometry.to_lps(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice))
     recist = lesion.recist
     ends = (
         [None] * 8
         if recist is None
         else [value for point in (*recist.long_axis, *recist.short_axis) for value in point]
     )
-    return [
-        number,
-        lesion.body_part.title,
-        _rounded(lesion.confidence, 3),
-        _rounded(None if recist is None else recist.long_mm, 1),
-        _rounded(None if recist is None else recist.short_mm, 1),
-        _text(reading.study),
-        _text(reading.series),
-        reading.slice_number(lesion.key_slice),
-        lesion.status.value,
-        lesion.origin.value,
-        ", ".join(lesion.marks),
-        lesion.key_slice,
-        *lesion.slices,
-        *(_rounded(value, 3) for value in (*lesion.box, *ends, *centre.tolist())),
-        _text(lesion.id),
-    ]
+    centre = reading.geometry.to_lps(((x0 + x1) / 2, (y0 + y1) / 2, lesion.key_slice)).tolist()
+    return {
+        "number": number,
+        "body_part": lesion.body_part.title,
+        "confidence": _rounded(lesion.confidence, 3),
+        "long_axis_mm": _rounded(None if recist is None else recist.long_mm, 1),
+        "short_axis_mm": _rounded(None if recist is None else recist.short_mm, 1),
+        "study": _text(reading.study),
+        "series": _text(reading.series),
+        "slice": reading.slice_number(lesion.key_slice),
+        "status": lesion.status.value,
+        "origin": lesion.origin.value,
+        "marks": ", ".join(lesion.marks),
+        "k": lesion.key_slice,
+        "first_k": lesion.slices[0],
+        "last_k": lesion.slices[1],
+        **{name: _rounded(value, 3) for name, value in zip(BOX, lesion.box, strict=True)},
+        **{name: _rounded(value, 3) for name, value in zip(ENDS, ends, strict=True)},
+        **{name: _rounded(value, 3) for name, value in zip(CENTRE, centre, strict=True)},
+        "id": _text(lesion.id),
+    }
 
 
-def _recist(entry: Entry) -> list[str]:
-    return [entry.category.value, _rounded(entry.diameter_mm if entry.is_target else None, 1), entry.reason]
+def _recist(entry: Entry) -> dict[str, str]:
+    """What stands under each of the `BASELINE_COLUMNS`."""
+    target_mm = _rounded(entry.diameter_mm if entry.is_target else None, 1)
+    return {"recist_category": entry.category.value, "recist_target_mm": target_mm, "recist_reason": entry.reason}
 
 
 def _text(value: str) -> str:

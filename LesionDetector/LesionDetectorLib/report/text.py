@@ -1,7 +1,8 @@
 """The structured report: the "Lesions" sub-section for the findings of a radiology report.
 
-The layout is that of the paper on class imbalance in DeepLesion: the lesions with their body part and confidence,
-grouped by study, series and slice, numbered over the whole list.
+The layout is that of Erickson, Mathai, Summers, "Class Imbalance Correction for Improved Universal Lesion Detection and
+Tagging in CT", 2025: the lesions with their body part and confidence, grouped by study, series and slice, numbered over
+the whole list.
 """
 
 from __future__ import annotations
