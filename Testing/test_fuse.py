@@ -70,9 +70,8 @@ def test_box_that_one_of_two_models_saw_keeps_half_of_its_score():
 def test_single_model_comes_back_as_it_is():
     boxes = np.array([[0.0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 50, 60], [20, 20, 40, 40]])
     kept, scores, labels = weighted_boxes_fusion([(boxes, [0.3, 0.8, 0.9, 0.04], [4, 4, 4, 4])], skip_below=0.05)
-    np.testing.assert_array_equal(
-        kept, boxes[[1, 0]]
-    )  # overlapping boxes stay apart, the empty and the unlikely one go
+    # overlapping boxes stay apart, the empty and the unlikely one go
+    np.testing.assert_array_equal(kept, boxes[[1, 0]])
     assert scores.tolist() == [0.8, 0.3]
     assert labels.tolist() == [4, 4]
 
@@ -143,12 +142,10 @@ def test_slice_without_the_lesion_ends_it():
 
 
 def test_boxes_that_overlap_too_little_stay_apart():
-    assert (
-        len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (57, 50, 20, 0.9, LIVER))])) == 2
-    )  # IoU 13 / 27
-    assert (
-        len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (56, 50, 20, 0.9, LIVER))])) == 1
-    )  # IoU 14 / 26
+    # IoU 13 / 27
+    assert len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (57, 50, 20, 0.9, LIVER))])) == 2
+    # IoU 14 / 26
+    assert len(stack([on_slice(0, (50, 50, 20, 0.9, LIVER)), on_slice(1, (56, 50, 20, 0.9, LIVER))])) == 1
 
 
 def test_box_joins_the_lesion_that_it_overlaps_most():

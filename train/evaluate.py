@@ -174,10 +174,11 @@ def _froc(options: argparse.Namespace) -> str:
 
 
 def _detector(options: argparse.Namespace) -> Detector:
+    # brings torch, which takes seconds and `froc` needs not
     from LesionDetectorLib.detect import (
         DEFAULT_WEIGHTS,
         Detector,
-    )  # brings torch, which takes seconds and `froc` needs not
+    )
 
     return Detector.load(options.weights or DEFAULT_WEIGHTS, options.device)
 

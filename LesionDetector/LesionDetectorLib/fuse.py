@@ -71,12 +71,10 @@ def weighted_boxes_fusion(
 def _fuse_one_label(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> Detections:
     """Clusters of boxes of one label, in falling order of score: fused boxes (m, 4), mean scores (m,), numbers of
     boxes (m,)."""
-    fused, sums, score_sums, counts = (
-        np.empty_like(boxes),
-        np.zeros_like(boxes),
-        np.zeros(len(boxes)),
-        np.zeros(len(boxes), dtype=int),
-    )
+    fused = np.empty_like(boxes)
+    sums = np.zeros_like(boxes)
+    score_sums = np.zeros(len(boxes))
+    counts = np.zeros(len(boxes), dtype=int)
     clusters = 0
     for box, score in zip(boxes, scores):
         overlaps = pairwise_iou(fused[:clusters], box[None])[:, 0]

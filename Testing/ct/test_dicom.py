@@ -211,6 +211,5 @@ def test_real_jpeg_2000_slices(shared_data: Path, tmp_path: Path):
     assert volume.hu.shape == (3, 512, 512)
     same_as_itk(volume, files)
     soft = (volume.hu > 0) & (volume.hu < 200)
-    assert (
-        soft[:, 200:320, 132:212].mean() > soft[:, 200:320, 300:380].mean()
-    )  # the liver lies on the patient's right, at low i
+    # the liver lies on the patient's right, at low i
+    assert soft[:, 200:320, 132:212].mean() > soft[:, 200:320, 300:380].mean()

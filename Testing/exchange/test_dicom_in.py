@@ -187,9 +187,8 @@ def test_bidirectional_measurement_of_ohif_becomes_a_lesion_of_a_reader(study, t
     assert lesion.status is ReviewStatus.ACCEPTED
     assert (lesion.key_slice, lesion.slices, lesion.id) == (3, (3, 3), "1.2.826.0.1.99")
     assert lesion.recist == Recist(((10, 20), (30, 25)), ((20, 18), (18.5, 27)), 18.5, 6.0, (Axis.LONG, Axis.SHORT))
-    assert lesion.box == pytest.approx(
-        (10 - 1 / 0.7, 18 - 1 / 0.8, 30 + 1 / 0.7, 27 + 1 / 0.8)
-    )  # a millimetre round the axes
+    # a millimetre round the axes
+    assert lesion.box == pytest.approx((10 - 1 / 0.7, 18 - 1 / 0.8, 30 + 1 / 0.7, 27 + 1 / 0.8))
     assert (read.models, read.warnings, read.geometry) == ((), (), empty.geometry)
     dicom_readings.write_sr(tmp_path / "ours.dcm", read, slices)
     same(dicom_in.read(tmp_path / "ours.dcm", folder), read)  # and its tracking UID is kept

@@ -117,9 +117,8 @@ def test_axes_have_their_lines_on_the_key_slice(made):
         assert [(axis.value, axis.unit.value) for axis in found] == [(recist.long_mm, "mm"), (recist.short_mm, "mm")]
         for axis, ends in zip(found, (recist.long_axis, recist.short_axis)):
             (line,) = axis.referenced_coordinates
-            assert line.value - 0.5 == pytest.approx(
-                np.array(ends), abs=1e-4
-            )  # (0.5, 0.5) is the centre of the first pixel
+            # (0.5, 0.5) is the centre of the first pixel
+            assert line.value - 0.5 == pytest.approx(np.array(ends), abs=1e-4)
             assert line.ContentSequence[0].referenced_sop_instance_uid == images[lesion.key_slice]
     measured_by_us = [
         [bool(items([axis[0]], codes.DCM.AlgorithmName)) for axis in group.get_measurements()] for group in axes
@@ -202,9 +201,8 @@ def test_3d_slicers_own_loader_knows_the_boxes(upright, tmp_path):
     polylines = report.content.get_planar_roi_measurement_groups(
         reference_type=codes.DCM.ImageRegion, graphic_type=hd.sr.GraphicTypeValues.POLYLINE
     )
-    assert (
-        len(groups) == len(polylines) == len(reading.lesions)
-    )  # all that it takes for a box is one: a line would be an IndexError
+    # all that it takes for a box is one: a line would be an IndexError
+    assert len(groups) == len(polylines) == len(reading.lesions)
     for group in groups:
         purposes = group.get_qualitative_evaluations(name=Code("130400", "DCM", "Geometric purpose of region"))
         assert [purpose.value for purpose in purposes] == [Code("75958009", "SCT", "Bounded by")]

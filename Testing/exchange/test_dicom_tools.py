@@ -111,13 +111,13 @@ def test_template_validator_finds_no_error(real, tmp_path):
     if not PIXELMED.exists():
         pytest.skip(f"needs {PIXELMED}, from Debian's pixelmed-apps")
     first, second = real.reading.lesions[:2]
-    two = replace(
-        real.reading, lesions=(first, second.edited(key_slice=first.key_slice, slices=first.slices))
-    )  # one image: less to check
+    # one image: less to check
+    two = replace(real.reading, lesions=(first, second.edited(key_slice=first.key_slice, slices=first.slices)))
     dicom_readings.write_sr(tmp_path / "two.dcm", two, source_slices(real.folder, two))
     limits = [
         f"-Djdk.xml.xpath{limit}=0" for limit in ("TotalOpLimit", "ExprOpLimit", "ExprGrpLimit")
     ]  # Java's, too low for the templates
+    # and what makes a short run short
     java = (
         "java",
         *limits,
@@ -125,7 +125,7 @@ def test_template_validator_finds_no_error(real, tmp_path):
         "-XX:+UseSerialGC",
         "-cp",
         PIXELMED,
-    )  # and what makes a short run short
+    )
     checks = ("-checkcontentitemorder", "-checktemplateid")
     said = run(*java, "com.pixelmed.validate.DicomSRValidator", *checks, tmp_path / "two.dcm")
     assert "Found Root Template TID_1500" in said

@@ -16,13 +16,11 @@ from LesionDetectorLib.report import table, text
 from Testing.helpers.readings import GEOMETRY, lesion, reading
 
 NODE, TARGET, SOFT_PART, NO = Mark.LYMPH_NODE, Mark.TARGET, Mark.SOFT_TISSUE_PART, Mark.NOT_MEASURABLE
-LIVER, LUNG, BONE, MEDIASTINUM, ABDOMEN = (
-    BodyPart.LIVER,
-    BodyPart.LUNG,
-    BodyPart.BONE,
-    BodyPart.MEDIASTINUM,
-    BodyPart.ABDOMEN,
-)
+LIVER = BodyPart.LIVER
+LUNG = BodyPart.LUNG
+BONE = BodyPart.BONE
+MEDIASTINUM = BodyPart.MEDIASTINUM
+ABDOMEN = BodyPart.ABDOMEN
 
 
 def measured(

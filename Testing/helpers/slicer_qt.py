@@ -329,11 +329,9 @@ class Signal(_NoValue):
     """A signal of a wrapped object: `connect`, `disconnect`, `emit`; calling it emits it."""
 
     def __init__(self, wrapper: Wrapper, signature: str) -> None:
-        self.title, self._raw, self._name = (
-            f"{type(wrapper).__name__}.{signature}",
-            wrapper._raw,
-            signature.split("(")[0],
-        )
+        self.title = f"{type(wrapper).__name__}.{signature}"
+        self._raw = wrapper._raw
+        self._name = signature.split("(")[0]
         types = signature.partition("(")[2].rstrip(")")
         self._count = len(types.split(",")) if types else 0
         if not hasattr(self._raw, self._name):

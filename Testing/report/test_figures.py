@@ -74,10 +74,8 @@ def test_the_enlargement_holds_the_whole_box(volume, lesions):
 
 @pytest.mark.parametrize("enlarged", [False, True])
 def test_a_panel_by_itself_is_that_of_the_picture(volume, lesions, enlarged):
-    half, (panel,) = (
-        figures.lesion_figure(volume, lesions, 1).axes[enlarged],
-        figures.panel_figure(volume, lesions, 1, enlarged).axes,
-    )
+    half = figures.lesion_figure(volume, lesions, 1).axes[enlarged]
+    (panel,) = figures.panel_figure(volume, lesions, 1, enlarged).axes
     assert (panel.get_xlim(), panel.get_ylim()) == (half.get_xlim(), half.get_ylim())
     assert [text.get_text() for text in panel.texts] == [text.get_text() for text in half.texts]
     if enlarged:

@@ -173,9 +173,8 @@ def test_text_from_outside_is_escaped(reading):
     content = page.compose(spoilt, patient={"Patient": evil, evil: ""}, baseline=True)
     outline = Outline(content)
     assert not outline.of("script") and "<script" not in content
-    assert (
-        outline.says.count(evil) == 15
-    )  # title 2, heading 2, patient 2, warning 1, structured text 4, facts 3, footer 1
+    # title 2, heading 2, patient 2, warning 1, structured text 4, facts 3, footer 1
+    assert outline.says.count(evil) == 15
 
 
 def test_without_the_ct_the_page_has_no_pictures_and_says_so(reading):
@@ -201,9 +200,8 @@ def test_a_ct_that_is_no_dicom_is_known_by_its_content_and_a_resampled_slice_has
 
 
 def test_forty_lesions_stay_below_ten_megabytes():
-    noise = (
-        np.random.default_rng(0).normal(40, 40, (512, 512)).astype(np.int16)
-    )  # more than in any CT, so larger as JPEG
+    # more than in any CT, so larger as JPEG
+    noise = np.random.default_rng(0).normal(40, 40, (512, 512)).astype(np.int16)
     volume = Volume(
         np.broadcast_to(noise, (40, 512, 512)), (0.8, 0.8, 2.5), (0.0, 0.0, 0.0), np.eye(3), Path("ct.nrrd")
     )
@@ -295,9 +293,8 @@ def test_the_page_prints_on_a4_without_a_break_through_a_lesion(browser, page_fi
     titles = []
     for number, sheet in enumerate(sheets, start=1):
         assert [round(float(side) / 72 * 25.4) for side in sheet.mediabox[2:]] == [210, 297]
-        content = unicodedata.normalize(
-            "NFKC", " ".join(sheet.extract_text().split())
-        )  # a font may have fi as one sign
+        # a font may have fi as one sign
+        content = unicodedata.normalize("NFKC", " ".join(sheet.extract_text().split()))
         assert text.NOT_A_MEDICAL_DEVICE in content and f"{number} / {len(sheets)}" in content
         here = re.findall(r"Lesion (\d+): [A-Z][a-z ]+ (?:accepted|pending)", content)
         assert len(sheet.images) == 2 * len(here) == 2 * content.count("Found by")

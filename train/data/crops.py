@@ -91,13 +91,11 @@ class Crops(Dataset):
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
     ) -> None:
-        self.key_slices, self.prepared, self.size, self.augmentation, self.seed = (
-            key_slices,
-            prepared,
-            size,
-            augmentation,
-            seed,
-        )
+        self.key_slices = key_slices
+        self.prepared = prepared
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
         self.plan = np.random.default_rng(seed).choice(len(key_slices), size=count, p=shares / shares.sum())
 
     def __len__(self) -> int:

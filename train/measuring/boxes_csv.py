@@ -40,9 +40,8 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A csv (.csv or .csv.gz) that needs `columns`; DeepLesionError says what is wrong with it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", pd.errors.ParserWarning
-            )  # a row longer than the header would shift or lose values
+            # a row longer than the header would shift or lose values
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, index_col=False, dtype={"image": str, "patient": str})
     except FileNotFoundError as error:
         raise DeepLesionError(f"{path} does not exist; give a csv with the columns {', '.join(columns)}.") from error

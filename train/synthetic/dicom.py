@@ -32,11 +32,9 @@ def write_dicom(study: Study, hu: Array, number: int, seed: int, folder: Path) -
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
         image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = (
-            uid("study"),
-            uid("series"),
-            uid("frame"),
-        )
+        image.StudyInstanceUID = uid("study")
+        image.SeriesInstanceUID = uid("series")
+        image.FrameOfReferenceUID = uid("frame")
         image.StudyID, image.SeriesNumber, image.InstanceNumber, image.AcquisitionNumber = "01", 1, len(hu) - index, 1
         image.PatientName, image.PatientID, image.PatientBirthDate = f"Phantom^{number:06d}", f"PHANTOM{number:06d}", ""
         image.PatientSex, image.PatientAge = "F" if study.patient.female else "M", f"{study.patient.age:03d}Y"
@@ -49,10 +47,8 @@ def write_dicom(study: Study, hu: Array, number: int, seed: int, folder: Path) -
         image.ImagePositionPatient = [f"{value:.4f}" for value in (study.frame.x, study.frame.y, z)]
         image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         image.PixelSpacing = [f"{study.frame.pixel:.6f}"] * 2
-        image.SliceThickness, image.SpacingBetweenSlices = (
-            f"{study.scanner.thickness:.3f}",
-            f"{study.scanner.interval:.3f}",
-        )
+        image.SliceThickness = f"{study.scanner.thickness:.3f}"
+        image.SpacingBetweenSlices = f"{study.scanner.interval:.3f}"
         image.Rows, image.Columns = pixels.shape
         image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
         image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1

@@ -151,9 +151,8 @@ def _bone(hu: np.ndarray, noise: np.ndarray, body: Mask, lungs: Mask, mm: np.nda
     blood = _grow(_open((hu > 170) & even, 6, mm), 7, mm)
     spine = _posterior_middle(hu > 180, mm)
     blood_hu = float(np.median(hu[blood & (hu > 170)])) if blood.any() else 300.0
-    marrow = spine & (
-        ndi.gaussian_filter(hu, 3 / mm) < np.clip(0.8 * blood_hu, 200, 270)
-    )  # it may be even, but not as bright as blood
+    # it may be even, but not as bright as blood
+    marrow = spine & (ndi.gaussian_filter(hu, 3 / mm) < np.clip(0.8 * blood_hu, 200, 270))
     bright = (hu > 180) & body & (~blood | marrow) & ~_shrink(lungs, 4, mm)
     bright &= spine | ~_shrink(body, 45, mm) | ~lungs.any((1, 2))[:, None, None]
     bone = np.zeros_like(bright)
@@ -250,10 +249,8 @@ def _pelvis(inside: Mask, bone: Mask, mm: np.ndarray, lung_share: np.ndarray) ->
     middle, apart, arms = _middle(bone, inside), round(45 / mm[2]), round(160 / mm[2])
     pelvis = np.zeros_like(inside)
     for k, section in enumerate(bone):
-        right, left = (
-            np.nonzero(section[:, : middle - apart])[1],
-            np.nonzero(section[:, middle + apart :])[1] + middle + apart,
-        )
+        right = np.nonzero(section[:, : middle - apart])[1]
+        left = np.nonzero(section[:, middle + apart :])[1] + middle + apart
         right, left = right[right > middle - arms], left[left < middle + arms]
         if min(right.size, left.size) * mm[1] * mm[2] < 700 or lung_share[k] > 0:
             continue

@@ -83,11 +83,9 @@ class Room:
 
     def holds(self, point: Sequence[float]) -> bool:
         """Whether (x, y, z) lies in the mask."""
-        i, j, k = (
-            int((point[0] + self.HALF) / self.STEP),
-            int((point[1] + self.HALF) / self.STEP),
-            int((point[2] - self._bottom) // self.RISE),
-        )
+        i = int((point[0] + self.HALF) / self.STEP)
+        j = int((point[1] + self.HALF) / self.STEP)
+        k = int((point[2] - self._bottom) // self.RISE)
         depth, height, width = self._mask.shape
         return 0 <= k < depth and 0 <= j < height and 0 <= i < width and bool(self._mask[k, j, i])
 
@@ -117,11 +115,9 @@ class Loft:
         `shape`."""
         centre = np.append(self.outlines.mean((0, 1)), self.z.mean())
         scale = np.exp(rng.normal(0, size, 3))
-        order, phase, amplitude = (
-            np.array([2, 3, 5]),
-            rng.uniform(0, 2 * np.pi, 3),
-            rng.normal(0, shape, 3) / (1, 1.5, 3),
-        )
+        order = np.array([2, 3, 5])
+        phase = rng.uniform(0, 2 * np.pi, 3)
+        amplitude = rng.normal(0, shape, 3) / (1, 1.5, 3)
         ripple = 1 + (amplitude * np.cos(order * TURN[:, None] + phase)).sum(1)
         middles = self.outlines.mean(1, keepdims=True)
         other = Loft.__new__(Loft)

@@ -97,9 +97,8 @@ class Study:
             if spot is None:
                 continue
             centre, background = spot
-            lesion = replace(
-                sample(rng, part, centre, long_mm, short_mm, background), edge_mm=0.3
-            )  # the scanner blurs it
+            # the scanner blurs it
+            lesion = replace(sample(rng, part, centre, long_mm, short_mm, background), edge_mm=0.3)
             if all(
                 np.linalg.norm(np.subtract(centre, other.centre_mm)) > 1.05 * (max(lesion.axes_mm) + max(other.axes_mm))
                 for other in self.lesions
@@ -185,10 +184,8 @@ class Study:
             return None
         i, j = window[1].start, window[0].start
         (a, b), (c, d) = recist.long_axis, recist.short_axis
-        long_axis, short_axis = (
-            ((a[0] + i, a[1] + j), (b[0] + i, b[1] + j)),
-            ((c[0] + i, c[1] + j), (d[0] + i, d[1] + j)),
-        )
+        long_axis = ((a[0] + i, a[1] + j), (b[0] + i, b[1] + j))
+        short_axis = ((c[0] + i, c[1] + j), (d[0] + i, d[1] + j))
         return Recist(long_axis, short_axis, recist.long_mm, recist.short_mm)
 
     def _window(self, lesion: SyntheticLesion) -> tuple[slice, slice]:

@@ -40,9 +40,8 @@ def one_of_each(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
     warnings = []
     for index, mark in enumerate(MARKS):
         groups = _by_value(slices, [item.marks[index] for item in slices])
-        if (
-            1 < len(groups) <= len(slices) / 2
-        ):  # else nearly every image has a value of its own, which joins none of them
+        # else nearly every image has a value of its own, which joins none of them
+        if 1 < len(groups) <= len(slices) / 2:
             slices, more = _choose(slices, groups, mark, partial(preference, mark))
             warnings += more
     for mark in COUNTS:

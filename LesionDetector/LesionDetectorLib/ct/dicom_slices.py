@@ -250,9 +250,8 @@ def said(dataset: Dataset, keyword: str) -> str:
         return ""
     text = "\\".join(map(str, value)) if isinstance(value, (MultiValue, list)) else str("" if value is None else value)
     text = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return (
-        text if number(text) is None else np.format_float_positional(float(text), trim="-")
-    )  # 120 and 120.0 are one value
+    # 120 and 120.0 are one value
+    return text if number(text) is None else np.format_float_positional(float(text), trim="-")
 
 
 def _image_type(header: Dataset, groups: tuple[Dataset, ...]) -> str:

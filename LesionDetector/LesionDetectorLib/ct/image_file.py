@@ -220,9 +220,8 @@ def _hounsfield(image: sitk.Image) -> tuple[np.ndarray, int]:
     for k, plane in enumerate(values):
         finite = np.isfinite(plane)
         invalid += finite.size - np.count_nonzero(finite)
-        hu[k] = to_hu(
-            plane if finite.all() else np.where(finite, plane, AIR)
-        )  # whole numbers are all finite, and may not hold AIR
+        # whole numbers are all finite, and may not hold AIR
+        hu[k] = to_hu(plane if finite.all() else np.where(finite, plane, AIR))
     return hu, invalid
 
 

@@ -58,9 +58,8 @@ def compose(
         content_label="LESIONS",
     )
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
-        item.DimensionOrganizationUID = codes.uid_of(
-            "SEG dimensions", reading.dicom.series_uid
-        )  # highdicom's is a new one every time
+        # highdicom's is a new one every time
+        item.DimensionOrganizationUID = codes.uid_of("SEG dimensions", reading.dicom.series_uid)
     codes.name_by_content(dataset)
     return dataset, left_out + filled_in
 

@@ -133,11 +133,9 @@ def _judged(entry: Entry, slice_mm: float) -> Entry:
 
 def _rule(entry: Entry, slice_mm: float) -> tuple[Category, str]:
     node, marks, diameter = entry.axis is Axis.SHORT, entry.lesion.marks, entry.diameter_mm
-    size, least, twice = (
-        f"{entry.axis} axis {diameter} mm",
-        MEASURABLE_NODE_MM if node else MEASURABLE_MM,
-        round(2 * slice_mm, 1),
-    )
+    size = f"{entry.axis} axis {diameter} mm"
+    least = MEASURABLE_NODE_MM if node else MEASURABLE_MM
+    twice = round(2 * slice_mm, 1)
     if entry.lesion.status is not ReviewStatus.ACCEPTED:
         return Category.UNCONFIRMED, "No reader has accepted it."
     if diameter is None:

@@ -229,10 +229,8 @@ class _Rays:
         crop, self._offset = _smoothed_crop(slice_hu, box)
         places = np.stack(np.meshgrid(*map(np.arange, crop.shape[::-1])), axis=-1) + self._offset
         in_radii = (places - self._centre) / self._semi_axes
-        self._pixel_radius, self._pixel_angle = (
-            np.hypot(in_radii[..., 0], in_radii[..., 1]),
-            np.arctan2(in_radii[..., 1], in_radii[..., 0]),
-        )
+        self._pixel_radius = np.hypot(in_radii[..., 0], in_radii[..., 1])
+        self._pixel_angle = np.arctan2(in_radii[..., 1], in_radii[..., 0])
         outside = (np.abs(in_radii) > 1).any(axis=-1)
         self._outside_radius, self._outside_angle = self._pixel_radius[outside], self._pixel_angle[outside]
 

@@ -61,9 +61,8 @@ def _claimed(points: Sequence[Tensor], sides: Sequence[float], boxes: Tensor, ca
     anchors = torch.cat([torch.cat([level - side / 2, level + side / 2], dim=1) for level, side in zip(points, sides)])
     iou = box_iou(anchors, boxes)  # (P, M)
 
-    distance = torch.cdist(
-        all_points, (boxes[:, :2] + boxes[:, 2:]) / 2, compute_mode="donot_use_mm_for_euclid_dist"
-    )  # (P, M)
+    # (P, M)
+    distance = torch.cdist(all_points, (boxes[:, :2] + boxes[:, 2:]) / 2, compute_mode="donot_use_mm_for_euclid_dist")
     nearest, start = [], 0
     for level in distance.split([len(level) for level in points]):
         nearest.append(level.topk(min(candidates, len(level)), dim=0, largest=False).indices + start)

@@ -94,9 +94,8 @@ def _fold_batch_norm(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, previous, fuse_conv_bn_eval(getattr(module, previous), child))
-            getattr(module, previous).requires_grad_(
-                True
-            )  # torch leaves a bias that was none before without a gradient
+            # torch leaves a bias that was none before without a gradient
+            getattr(module, previous).requires_grad_(True)
             setattr(module, name, nn.Identity())
         else:
             _fold_batch_norm(child)

@@ -91,9 +91,8 @@ class FoveaBox(nn.Module):
         Their sum is to be minimised.
         """
         points = self._points(raw)
-        assigned = torch.stack(
-            [assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets]
-        )  # (N, P)
+        # (N, P)
+        assigned = torch.stack([assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets])
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
         boxes, labels = learnt_lesions(targets, image, assigned[image, point])
 

@@ -178,10 +178,8 @@ class VFNetHead(nn.Module):
         )
         arms = (1 - _STAR_GRADIENT) * initial.detach() + _STAR_GRADIENT * initial
         points = star_points(arms / stride)
-        class_features, box_features = (
-            star_conv(class_features, points, self.class_star),
-            star_conv(box_features, points, self.box_star),
-        )
+        class_features = star_conv(class_features, points, self.class_star)
+        box_features = star_conv(box_features, points, self.box_star)
         refined = _factor(self.refined(relu(box_features)), self.refined_scales[level]) * initial.detach()
         return self.logits(relu(class_features)).float(), initial, refined
 

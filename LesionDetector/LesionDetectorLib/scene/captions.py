@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 TEXT_SCALE = 3.0
 """Size of the captions as a markup has it: a font of 15 px, in a view of any size."""
-_LETTER_PX, _LINE_PX, _VIEW_PX = (
-    7.1,
-    17.0,
-    600,
-)  # such a font as drawn, and a usual side of a view that just holds the CT
-_GAP, _REACH = (
-    0.25,
-    2.5,
-)  # between a box and its caption, in heights of the text; farther away, a caption would seem another box's
+_LETTER_PX = 7.1
+_LINE_PX = 17.0
+"""Of such a font as drawn."""
+_VIEW_PX = 600
+"""A usual side of a view that just holds the CT."""
+_GAP = 0.25
+"""Between a box and its caption, in heights of the text."""
+_REACH = 2.5
+"""Farther away, in heights of the text, a caption would seem another box's."""
 
 
 def anchors(volume_node: vtkMRMLScalarVolumeNode, entries: Sequence[tuple[str, Lesion]]) -> list[Point]:

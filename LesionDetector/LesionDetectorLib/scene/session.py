@@ -389,10 +389,11 @@ class Session:
         self._observe(self.scene, scene_class.NodeAddedEvent, lambda *_: self._observe_views())
         self._observe(self.scene, scene_class.NodeRemovedEvent, lambda *_: self._on_node_removed())
         self._observe(self.volume_node, self.volume_node.TransformModifiedEvent, lambda *_: self._overlay.follow())
+        # the second: its origin, spacing or directions
         for event in (
             self.volume_node.ImageDataModifiedEvent,
             "ModifiedEvent",
-        ):  # the second: its origin, spacing or directions
+        ):
             self._observe(self.volume_node, event, lambda *_: self._on_image_changed())
         self._observe_views()
 

@@ -37,9 +37,8 @@ class LesionDetectorSceneTest(unittest.TestCase):
     def test_a_written_scene_opens(self):
         with tempfile.TemporaryDirectory() as folder:
             scene.write_scene(self.volume, Reading.of(self.volume, [self.lesion]), Path(folder) / "scene.mrb")
-            loaded = scene.load_scene(
-                Path(folder) / "scene.mrb"
-            )  # not the application's: there the panel takes the lesions over
+            # not the application's: there the panel takes the lesions over
+            loaded = scene.load_scene(Path(folder) / "scene.mrb")
         (found,) = scene.read_lesions(loaded)
         self.assert_lesion(found)
 

@@ -186,9 +186,8 @@ def test_a_run_says_how_many_images_a_second_and_how_long_it_waited_for_crops(da
         r"validating and saving took (\d+) % of all time\."
     )
     images, waiting, elsewhere = map(float, re.search(pattern, capsys.readouterr().out).groups())
-    assert (
-        1 < images <= 2 / 0.5 and 60 < waiting <= 95 and 0 < elsewhere < 90
-    )  # two crops of 0.2 s each and a step of 0.1 s
+    # two crops of 0.2 s each and a step of 0.1 s
+    assert 1 < images <= 2 / 0.5 and 60 < waiting <= 95 and 0 < elsewhere < 90
 
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (16, 1, 4), (16, 4, 3)])
