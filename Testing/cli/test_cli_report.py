@@ -246,6 +246,7 @@ def test_another_ct_of_the_same_kind_is_refused(reading, tmp_path):
         (("absent.json",), "absent.json cannot be used: No such file"),
         (("{ct}/notes.json",), "not valid JSON"),
         (("{json}", "--ct", "absent"), "absent does not exist"),
+        (("{json}", "--ct", "absent", "--format", "json"), "absent does not exist"),
         (
             ("{json}", "--format", "json", "--baseline"),
             "--format json cannot show what --baseline asks for; leave that out.",

@@ -89,6 +89,8 @@ def architecture(**changes) -> dict:
         (swap_tensors, "does not fit"),
         (add_tensors, "does not fit"),
         (lambda path: edit_card(path, format=3), "format 3"),
+        (lambda path: edit_card(path, input=[1]), "which input"),
+        (lambda path: edit_card(path, input={"window": [0]}), "cannot be built"),
         (lambda path: edit_card(path, labels=None), "which labels"),
         (lambda path: edit_card(path, labels=["Brain"] * 8), "not those of body parts"),
         (lambda path: edit_card(path, labels=["Liver"]), "1 labels for 8 classes"),

@@ -99,7 +99,7 @@ def _given(form: Format, reading: Reading, options: argparse.Namespace) -> dict[
         from LesionDetectorLib.exchange.dicom_source import source_slices
 
         given["slices"] = source_slices(options.ct, reading)
-    if options.ct is not None and (form.shows or "volume" in form.needs):
+    if options.ct is not None and (not form.needs or "volume" in form.needs):
         given["volume"] = ct_of(reading, options.ct)
     if options.patient:
         given["patient"] = _patient(given.get("volume"))

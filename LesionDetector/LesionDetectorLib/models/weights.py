@@ -102,8 +102,11 @@ def load(path: Path | str) -> tuple[Model, dict]:
     body_parts(card["labels"])
     if not isinstance(card.get("architecture"), dict):
         raise WeightsError(f"{file} does not say which architecture its weights have.")
+    recipe = card.get("input", card.get("preprocessing", {}))
+    if not isinstance(recipe, dict):
+        raise WeightsError(f"{file} does not say which input its network takes.")
     with torch.device("meta"):  # no time spent on weights that are replaced at once
-        model = build(card["architecture"], card.get("input") or card.get("preprocessing")).eval()
+        model = build(card["architecture"], recipe).eval()
     if model.architecture["num_classes"] != len(card["labels"]):
         raise WeightsError(
             f"{file} names {len(card['labels'])} labels for {model.architecture['num_classes']} classes."
