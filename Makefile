@@ -16,7 +16,8 @@ PHANTOM = demo/ct
 
 demo: $(VENV)/ready
 ifeq ($(CT),)
-	test -d $(PHANTOM) || $(BIN)/python -m train.phantom --format nrrd --region chest --patients 1 --seed 3 --interval-mm 2.5 --lesions-per-patient 6 --labels balanced --out $(PHANTOM)
+	test -d $(PHANTOM) || $(BIN)/python -m train.phantom --format nrrd --region chest --patients 1 --seed 3 \
+		--interval-mm 2.5 --lesions-per-patient 6 --labels balanced --out $(PHANTOM)
 	$(BIN)/lesion-detector detect $(PHANTOM)/*.nrrd --out $(OUT)
 else
 	$(BIN)/lesion-detector detect "$(CT)" --out "$(OUT)"
@@ -39,7 +40,8 @@ clean:
 	rm -rf $(VENV) demo
 
 $(VENV)/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set one with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; set one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@

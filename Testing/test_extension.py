@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_cmake_packages_every_file():
     assert cmake_list("MODULE_PYTHON_SCRIPTS") == files("*.py", "LesionDetectorLib/**/*.py")
     resources = files("Resources/**/*", "LesionDetectorLib/**/*") - files("LesionDetectorLib/**/*.py")
     assert cmake_list("MODULE_PYTHON_RESOURCES") == resources
+
+
+def test_pip_installs_every_package_and_what_lies_beside_it():
+    given = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {path.parent.relative_to(MODULE) for path in MODULE.glob("LesionDetectorLib/**/__init__.py")}
+    assert set(given["packages"]) == {".".join(package.parts) for package in packages}
+    beside = files(*(f"LesionDetectorLib/{pattern}" for pattern in given["package-data"]["LesionDetectorLib"]))
+    assert beside == files("LesionDetectorLib/**/*") - files("LesionDetectorLib/**/*.py")
 
 
 def test_ctest_runs_every_test():
