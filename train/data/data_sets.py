@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from train.data import part_marked
 from train.data.deeplesion import DeepLesionError, KeySlice, read_info
 
-Reader = Callable[[Path, str | None], list[KeySlice]]
+Reader = Callable[[Path, str | None], Sequence[KeySlice]]
 
 # A new data set is a file that reads its folder into key slices, and a row here. The key is the name of a file that
 # only folders of that data set hold.
-READERS: dict[str, Reader] = {"DL_info.csv": read_info}
+READERS: dict[str, Reader] = {"DL_info.csv": read_info, "boxes.csv": part_marked.read}
 
 
 def read(source: Path, split: str | None = None) -> list[KeySlice]:
@@ -23,7 +24,7 @@ def read(source: Path, split: str | None = None) -> list[KeySlice]:
         return read_info(source, split)
     for marker, reader in READERS.items():
         if (source / marker).exists():
-            return reader(source, split)
+            return list(reader(source, split))
     raise DeepLesionError(
         f"{source} is not a folder of a data set, which needs {' or '.join(READERS)}; give another, or a csv beside "
         "Images_png."

@@ -15,6 +15,7 @@ from torch import nn
 from train.data import data_sets
 from train.data.crops import Crops, collate
 from train.data.deeplesion import DeepLesionError, KeySlice
+from train.data.part_marked import MarkedSlice
 from train.data.prepared import PreparedSlices
 from train.measuring.detected import detect_key_slices, match
 from train.measuring.statement import label_sensitivities
@@ -46,12 +47,17 @@ class DetectorTask:
         self._validation: list[KeySlice] | None = None
 
     def data(self) -> tuple[Crops, Callable, int]:
-        """Crops of the train split; DeepLesionError where there is none."""
+        """Crops of the train split; DeepLesionError where there is none, or lesions on it may be unmarked."""
         plan = self.plan
         key_slices, shares = read_data(plan.data, "train")
         if not key_slices:
             raise DeepLesionError(
                 f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
+            )
+        if any(isinstance(entry, MarkedSlice) for entry in key_slices):
+            raise DeepLesionError(
+                f"{' '.join(plan.data)} hold slices on which one kind of lesion is marked, and training would take the "
+                "others for background; measure on them with train.evaluate slices."
             )
         prepared = PreparedSlices(self.cache, self.model.recipe)
         crops = Crops(key_slices, shares, plan.steps * plan.batch, prepared, plan.size, seed=plan.seed)
