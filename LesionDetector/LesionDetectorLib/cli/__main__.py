@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from LesionDetectorLib import __version__
 from LesionDetectorLib.cli import batch, bench, detect, measure, report
@@ -20,16 +20,12 @@ from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import FAULT, Refusal, refusal
 from LesionDetectorLib.report import text
 
-if TYPE_CHECKING:
-    pass
-
 STOPPED = 130
 SPIN = "20000"
 """How often a thread of torch looks whether another is done before it gives its core away.
 
-With GNU OpenMP's 300,000 the network takes 1.3
-to 4 times as long on two cores of which one is busy otherwise; with fewer it takes longer on an idle machine, with
-these by 3 %."""
+With GNU OpenMP's 300,000 the network takes 1.3 to 4 times as long on two cores of which one is busy otherwise; with
+fewer it takes longer on an idle machine, with these by 3 %."""
 EXAMPLES = """
 examples:
   lesion-detector detect scans/ct1 --out found

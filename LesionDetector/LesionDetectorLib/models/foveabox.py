@@ -157,11 +157,11 @@ def assign_fovea(points: Sequence[Tensor], strides: Sequence[int], boxes: Tensor
     """The index of the box that each point learns, or BACKGROUND (-1), or IGNORE (-2).
 
     1. A level takes the boxes whose size, the root of their area, lies between two and eight strides; the finest level
-    also smaller and
-       the coarsest also larger ones. So most boxes are on two levels.
+       also smaller and the coarsest also larger ones. So most boxes are on two levels.
     2. There, the points in the central 40 % of a box, in width and height, learn it, and so does the point nearest to
-    its centre. 3. A point that several boxes claim learns the smallest of them. 4. Points that learn an ignored box,
-    and background points inside one, become IGNORE.
+       its centre.
+    3. A point that several boxes claim learns the smallest of them.
+    4. Points that learn an ignored box, and background points inside one, become IGNORE.
 
     Parameters
     ----------
