@@ -83,8 +83,9 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         "window": tuple(options.window),
         "tone": options.tone,
     }
-    names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}
-    plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
+    names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data", "validate_on"}
+    chosen = {name: getattr(options, name) for name in names}
+    plan = Plan(tuple(options.data), architecture, validate_on=tuple(options.validate_on), **chosen)
     run = detection.new_run(plan, options.out, device, options.backbone_weights)
     if options.start_from:
         detection.start_from(run, options.start_from)

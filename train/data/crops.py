@@ -13,15 +13,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.slices import Recipe
 from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset, default_collate
 
-from train.data.deeplesion import UNKNOWN, KeySlice
+from train.data.deeplesion import KeySlice
 from train.data.prepared import PreparedSlices
 
+OUTSIDE = 0
+"""The label of what lies beyond the edge of a slice, to be ignored."""
+_TISSUE_HU = -500.0
+_CUT_SHARE = 0.25
 VISIBLE = 0.6
 """A box of which a crop shows less is neither lesion nor background."""
 
@@ -54,14 +59,15 @@ class Light(NamedTuple):
 class Batch(NamedTuple):
     """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
 
-    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the
-    other; counts: how many each image has.
+    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the boxes, labels and what to ignore of
+    all images, one after the other; counts: how many each image has; background: (n, labels) as in `Target`.
     """
 
     images: Tensor
     lights: list[Light]
-    lesions: Target
+    lesions: tuple[Tensor, Tensor, Tensor]
     counts: list[int]
+    background: Tensor
 
     def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
         """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`.
@@ -70,7 +76,8 @@ class Batch(NamedTuple):
         """
         images = relight(self.images.to(device, non_blocking=True), self.lights)
         lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
-        return images, [Target(*parts) for parts in zip(*lesions)]
+        background = self.background.to(device, non_blocking=True)
+        return images, [Target(*parts) for parts in zip(*lesions, background)]
 
 
 class Crops(Dataset):
@@ -78,7 +85,8 @@ class Crops(Dataset):
 
     Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends
     on `seed` and n alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared
-    slices have anyway, is good to half a HU in soft tissue and to one in bone.
+    slices have anyway, is good to half a HU in soft tissue and to one in bone. `unmarked` 0..1 is how much background
+    counts for a label whose lesions are not all marked on a slice.
     """
 
     def __init__(
@@ -90,12 +98,14 @@ class Crops(Dataset):
         size: int = 320,
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
+        unmarked: float = 0.0,
     ) -> None:
         self.key_slices = key_slices
         self.prepared = prepared
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.unmarked = unmarked
         self.plan = np.random.default_rng(seed).choice(len(key_slices), size=count, p=shares / shares.sum())
 
     def __len__(self) -> int:
@@ -105,18 +115,30 @@ class Crops(Dataset):
         rng = np.random.default_rng((self.seed, item))
         key_slice = self.key_slices[self.plan[item]]
         sample, frame = self.prepared(key_slice)
-        boxes = frame.to_network(key_slice.boxes)
-        return self._crop(torch.from_numpy(sample), boxes, key_slice.labels, rng)
+        boxes, look_alikes = frame.to_network(key_slice.boxes), frame.to_network(key_slice.look_alikes)
+        image, light, lesions = self._crop(torch.from_numpy(sample), boxes, key_slice.labels, look_alikes, rng)
+        complete = torch.isin(torch.arange(1, len(BodyPart) + 1), torch.tensor(key_slice.complete))
+        return image, light, Target(*lesions, torch.where(complete, 1.0, self.unmarked))
 
     def _crop(
-        self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Light, Target]:
+        self,
+        sample: Tensor,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        look_alikes: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, Light, tuple[Tensor, Tensor, Tensor]]:
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
         mirror = -1.0 if rng.random() < change.flip else 1.0
-        centre = self._centre(sample.shape, boxes, scale, rng)
+        centre = self._centre(sample.shape, np.concatenate([boxes, look_alikes]), scale, rng)
+        if self._is_cut(sample):
+            boxes, labels = _with_outside(boxes, labels, sample.shape)
+            padding = "border"
+        else:
+            padding = "zeros"
         steps = (np.arange(size) - (size - 1) / 2) / scale
-        image = _look(sample, centre[0] + steps * mirror, centre[1] + steps).half()
+        image = _look(sample, centre[0] + steps * mirror, centre[1] + steps, padding).half()
         if rng.random() < 0.5:
             image = image.flip(0)  # series run head to foot and foot to head
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
@@ -125,6 +147,13 @@ class Crops(Dataset):
             _light(change, self.prepared.recipe, rng),
             _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size),
         )
+
+    def _is_cut(self, sample: Tensor) -> bool:
+        """Whether a slice ends amid the body, as a part cut out of one does."""
+        recipe, middle = self.prepared.recipe, sample[len(sample) // 2]
+        tissue = (_TISSUE_HU - recipe.window[0]) * recipe.grey
+        edge = torch.cat([middle[0], middle[-1], middle[:, 0], middle[:, -1]])
+        return float((edge > tissue).float().mean()) > _CUT_SHARE
 
     def _centre(self, shape: tuple[int, ...], boxes: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
         """Where the crop looks: as a rule so that one of the lesions lies anywhere inside it."""
@@ -140,15 +169,26 @@ class Crops(Dataset):
         )
 
 
-def _look(sample: Tensor, x: np.ndarray, y: np.ndarray) -> Tensor:
-    """`sample` (slices, rows, columns) seen at columns `x` and rows `y`, bilinear, 0 outside: float32."""
+def _with_outside(boxes: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes, and all that lies outside a sample of `shape` (slices, rows, columns) as four more to ignore."""
+    right, bottom = shape[2] - 0.5, shape[1] - 0.5
+    far = 2 * max(right, bottom) + 2000
+    outside = [(-far, -far, -0.5, far), (right, -far, far, far), (-far, -far, far, -0.5), (-far, bottom, far, far)]
+    return np.concatenate([boxes, outside]), np.concatenate([labels, np.full(4, OUTSIDE)])
+
+
+def _look(sample: Tensor, x: np.ndarray, y: np.ndarray, padding: str) -> Tensor:
+    """`sample` (slices, rows, columns) seen at columns `x` and rows `y`, bilinear: float32.
+
+    Outside it is 0 with the padding "zeros", and goes on as its edge with "border".
+    """
     first_row, end_row = _touched(y, sample.shape[1])
     first_column, end_column = _touched(x, sample.shape[2])
     part = sample[:, first_row:end_row, first_column:end_column].float()
     grid_x = torch.from_numpy((2 * (x - first_column) + 1) / part.shape[2] - 1).float()
     grid_y = torch.from_numpy((2 * (y - first_row) + 1) / part.shape[1] - 1).float()
     grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)[None]
-    return grid_sample(part[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    return grid_sample(part[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
 
 
 def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
@@ -182,13 +222,13 @@ def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
     return torch.where(images > 0, relit, images).clamp_(0, 255)
 
 
-def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> Target:
+def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """What of the boxes a crop of `size` shows: too little of a box, or a box of unknown label, is to be ignored."""
     clipped = boxes.clip(-0.5, size - 0.5)
     visible = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-6)
     seen = (visible > 0) & (clipped[:, 2:] - clipped[:, :2] > 1).all(1)
-    ignore = (visible < VISIBLE) | (labels == UNKNOWN)
-    return Target(
+    ignore = (visible < VISIBLE) | (labels < 1)
+    return (
         torch.from_numpy(clipped[seen]).float(),
         torch.from_numpy(np.maximum(labels[seen] - 1, 0)).long(),
         torch.from_numpy(ignore[seen]),
@@ -199,4 +239,6 @@ def collate(samples: list[tuple[Tensor, Light, Target]]) -> Batch:
     """A batch; a worker stacks its images straight into memory that the training shares."""
     images, lights, targets = zip(*samples)
     counts = [len(target.boxes) for target in targets]
-    return Batch(default_collate(images), list(lights), Target(*map(torch.cat, zip(*targets))), counts)
+    boxes, labels, ignore, background = zip(*targets)
+    lesions = torch.cat(boxes), torch.cat(labels), torch.cat(ignore)
+    return Batch(default_collate(images), list(lights), lesions, counts, torch.stack(background))

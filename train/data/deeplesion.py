@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,8 @@ class KeySlice:
 
     images: the `Images_png` folder; name: the file's name in the csv; boxes: (n, 4) xyxy in 0-based pixels; labels:
     (n,) body-part codes 1..8, or -1 where unknown; diameters_mm: (n, 2) long and short axis; spacing: (x, y, z) mm;
-    split: 1 train, 2 validation, 3 test.
+    split: 1 train, 2 validation, 3 test; complete: the body-part codes of which every lesion is marked (DeepLesion's
+    slices count as complete, as in its papers); look_alikes: (m, 4) boxes of what looks like a lesion and is none.
     """
 
     images: Path
@@ -69,6 +70,8 @@ class KeySlice:
     diameters_mm: np.ndarray
     spacing: tuple[float, float, float]
     split: int
+    complete: tuple[int, ...] = tuple(BodyPart)
+    look_alikes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
     @property
     def patient(self) -> int:

@@ -40,6 +40,14 @@ def detect_key_slices(
     return found
 
 
+def detect_ct(volume: ct.Volume, detector: Detector) -> list[SliceBoxes]:
+    """What the detector finds on every slice of a CT."""
+    from LesionDetectorLib.detect import detect
+
+    with tqdm(desc="detecting", total=len(volume.hu), unit="slice", leave=False) as bar:
+        return detect(volume, [detector], progress=lambda done, total: bar.update(done - bar.n))
+
+
 def match(
     key_slices: Sequence[KeySlice], found: Sequence[SliceBoxes], iou: float = 0.3, same_label: bool = True
 ) -> Froc:
@@ -92,15 +100,12 @@ def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: fl
     `csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an
     image.
     """
-    from LesionDetectorLib.detect import detect
-
     volume = ct.read(path)
     table = boxes_csv.read_table(csv, ["slice_file", "tumor", "class", *boxes_csv.SIDES])
     boxes_csv.check_sides(csv, table)
     labels = np.array([_label(csv, row, name) for row, name in enumerate(table["class"], 2)], int)
     ks = table["slice_file"].map({name: _k_of(volume, path / name) for name in table["slice_file"].unique()})
-    with tqdm(desc="detecting", unit="slice", leave=False) as bar:
-        found = detect(volume, [detector], progress=lambda done, total: bar.update(done - bar.n))
+    found = detect_ct(volume, detector)
     truth = Boxes(ks.to_numpy(int), table[boxes_csv.SIDES].to_numpy(float), labels)
     result = froc(Boxes.of([(entry.boxes, entry.labels, entry.scores) for entry in found]), truth, len(found), iou)
     hit = result.found > result.threshold(rate)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from LesionDetectorLib.detect import Detector
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.faster_rcnn import TwoStage
 from torch import nn
 
 from train.data import data_sets
 from train.data.crops import Crops, collate
 from train.data.deeplesion import DeepLesionError, KeySlice
-from train.data.part_marked import MarkedSlice
 from train.data.prepared import PreparedSlices
 from train.measuring.detected import detect_key_slices, match
 from train.measuring.statement import label_sensitivities
@@ -54,19 +55,23 @@ class DetectorTask:
             raise DeepLesionError(
                 f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
             )
-        if any(isinstance(entry, MarkedSlice) for entry in key_slices):
+        incomplete = next((entry for entry in key_slices if len(entry.complete) < len(BodyPart)), None)
+        if incomplete is not None and plan.unmarked < 1 and isinstance(self.model, TwoStage):
             raise DeepLesionError(
-                f"{' '.join(plan.data)} hold slices on which one kind of lesion is marked, and training would take the "
-                "others for background; measure on them with train.evaluate slices."
+                f"{incomplete.path(incomplete.number)} is marked for some labels only, and the second stage of "
+                f"{self.model.NAME} cannot leave the others out; train a one-stage detector, or take what is unmarked "
+                "for background with --unmarked 1."
             )
         prepared = PreparedSlices(self.cache, self.model.recipe)
-        crops = Crops(key_slices, shares, plan.steps * plan.batch, prepared, plan.size, seed=plan.seed)
+        count, seed, unmarked = plan.steps * plan.batch, plan.seed, plan.unmarked
+        crops = Crops(key_slices, shares, count, prepared, plan.size, seed=seed, unmarked=unmarked)
         return crops, collate, math.ceil(len(key_slices) / plan.batch)
 
     def validate(self, model: nn.Module, device: torch.device) -> float:
         """The mean over the labels of the sensitivity at 4 false positives per image."""
         if self._validation is None:
-            self._validation = _spread(read_data(self.plan.data, "val")[0], self.plan.validation_slices)
+            measured_on = self.plan.validate_on or self.plan.data
+            self._validation = _spread(read_data(measured_on, "val")[0], self.plan.validation_slices)
         if not self._validation:
             return float("nan")
         found = detect_key_slices(Detector(model, device), self._validation, cache=self.cache)
@@ -118,6 +123,7 @@ def card(plan: Plan, step: int, sensitivity: float) -> dict:
         "training": {
             **{name: value for name, value in vars(plan).items() if name not in ("architecture", "cache")},
             "data": [Path(entry).name for entry in plan.data],
+            "validate_on": [Path(entry).name for entry in plan.validate_on],
             "steps_done": step,
         },
         "results": {"validation": {"mean_sensitivity_4_fp_iou_0.3": None if math.isnan(sensitivity) else sensitivity}},

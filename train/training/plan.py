@@ -63,6 +63,8 @@ class Plan:
     workers: int | None = None
     cache: str = ""
     precision: str = "bfloat16"
+    validate_on: tuple[str, ...] = ()
+    unmarked: float = 0.0
 
 
 def parse(
@@ -95,8 +97,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="DATA[=SHARE]",
         help=(
-            "folders with DL_info.csv and Images_png, or csv files of train.balance beside Images_png; SHARE weighs "
-            "one of them (1)"
+            "folders with DL_info.csv and Images_png, or with boxes.csv and part-marked slices, or csv files of "
+            "train.balance beside Images_png; SHARE weighs one of them (1)"
         ),
     )
     parser.add_argument(
@@ -104,6 +106,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         help="folder of the run: checkpoint, best and last weights, log, picture of the curves",
+    )
+    parser.add_argument(
+        "--validate-on",
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="the data sets whose validation slices choose the best weights, real patients for example (--data's)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint"
@@ -182,6 +191,11 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
         ("evaluate_every", int, "steps between validations and checkpoints"),
         ("patience", int, "validations without a gain before stopping"),
         ("validation_slices", int, "most slices to validate on"),
+        (
+            "unmarked",
+            float,
+            "how much background counts, 0 to 1, for labels of which a slice may hold unmarked lesions",
+        ),
         ("seed", int, "same seed, same run"),
         ("workers", int, "processes that prepare crops"),
     ):
