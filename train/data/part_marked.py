@@ -75,14 +75,15 @@ def read(folder: Path, split: str | None = None) -> list[MarkedSlice]:
 
 
 def row(patient: str, file: str, number: int, spacing: tuple[float, float, float], split: str, **box: Any) -> dict:
-    """One row of a table of slices that are marked completely for every label: a slice without a lesion, or, with
-    `sides` (x0, y0, x1, y1), a box that ends at the edges of pixels, tight round the lesion, and its `label`."""
+    """One row of a table: a slice without a lesion, or, with `sides` (x0, y0, x1, y1), a box that ends at the edges of
+    pixels, tight round the lesion, and its `label`. All labels are marked completely, if `exhaustive` says nothing
+    else."""
     values: dict[str, Any] = dict.fromkeys((*NEEDED, "split"), "")
     sides = box.get("sides", ("",) * 4)
     values.update(zip(("x0", "y0", "x1", "y1"), sides))
     values.update(zip(("spacing_x", "spacing_y", "interval"), spacing))
-    values.update(patient=patient, file=file, slice=number, label=box.get("label", ""), exhaustive=ALL, key=1)
-    values["split"] = split
+    values.update(patient=patient, file=file, slice=number, label=box.get("label", ""), key=1)
+    values.update(exhaustive=box.get("exhaustive", ALL), split=split)
     return values
 
 
