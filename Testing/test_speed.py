@@ -17,14 +17,22 @@ from LesionDetectorLib import detect, slices
 from LesionDetectorLib.cli import __main__ as cli
 from LesionDetectorLib.cli import bench
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.detect import Detector, slices_that_fit
+from LesionDetectorLib.detect import Detector, fast_bfloat16, slices_that_fit
 from LesionDetectorLib.measure import outline
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.pipeline import find_lesions
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_float32():
+    """Whatever the processor is fast in, so that boxes can be compared."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detect, "fast_bfloat16", lambda device: False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def eager() -> Detector:
+def eager(in_float32) -> Detector:
     """An untrained detector that sees lesions everywhere."""
     torch.manual_seed(0)
     model = VFNet(channels=16, tower_depth=1)
@@ -159,6 +167,25 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     found = detector.boxes(raw, image)
     assert detector.precision == torch.float32
     np.testing.assert_array_equal(found[0].boxes, detector(image.numpy())[0].boxes)
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(has_instructions, volume, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert fast_bfloat16(torch.device("cpu")) == has_instructions and fast_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr(detect, "fast_bfloat16", fast_bfloat16)
+    torch.manual_seed(0)
+    detector = Detector(VFNet(channels=16, tower_depth=1), torch.device("cpu"))
+    assert detector.precision == (torch.bfloat16 if has_instructions else torch.float32)
+    image = torch.from_numpy(detector.slices(volume.hu, volume.spacing).sample(5)[None])
+    found = detector.network(image)
+    detector.precision = torch.float32
+    exact = detector.network(image)
+    assert any((ours != theirs).any() for ours, theirs in zip(found.refined, exact.refined)) == has_instructions
+    for ours, theirs in zip((*found.logits, *found.refined), (*exact.logits, *exact.refined)):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.1, atol=0.1)
 
 
 def test_threads_that_wait_leave_their_core_to_others():

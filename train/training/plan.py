@@ -168,9 +168,9 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimiser", default=plan.optimiser, choices=("adamw", "sgd"), help="%(default)s")
     parser.add_argument(
         "--precision",
-        default=plan.precision,
-        choices=("bfloat16", "float32"),
-        help="of the network; losses and weights are float32 (%(default)s)",
+        default="auto",
+        choices=("auto", "bfloat16", "float32"),
+        help="of the network, whose losses and weights are float32; auto: bfloat16 where that is fast (%(default)s)",
     )
     parser.add_argument(
         "--schedule",
