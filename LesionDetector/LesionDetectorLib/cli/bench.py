@@ -182,7 +182,7 @@ def _timed(detector: Detector, clock: _Clock) -> Detector:
         network = clock("network")(Detector.network)
         boxes = clock("boxes")(Detector.boxes)
 
-    return Timed(detector.model, detector.device)
+    return Timed(detector.model, detector.device, detector.labels, detector.calibration)
 
 
 def _torchvision(name: str, device: torch.device) -> Callable[[np.ndarray], float]:
