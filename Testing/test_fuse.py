@@ -163,6 +163,7 @@ def test_label_is_the_score_weighted_vote_over_slices_and_labels():
     (lesion,) = stack(slices)  # one lesion, though slice 1 has a box for each label
     assert lesion.body_part is BodyPart.LIVER  # 1.6 against 0.9
     assert lesion.confidence == pytest.approx(0.9)
+    assert dict(lesion.votes) == pytest.approx({BodyPart.LIVER: 1.6, BodyPart.LUNG: 0.9})
     (lesion,) = stack(slices[1:2])
     assert lesion.body_part is BodyPart.LUNG
 

@@ -31,3 +31,21 @@ def test_a_lesion_is_as_long_whatever_the_pixels_of_the_ct(monkeypatch, pixel_mm
     assert lesion.key_slice == 3 and lesion.slices == (1, 5) and lesion.body_part == BodyPart.ABDOMEN
     assert lesion.recist.long_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
     assert lesion.recist.short_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
+
+
+def slab() -> Volume:
+    """A body of 200 x 200 mm in 320 x 320 mm of air."""
+    hu = np.full((4, 160, 160), -1000, np.int16)
+    hu[:, 30:130, 30:130] = 40
+    return Volume(hu, (2.0, 2.0, 5.0), (0.0, 0.0, 0.0), np.eye(3), Path("slab"))
+
+
+def test_what_is_not_plausible_is_no_lesion(monkeypatch):
+    """A cable beside the body goes; "lung" in the liver becomes what else was seen, or goes if that is too faint."""
+    boxes = np.array([[5, 5, 20, 20], [40, 40, 60, 60], [40.5, 40, 60, 60], [80, 80, 99, 99], [80.5, 80, 99, 99.0]])
+    scores = np.array([0.95, 0.8, 0.6, 0.6, 0.1])
+    labels = np.array([BodyPart.LUNG, BodyPart.LUNG, BodyPart.LIVER, BodyPart.LUNG, BodyPart.LIVER], int)
+    monkeypatch.setattr(pipeline, "detect", lambda *arguments: [SliceBoxes(1, boxes, scores, labels)])
+    (lesion,) = pipeline.find_lesions(slab(), [])
+    assert (lesion.body_part, lesion.box) == (BodyPart.LIVER, (40, 40, 60, 60))
+    assert lesion.confidence == pytest.approx(0.6)

@@ -9,6 +9,7 @@ from LesionDetectorLib.detect import Detector, SliceBoxes, batched, detect
 from LesionDetectorLib.lesion import Lesion, Recist, stable_id
 from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
 from LesionDetectorLib.measure.outline import measure_each
+from LesionDetectorLib.plausible import plausible
 from LesionDetectorLib.stack import Candidate, stack
 
 LOWEST_CONFIDENCE = 0.2
@@ -33,12 +34,16 @@ def find_lesions(
     sentence where the work goes on otherwise than asked (see `detect.detect`).
     """
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
-    return measured(volume, candidates(slices, lowest_confidence), lambda done, total: progress("measure", done, total))
+    found = candidates(volume, slices, lowest_confidence)
+    return measured(volume, found, lambda done, total: progress("measure", done, total))
 
 
-def candidates(slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE) -> list[Candidate]:
-    """The boxes of all slices, stacked: the best MOST_LESIONS that reach a confidence, best first."""
-    return stack(slices, lowest_confidence=lowest_confidence)[:MOST_LESIONS]
+def candidates(
+    volume: Volume, slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE
+) -> list[Candidate]:
+    """The boxes of all slices, stacked: the best MOST_LESIONS that are plausible and reach a confidence, best first."""
+    found = plausible(volume, stack(slices, lowest_confidence=lowest_confidence))
+    return [candidate for candidate in found if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
 
 
 def measured(

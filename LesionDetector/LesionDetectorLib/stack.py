@@ -28,6 +28,7 @@ class Candidate:
     box: (x0, y0, x1, y1) on the key slice.
     confidence: 0..1, the score on the key slice.
     body_part: the score-weighted vote of all its boxes.
+    votes: of each body part that its boxes were called, the sum of their scores.
     boxes: k -> box on every slice where it was seen.
     """
 
@@ -36,6 +37,7 @@ class Candidate:
     box: Box
     confidence: float
     body_part: BodyPart
+    votes: Mapping[BodyPart, float]
     boxes: Mapping[int, Box]
 
 
@@ -132,10 +134,12 @@ def _candidate(chain: _Chain) -> Candidate:
     first, last = min(sure), max(sure)
     chain = [sighting for sighting in chain if first <= sighting.k <= last]
     key = max((sighting for sighting in chain if sighting.score >= KEY_SLICE_SCORE * best), key=_diagonal)
-    votes = sum(sighting.votes for sighting in chain)
+    summed = sum(sighting.votes for sighting in chain)
+    votes = {part: float(summed[part]) for part in BodyPart if summed[part] > 0}
     boxes = {sighting.k: tuple(sighting.box.tolist()) for sighting in chain}
+    part = BodyPart(int(np.argmax(summed[1:])) + 1)
     return Candidate(
-        key.k, (first, last), boxes[key.k], key.score, BodyPart(int(np.argmax(votes[1:])) + 1), MappingProxyType(boxes)
+        key.k, (first, last), boxes[key.k], key.score, part, MappingProxyType(votes), MappingProxyType(boxes)
     )
 
 

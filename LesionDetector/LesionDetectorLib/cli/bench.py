@@ -164,7 +164,7 @@ def _stages(path: Path, series: str | None, detector: Detector) -> dict[str, flo
             volume = ct.read(path, series)
         found = detect(volume, [_timed(detector, clock)])
         with clock("fuse"):
-            likely = candidates(found)
+            likely = candidates(volume, found)
         with clock("measure"):
             lesions = measured(volume, likely)
         with clock("write"), tempfile.TemporaryDirectory() as folder:
