@@ -42,7 +42,8 @@ def candidates(
     volume: Volume, slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE
 ) -> list[Candidate]:
     """The boxes of all slices, stacked: the best MOST_LESIONS that are plausible and reach a confidence, best first."""
-    found = plausible(volume, stack(slices, lowest_confidence=lowest_confidence))
+    stacked = stack(slices, lowest_confidence=lowest_confidence, spacing=volume.spacing)
+    found = plausible(volume, stacked)
     return [candidate for candidate in found if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
 
 
