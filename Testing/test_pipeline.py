@@ -49,3 +49,20 @@ def test_what_is_not_plausible_is_no_lesion(monkeypatch):
     (lesion,) = pipeline.find_lesions(slab(), [])
     assert (lesion.body_part, lesion.box) == (BodyPart.LIVER, (40, 40, 60, 60))
     assert lesion.confidence == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("boxes", "told"), [(5, False), (6, False), (8, True)])
+def test_lesions_that_are_too_many_are_left_out_aloud(monkeypatch, boxes, told):
+    monkeypatch.setattr(pipeline, "MOST_LESIONS", 6)
+    corners = np.array([[35 + 12 * n, 60] for n in range(boxes)], float)
+    found = np.hstack([corners, corners + 10])
+    scores = 0.9 - np.arange(boxes) / 10
+    slices = [SliceBoxes(1, found, scores, np.full(boxes, int(BodyPart.LIVER)))]
+    monkeypatch.setattr(pipeline, "detect", lambda *arguments: slices)
+    sentences: list[str] = []
+    lesions = pipeline.find_lesions(slab(), [], warn=sentences.append)
+    assert [lesion.confidence for lesion in lesions] == pytest.approx(scores[:6].tolist())
+    assert sentences == told * [
+        "8 possible lesions were found, and only the surest 6 are kept: "
+        "2 are left out, with a confidence of 30 % or less."
+    ]

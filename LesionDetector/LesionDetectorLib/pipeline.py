@@ -31,20 +31,32 @@ def find_lesions(
     """The lesions on `volume`, best first; several detectors are fused.
 
     `progress(stage, done, total)` hears of the stages "detect" and "measure" and may raise to stop; `warn` gets a
-    sentence where the work goes on otherwise than asked (see `detect.detect`).
+    sentence where the work goes on otherwise than asked (see `detect.detect` and `candidates`).
     """
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
-    found = candidates(volume, slices, lowest_confidence)
+    found = candidates(volume, slices, lowest_confidence, warn)
     return measured(volume, found, lambda done, total: progress("measure", done, total))
 
 
 def candidates(
-    volume: Volume, slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE
+    volume: Volume,
+    slices: Iterable[SliceBoxes],
+    lowest_confidence: float = LOWEST_CONFIDENCE,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> list[Candidate]:
-    """The boxes of all slices, stacked: the best MOST_LESIONS that are plausible and reach a confidence, best first."""
+    """The boxes of all slices, stacked: those that are plausible and reach a confidence, best first.
+
+    They are MOST_LESIONS at most; `warn` is told of those left out.
+    """
     stacked = stack(slices, lowest_confidence=lowest_confidence, spacing=volume.spacing)
-    found = plausible(volume, stacked)
-    return [candidate for candidate in found if candidate.confidence >= lowest_confidence][:MOST_LESIONS]
+    found = [candidate for candidate in plausible(volume, stacked) if candidate.confidence >= lowest_confidence]
+    left_out = found[MOST_LESIONS:]
+    if left_out:
+        warn(
+            f"{len(found)} possible lesions were found, and only the surest {MOST_LESIONS} are kept: "
+            f"{len(left_out)} are left out, with a confidence of {100 * left_out[0].confidence:.0f} % or less."
+        )
+    return found[:MOST_LESIONS]
 
 
 def measured(
