@@ -196,7 +196,7 @@ def reliability(before: Reliability, after: Reliability, path: Path) -> None:
         axes.plot(curve.confidence[there], curve.right[there], "o-", color=colour, label=label, markersize=5)
         bars.vlines(curve.confidence[there] + shift, 0.8, curve.count[there], color=colour, linewidth=3)
     axes.set_ylabel("share of marks that are right")
-    axes.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside upper left", frameon=False)
     bars.set_yscale("log")
     bars.set_ylabel("marks")
     bars.set_xlabel("confidence")
