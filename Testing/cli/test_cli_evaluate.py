@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from Testing.helpers.dicom_study import axial, body, write
 from train.data import layout
 
-LIVER, LUNG, BONE = BodyPart.LIVER, BodyPart.LUNG, BodyPart.BONE
+LIVER, KIDNEY, BONE = BodyPart.LIVER, BodyPart.KIDNEY, BodyPart.BONE
 HEAD = "slice,x1,y1,x2,y2,lesion,label\n"
 ONE, TWO = (40.0, 40.0, 60.0, 60.0), (80.0, 40.0, 96.0, 60.0)
 
@@ -32,7 +32,7 @@ def ct_file(tmp_path_factory):
     hu[:, 20:110, 20:110] = 0
     hu[1:4, 44:57, 44:57] = 100
     image = SimpleITK.GetImageFromArray(hu)
-    image.SetSpacing((0.8, 0.8, 2.0))
+    image.SetSpacing((0.8, 0.8, 5.0))  # so far apart that a finding is as sure as on its slice
     path = tmp_path_factory.mktemp("ct") / "ct.nrrd"
     SimpleITK.WriteImage(image, str(path))
     return path
@@ -83,16 +83,16 @@ def test_findings_are_right_or_wrong_and_lesions_found_or_missed(ct_file, finds,
     finds(
         *[(k, ONE, score, LIVER) for k, score in ((1, 0.8), (2, 0.9))],
         (3, TWO, 0.6, BONE),
-        (4, (22, 80, 40, 98), 0.7, LUNG),
-        (5, ONE, 0.3, LUNG),
+        (4, (22, 80, 40, 98), 0.7, KIDNEY),
+        (5, ONE, 0.3, KIDNEY),
     )
-    truth = HEAD + "2,40,40,60,60,A,Liver\n3,41,40,61,60,A,Liver\n4,80,40,96,60,B,lung\n1,100,100,110,110,,\n"
+    truth = HEAD + "2,40,40,60,60,A,Liver\n3,41,40,61,60,A,Liver\n4,80,40,96,60,B,kidney\n1,100,100,110,110,,\n"
     result = evaluate(ct_file, truth)
     now = {"confidence": 0.5, "findings": 3, "right": 2, "wrong": 1, "lesions_found": 2}
     assert result["at_the_confidence"] == now | {"found_with_the_right_label": 1, "sensitivity": 2 / 3}
     a, b, c = result["known_lesions"]
     assert (a["lesion"], a["slices"], a["by"]["confidence"], a["label_right"]) == ("A", [2, 3], 0.8, True)
-    assert (b["found"], b["body_part"], b["by"]["body_part"], b["label_right"]) == (True, "Lung", "Bone", False)
+    assert (b["found"], b["body_part"], b["by"]["body_part"], b["label_right"]) == (True, "Kidney", "Bone", False)
     assert (c["lesion"], c["body_part"], c["found"], c["label_right"]) == ("4", None, False, None)
     assert [(each["slice"], each["right"], each["lesions"]) for each in result["findings"]] == [
         (2, True, ["A"]),
@@ -121,14 +121,14 @@ def test_a_finding_must_overlap_on_a_slice_that_it_spans(ct_file, finds, evaluat
 
 
 def test_two_findings_of_one_lesion_are_both_right(ct_file, finds, evaluate):
-    finds((1, ONE, 0.9, LIVER), (3, ONE, 0.8, LUNG))
+    finds((1, ONE, 0.9, LIVER), (3, ONE, 0.8, KIDNEY))
     result = evaluate(ct_file, HEAD + "2,40,40,60,60,A,Lung\n4,40,40,60,60,A,Lung\n")["at_the_confidence"]
     assert (result["right"], result["wrong"], result["lesions_found"]) == (2, 0, 1)
     assert result["found_with_the_right_label"] == 0, "that of the surest finding counts"
 
 
 def test_findings_that_are_dropped_are_told_of(ct_file, finds, evaluate, capsys, monkeypatch):
-    finds((1, ONE, 0.9, LIVER), (1, TWO, 0.8, LUNG), (4, ONE, 0.7, LUNG))
+    finds((1, ONE, 0.9, LIVER), (1, TWO, 0.8, KIDNEY), (4, ONE, 0.7, KIDNEY))
     for most, told in ((2, 2), (4, None)):
         monkeypatch.setattr(pipeline, "MOST_LESIONS", most)
         result = evaluate(ct_file, HEAD)
@@ -152,7 +152,7 @@ def test_tight_boxes_get_the_detectors_margin(ct_file, finds, evaluate):
 
 
 def test_the_table_of_detect_is_a_truth(ct_file, finds, evaluate, tmp_path, capsys):
-    finds((1, ONE, 0.9, LIVER), (4, TWO, 0.8, LUNG))
+    finds((1, ONE, 0.9, LIVER), (4, TWO, 0.8, KIDNEY))
     found = tmp_path / "found"
     assert cli.main(["detect", str(ct_file), "--out", str(found), "--no-scene"]) == 0
     result = evaluate(ct_file, (found / "lesions.csv").read_text())
@@ -173,7 +173,7 @@ def test_slices_are_named_by_their_dicom_files(finds, evaluate, tmp_path):
     files = write(folder, body(5), axial(5)[::-1])
     box = (6.0, 4.0, 26.0, 18.0)
     finds((4, box, 0.9, LIVER))
-    result = evaluate(folder, f"slice_file,x1,y1,x2,y2\n{files[0].name},6,4,26,18\n")
+    result = evaluate(folder, f"slice_file,x1,y1,x2,y2\n{files[0].name},6,4,26,18\n", "--confidence", "0.1")
     assert [lesion["slices"] for lesion in result["known_lesions"]] == [[5]]
     assert result["at_the_confidence"]["lesions_found"] == 1
     (folder / "notes.txt").write_text("none")
@@ -192,7 +192,7 @@ def test_slices_of_deeplesion_have_their_own_numbers(finds, evaluate, tmp_path):
     where = {"slices": (7, 11), "spacing": (1, 1, 2), "size": (64, 64), "location": (0.5, 0.5, 0.5)}
     layout.write_csv(tmp_path / "DL_info.csv", [layout.row(1, 9, recist, LIVER, **where)])
     finds((2, (15, 15, 49, 49), 0.9, LIVER))
-    result = evaluate(tmp_path / "Images_png" / "000001_01_01", HEAD + "9,15,15,49,49,,Liver\n")
+    result = evaluate(tmp_path / "Images_png" / "000001_01_01", HEAD + "9,15,15,49,49,,Liver\n", "--confidence", "0.1")
     assert (result["slices"], result["at_the_confidence"]["lesions_found"]) == ([7, 11], 1)
     sentence = evaluate(tmp_path / "Images_png" / "000001_01_01", HEAD + "3,15,15,49,49,,\n")
     assert "slice 3 is not in the CT, whose slices are 7 to 11" in sentence

@@ -33,7 +33,7 @@ def marks_on(
     if weights is None:
         return [[] for _ in volume.hu]
     marks: list[list[dict[str, Any]]] = []
-    for entry in detect_ct(volume, Detector.load(weights)):
+    for entry in detect_ct(Detector.load(weights), volume):
         found = zip(entry.boxes, entry.scores, entry.labels)
         marks.append(
             [

@@ -126,7 +126,7 @@ def _find(volume: ct.Volume, options: argparse.Namespace) -> list[Candidate]:
             bar.update(done - bar.n)
 
         slices = detect(volume, detectors, progress, _warn)
-    return candidates(slices, min(options.confidence, LOWEST_CONFIDENCE))
+    return candidates(volume, slices, min(options.confidence, LOWEST_CONFIDENCE), _warn)
 
 
 # ------ the comparison

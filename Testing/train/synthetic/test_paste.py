@@ -130,7 +130,7 @@ def test_what_an_expert_marks_is_suspicious_and_what_others_mark_a_look_alike(mo
     boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
     labels = np.array([BodyPart.LUNG, BodyPart.LUNG, BodyPart.BONE, BodyPart.BONE])
     found = SliceBoxes(0, boxes, np.array([0.9, 0.4, 0.9, 0.1]), labels)
-    monkeypatch.setattr(suspicious, "detect_ct", lambda volume, detector: [found])
+    monkeypatch.setattr(suspicious, "detect_ct", lambda detector, volume: [found])
     monkeypatch.setattr(suspicious.Detector, "load", lambda path: None)
     (marks,) = suspicious.marks_on(None, "weights", ["lung"], 0.2)
     assert [mark.get("label") for mark in marks] == [part_marked.UNSURE, None, None]
