@@ -106,7 +106,7 @@ def test_findings_are_right_or_wrong_and_lesions_found_or_missed(ct_file, finds,
     out = capsys.readouterr().out
     assert "3 findings with a confidence of at least 50 %: 2 right, 1 wrong. 2 of 3 known lesions found." in out
     assert "A             2-3     Liver   yes    2      80 %        Liver (right)" in out
-    assert "Bone (wrong)" in out and "4             1       -      no" in out
+    assert "Bone (wrong)" in out and "4             1       -       no" in out
     assert (tmp_path / "out" / "evaluation.txt").read_text() in out + "\n"
     pictures = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert pictures == ["missed/lesion_01.png", "missed/overview.png", "wrong/lesion_01.png", "wrong/overview.png"]
