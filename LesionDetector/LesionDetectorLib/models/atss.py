@@ -46,7 +46,7 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[T
         claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(
             counts, dim=1
         )
-        for image, (boxes, _, ignore) in enumerate(targets):
+        for image, (boxes, _, ignore, *_) in enumerate(targets):
             if counts[image]:
                 best_iou, best_box = claimed[image].max(dim=1)  # (P,)
                 learnt = torch.where(best_iou >= 0, best_box, BACKGROUND)

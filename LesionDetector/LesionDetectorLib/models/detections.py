@@ -23,11 +23,22 @@ class Target(NamedTuple):
     boxes: (M, 4) xyxy in px of the network input, pixel centres at whole numbers.
     labels: (M,) int64, 0..C-1.
     ignore: (M,) bool, True for a box that shall count neither as lesion nor as background; its label is not read.
+    dataset: which of several data sets the image is of: what is a lesion there, and whether all are marked, differs.
+    mined: (M,) bool, True for a box that a detector proposed, so that its sides are not to be learnt; None for no such.
+
+    Only `meld` reads the last two, and only it takes labels of -1, a lesion whose label is not known.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+    dataset: int = 0
+    mined: Tensor | None = None
+
+    @property
+    def loose(self) -> Tensor:
+        """(M,) bool: which boxes were mined."""
+        return torch.zeros_like(self.ignore) if self.mined is None else self.mined
 
 
 class Detections(NamedTuple):
