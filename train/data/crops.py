@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset, default_collate
 
-from train.data.deeplesion import UNKNOWN, KeySlice
+from train.data.deeplesion import MINED, SUSPICIOUS, UNKNOWN, KeySlice
 from train.data.prepared import PreparedSlices
 
 VISIBLE = 0.6
@@ -55,13 +55,14 @@ class Batch(NamedTuple):
     """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
 
     images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the targets of all images, one after the
-    other; counts: how many each image has.
+    other; counts: how many each image has; datasets: the data set of each.
     """
 
     images: Tensor
     lights: list[Light]
     lesions: Target
     counts: list[int]
+    datasets: list[int]
 
     def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
         """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`.
@@ -69,15 +70,17 @@ class Batch(NamedTuple):
         The CPU waits for no copy.
         """
         images = relight(self.images.to(device, non_blocking=True), self.lights)
-        lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
-        return images, [Target(*parts) for parts in zip(*lesions)]
+        parts = *self.lesions[:3], self.lesions.loose
+        boxes, labels, ignore, mined = (part.to(device, non_blocking=True).split(self.counts) for part in parts)
+        return images, [Target(*each) for each in zip(boxes, labels, ignore, self.datasets, mined)]
 
 
 class Crops(Dataset):
     """A fixed plan of random crops.
 
     Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends
-    on `seed` and n alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared
+    on `seed` and n alone; `shares` are the relative frequencies of the key slices. A lesion of unknown label is to be
+    ignored, unless `any_label` makes it one of label -1. Half precision, which prepared
     slices have anyway, is good to half a HU in soft tissue and to one in bone.
     """
 
@@ -90,12 +93,14 @@ class Crops(Dataset):
         size: int = 320,
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
+        any_label: bool = False,
     ) -> None:
         self.key_slices = key_slices
         self.prepared = prepared
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.any_label = any_label
         self.plan = np.random.default_rng(seed).choice(len(key_slices), size=count, p=shares / shares.sum())
 
     def __len__(self) -> int:
@@ -106,10 +111,11 @@ class Crops(Dataset):
         key_slice = self.key_slices[self.plan[item]]
         sample, frame = self.prepared(key_slice)
         boxes = frame.to_network(key_slice.boxes)
-        return self._crop(torch.from_numpy(sample), boxes, key_slice.labels, rng)
+        image, light, target = self._crop(torch.from_numpy(sample), boxes, key_slice, rng)
+        return image, light, target._replace(dataset=key_slice.dataset)
 
     def _crop(
-        self, sample: Tensor, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+        self, sample: Tensor, boxes: np.ndarray, key_slice: KeySlice, rng: np.random.Generator
     ) -> tuple[Tensor, Light, Target]:
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
@@ -123,8 +129,15 @@ class Crops(Dataset):
         return (
             image,
             _light(change, self.prepared.recipe, rng),
-            _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size),
+            self._target(np.sort(corners, axis=1).reshape(-1, 4), key_slice),
         )
+
+    def _target(self, boxes: np.ndarray, key_slice: KeySlice) -> Target:
+        """The target of the `boxes` (n, 4) in crop pixels of a key slice's lesions."""
+        ignored = key_slice.of(SUSPICIOUS)
+        if not self.any_label:
+            ignored |= key_slice.labels == UNKNOWN
+        return _target(boxes, key_slice.labels, self.size, ignored, key_slice.of(MINED))
 
     def _centre(self, shape: tuple[int, ...], boxes: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
         """Where the crop looks: as a rule so that one of the lesions lies anywhere inside it."""
@@ -182,16 +195,17 @@ def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
     return torch.where(images > 0, relit, images).clamp_(0, 255)
 
 
-def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> Target:
-    """What of the boxes a crop of `size` shows: too little of a box, or a box of unknown label, is to be ignored."""
+def _target(boxes: np.ndarray, labels: np.ndarray, size: int, ignored: np.ndarray, mined: np.ndarray) -> Target:
+    """What of the boxes a crop of `size` shows: too little of a box, and what is `ignored` (n,), is to be ignored."""
     clipped = boxes.clip(-0.5, size - 0.5)
     visible = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-6)
     seen = (visible > 0) & (clipped[:, 2:] - clipped[:, :2] > 1).all(1)
-    ignore = (visible < VISIBLE) | (labels == UNKNOWN)
+    ignore = (visible < VISIBLE) | ignored
     return Target(
         torch.from_numpy(clipped[seen]).float(),
-        torch.from_numpy(np.maximum(labels[seen] - 1, 0)).long(),
+        torch.from_numpy(np.maximum(labels[seen] - 1, -1)).long(),
         torch.from_numpy(ignore[seen]),
+        mined=torch.from_numpy(mined[seen]),
     )
 
 
@@ -199,4 +213,7 @@ def collate(samples: list[tuple[Tensor, Light, Target]]) -> Batch:
     """A batch; a worker stacks its images straight into memory that the training shares."""
     images, lights, targets = zip(*samples)
     counts = [len(target.boxes) for target in targets]
-    return Batch(default_collate(images), list(lights), Target(*map(torch.cat, zip(*targets))), counts)
+    parts = [(target.boxes, target.labels, target.ignore, target.loose) for target in targets]
+    boxes, labels, ignore, mined = map(torch.cat, zip(*parts))
+    lesions = Target(boxes, labels, ignore, mined=mined)
+    return Batch(default_collate(images), list(lights), lesions, counts, [target.dataset for target in targets])
