@@ -9,7 +9,7 @@ import pytest
 from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.fuse import weighted_boxes_fusion
 from LesionDetectorLib.lesion import BodyPart
-from LesionDetectorLib.stack import stack
+from LesionDetectorLib.stack import stack, stack_all
 
 LIVER, LUNG = BodyPart.LIVER.value, BodyPart.LUNG.value
 
@@ -201,3 +201,16 @@ def test_thin_and_thick_slices_find_the_same_sphere(spacing, slices):
 def test_no_slices_no_lesions():
     assert stack([]) == []
     assert stack([on_slice(0), on_slice(1)]) == []
+
+
+def numbers(*slices) -> dict[int, list[int]]:
+    return {k: own.tolist() for k, own in stack_all([(k, boxes) for k, boxes, _, _ in slices]).items()}
+
+
+def test_for_volumetric_figures_every_box_is_part_of_a_3d_box():
+    """No tail is cut off, boxes of one slice stay apart, and those that nothing continues stand alone."""
+    faint, sure, other = (50, 50, 20, 0.1, LIVER), (50, 50, 20, 0.9, LIVER), (51, 50, 20, 0.9, LUNG)
+    assert numbers(on_slice(3, sure), on_slice(4, faint), on_slice(5, faint, other)) == {3: [0], 4: [0], 5: [0, 1]}
+    assert numbers(on_slice(3, sure), on_slice(4), on_slice(5, sure)) == {3: [0], 4: [], 5: [1]}
+    assert numbers(on_slice(5, sure), on_slice(3, sure, other)) == {3: [0, 1], 5: [0]}, "every second slice, any order"
+    assert stack_all([]) == {}

@@ -1,6 +1,7 @@
 """Measure a detector: sensitivity per label at a rate of false positives per image.
 
-`slices` and `ct` run a trained detector; `froc` reads the detections of any detector from a csv. A lesion counts as
+`slices` and `ct` run a trained detector; `froc` reads the detections of any detector from a csv; `volumes` does either
+for 3-D boxes, whatever their label, at a rate per sub-volume. A lesion counts as
 found when a detection of *its label* overlaps it (IoU >= 0.3, the class-imbalance paper's limit), at the one score
 threshold at which all false positives together, of all labels, reach the rate. A second hit on a found lesion counts as
 nothing. Other readings are stated beside, by name.
@@ -21,6 +22,8 @@ from train.data.deeplesion import DeepLesionError
 from train.measuring.detected import detect_key_slices, each_lesion, report_on_ct, summary
 from train.measuring.froc_csv import froc_of_csv
 from train.measuring.statement import Evaluation, plain, report
+from train.measuring.volumes_csv import Counting, volumes_of_csv
+from train.measuring.volumes_folder import volumes_of_folder
 
 if TYPE_CHECKING:
     from LesionDetectorLib.detect import Detector
@@ -31,6 +34,7 @@ examples:
   python -m train.evaluate slices runs/real --split test --weights runs/vfnet/best.safetensors --out runs/vfnet/test
   python -m train.evaluate froc --detections test/detections.csv --ground-truth test/ground_truth.csv --iou 0.3
   python -m train.evaluate ct ircad17/PATIENT_DICOM --boxes boxes_derived.csv
+  python -m train.evaluate volumes DeepLesion --weights runs/vfnet/best.safetensors --out runs/vfnet/volumes
 """
 FROC_EXAMPLES = """
 Both csv have the columns image, x1, y1, x2, y2 (one box a row; image is a number or a name), the detections also score.
@@ -40,12 +44,30 @@ Optional: label in both (body-part codes 1..8, -1 unknown), for figures by label
 example:
   python -m train.evaluate froc --detections D.csv --ground-truth G.csv --iou 0.5 --fps 0.5 1 2 4 8 16 --count-pixels
 """
+VOLUMES_EXAMPLES = """
+Volumetric FROC of the MELD paper (Yan et al., 2020): boxes of consecutive slices with IoU > 0.5 are one 3-D box, which
+is right if any of its cross-sections has IoU > 0.5 with a lesion. Printed is the sensitivity at 1/8 to 8 false 3-D
+boxes per sub-volume.
+
+Of two csv, plain or gzipped:
+  D.csv  subvolume, slice, x1, y1, x2, y2, score
+  G.csv  subvolume, x1, y1, x2, y2 and slice, or z1, z2 (first and last slice); optional label (-1: ignored), patient,
+         split (G then names all sub-volumes that count)
+  S.csv  subvolume and, optional, patient, split: the sub-volumes that count; else all that D or G names
+Of a FOLDER in DeepLesion's layout: the detector looks at every slice of the Slice_range of the key slices. The truth
+are the marks on the key slices, and, beside them, the lesions of G.csv where it is given.
+
+examples:
+  python -m train.evaluate volumes --detections D.csv --ground-truth G.csv --bootstrap 1000
+  python -m train.evaluate volumes DeepLesion --weights best.safetensors --subvolumes boxes3d.csv \\
+      --ground-truth boxes3d.csv --out runs/volumes
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        print({"slices": _slices, "ct": _ct, "froc": _froc}[options.kind](options))
+        print({"slices": _slices, "ct": _ct, "froc": _froc, "volumes": _volumes}[options.kind](options))
     except (Refusal, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -110,7 +132,38 @@ def _parser() -> argparse.ArgumentParser:
         help="add 95 %% intervals over patients, such as 1000",
     )
     table.add_argument("--seed", type=_count, default=0, help="of the bootstrap (%(default)s)")
+    _add_volumes(kinds)
     return parser
+
+
+def _add_volumes(kinds: argparse._SubParsersAction) -> None:
+    parser = kinds.add_parser(
+        "volumes",
+        help="3-D boxes, at false ones per sub-volume: of a detector, or any detector's from a csv",
+        epilog=VOLUMES_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="data set in DeepLesion's layout, to run a detector on")
+    parser.add_argument("--weights", type=Path, help="weights file, with FOLDER (the ones that ship)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--out", type=Path, help="with FOLDER: folder for report.json and the boxes as csv")
+    parser.add_argument("--detections", type=Path, metavar="D.csv", help="boxes of any detector, in place of FOLDER")
+    parser.add_argument("--ground-truth", type=Path, metavar="G.csv", help="lesions, on one slice or on several")
+    parser.add_argument("--subvolumes", type=Path, metavar="S.csv", help="the sub-volumes that count")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), help="of FOLDER (test), and of a csv that has the column split"
+    )
+    parser.add_argument("--iou", type=_iou, default=0.5, help="IoU above which a box is a hit (%(default)s)")
+    parser.add_argument(
+        "--linking-iou", type=_iou, default=0.5, help="IoU above which boxes of consecutive slices link (%(default)s)"
+    )
+    parser.add_argument(
+        "--every", type=_above_0, default=1, metavar="N", help="D.csv is of every N-th slice only (%(default)s)"
+    )
+    parser.add_argument(
+        "--bootstrap", type=_count, default=0, metavar="REPLICATES", help="add 95 %% intervals over patients"
+    )
+    parser.add_argument("--seed", type=_count, default=0, help="of the bootstrap (%(default)s)")
 
 
 def _iou(text: str) -> float:
@@ -131,6 +184,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0; give 0 or more")
+    return value
+
+
+def _above_0(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0; give 1 or more")
     return value
 
 
@@ -171,6 +231,26 @@ def _froc(options: argparse.Namespace) -> str:
     files = options.detections, options.ground_truth
     rest = options.count_pixels, options.images, options.bootstrap, options.seed
     return json.dumps(froc_of_csv(*files, options.iou, options.fps, *rest), indent=2)
+
+
+def _volumes(options: argparse.Namespace) -> str:
+    counting = Counting(options.iou, options.linking_iou, options.every, options.bootstrap, options.seed)
+    if options.folder is None:
+        if options.detections is None or options.ground_truth is None:
+            raise DeepLesionError("Give a FOLDER to run a detector on, or both --detections and --ground-truth.")
+        if options.weights or options.out:
+            raise DeepLesionError("--weights and --out go with a FOLDER to run a detector on; leave them out.")
+        files = options.detections, options.ground_truth, options.subvolumes
+        return json.dumps(volumes_of_csv(*files, options.split, counting), indent=2)
+    if options.detections or options.every != 1:
+        raise DeepLesionError(
+            "--detections and --every go without a FOLDER, all slices of which are looked at; leave one out."
+        )
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise DeepLesionError(f"{options.out} is a file; name a folder with --out.")
+    files = options.ground_truth, options.subvolumes, options.out
+    detector = _detector(options)
+    return json.dumps(volumes_of_folder(detector, options.folder, options.split or "test", counting, *files), indent=2)
 
 
 def _detector(options: argparse.Namespace) -> Detector:

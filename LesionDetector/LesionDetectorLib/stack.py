@@ -80,6 +80,34 @@ def stack(
     return sorted(candidates, key=lambda candidate: (-candidate.confidence, candidate.key_slice, candidate.box))
 
 
+def stack_all(slices: Iterable[tuple[int, np.ndarray]], iou_threshold: float = STACKING_IOU) -> dict[int, np.ndarray]:
+    """Which boxes of consecutive slices are one 3-D box, as MELD's volumetric evaluation counts them.
+
+    They link as in `stack`, but nothing is merged within a slice, and no tail is cut off: every box is part of one
+    3-D box, whose score is that of its best.
+
+    Parameters
+    ----------
+    slices: (k, boxes (n, 4)) of *every* slice that was looked at, as for `stack`.
+    iou_threshold: boxes link above this.
+
+    Returns
+    -------
+    k -> (n,) int, the number from 0 on of the 3-D box that each box belongs to.
+    """
+    numbers: dict[int, np.ndarray] = {}
+    count, before, theirs = 0, np.zeros((0, 4)), np.zeros(0, int)
+    for k, boxes in sorted(slices, key=lambda entry: entry[0]):
+        own = np.full(len(boxes), -1)
+        for one, other in _linked(before, boxes, iou_threshold):
+            own[other] = theirs[one]
+        new = own < 0
+        own[new] = count + np.arange(new.sum())
+        count += int(new.sum())
+        numbers[k], before, theirs = own, boxes, own
+    return numbers
+
+
 @dataclass(frozen=True, slots=True)
 class _Sighting:
     """A lesion on one slice; `votes[code]` is the sum of the scores of its boxes with that label."""
@@ -114,16 +142,28 @@ def _link(growing: list[_Chain], found: list[_Chain], iou_threshold: float) -> l
     """Put each growing lesion before the one of the next slice that it continues in; return those that end here."""
     if not growing or not found:
         return growing
-    overlaps = pairwise_iou(np.stack([chain[-1].box for chain in growing]), np.stack([chain[0].box for chain in found]))
-    ended, free = dict(enumerate(growing)), set(range(len(found)))
-    for flat in np.argsort(-overlaps, axis=None, kind="stable"):
-        before, after = divmod(int(flat), len(found))
-        if overlaps[before, after] <= iou_threshold:
-            break
-        if before in ended and after in free:
-            found[after][:0] = ended.pop(before)
-            free.remove(after)
+    before, after = np.stack([chain[-1].box for chain in growing]), np.stack([chain[0].box for chain in found])
+    ended = dict(enumerate(growing))
+    for one, other in _linked(before, after, iou_threshold):
+        found[other][:0] = ended.pop(one)
     return list(ended.values())
+
+
+def _linked(boxes: np.ndarray, following: np.ndarray, iou_threshold: float) -> list[tuple[int, int]]:
+    """Places of the boxes (n, 4) of one slice and of those (m, 4) of the next that are one lesion, pair by pair.
+
+    In falling order of IoU; each box is in one pair at most.
+    """
+    overlaps = pairwise_iou(boxes, following)
+    before, after = np.nonzero(overlaps > iou_threshold)
+    order = np.argsort(-overlaps[before, after], kind="stable")
+    pairs, taken, continued = [], set(), set()
+    for one, other in zip(before[order].tolist(), after[order].tolist()):
+        if one not in taken and other not in continued:
+            pairs.append((one, other))
+            taken.add(one)
+            continued.add(other)
+    return pairs
 
 
 def _candidate(chain: _Chain) -> Candidate:

@@ -42,7 +42,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         with warnings.catch_warnings():
             # a row longer than the header would shift or lose values
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, index_col=False, dtype={"image": str, "patient": str})
+            table = pd.read_csv(path, index_col=False, dtype={"image": str, "subvolume": str, "patient": str})
     except FileNotFoundError as error:
         raise DeepLesionError(f"{path} does not exist; give a csv with the columns {', '.join(columns)}.") from error
     except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserWarning) as error:
@@ -54,38 +54,46 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _checked(path: Path, table: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
-    _complain(path, table, "image", table["image"].isna(), "an image's name or number")
+    complain(path, table, "image", table["image"].isna(), "an image's name or number")
     check_sides(path, table)
     for name in numbers:
-        _check_number(path, table, name)
-    if "label" in table:
-        codes = [UNKNOWN, *BodyPart]
-        _complain(
-            path,
-            table,
-            "label",
-            ~pd.to_numeric(table["label"], errors="coerce").isin(codes),
-            "a body-part code, 1 to 8 or -1",
-        )
-        table["label"] = pd.to_numeric(table["label"]).astype(int)
+        check_number(path, table, name)
+    check_label(path, table)
     return table
+
+
+def check_label(path: Path, table: pd.DataFrame) -> None:
+    """Make the column label, where there is one, whole numbers; DeepLesionError names the row that holds no code."""
+    if "label" in table:
+        codes = pd.to_numeric(table["label"], errors="coerce")
+        complain(path, table, "label", ~codes.isin([UNKNOWN, *BodyPart]), "a body-part code, 1 to 8 or -1")
+        table["label"] = codes.astype(int)
 
 
 def check_sides(path: Path, table: pd.DataFrame) -> None:
     """Make the columns x1, y1, x2, y2 numbers; DeepLesionError names the row that holds no box."""
     for name in SIDES:
-        _check_number(path, table, name)
+        check_number(path, table, name)
     for low, high in (("x1", "x2"), ("y1", "y2")):
-        _complain(path, table, high, table[high] < table[low], f"a number not below {low}")
+        complain(path, table, high, table[high] < table[low], f"a number not below {low}")
 
 
-def _check_number(path: Path, table: pd.DataFrame, column: str) -> None:
+def check_number(path: Path, table: pd.DataFrame, column: str) -> None:
+    """Make a column finite numbers; DeepLesionError names the row that holds none."""
     values = pd.to_numeric(table[column], errors="coerce")
-    _complain(path, table, column, ~np.isfinite(values), "a finite number")
+    complain(path, table, column, ~np.isfinite(values), "a finite number")
     table[column] = values
 
 
-def _complain(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:
+def check_whole(path: Path, table: pd.DataFrame, column: str) -> None:
+    """Make a column whole numbers; DeepLesionError names the row that holds none."""
+    check_number(path, table, column)
+    complain(path, table, column, (table[column] % 1 != 0) | (table[column].abs() > 1e9), "a whole number")
+    table[column] = table[column].astype(int)
+
+
+def complain(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:
+    """DeepLesionError that names the first row in which a column is `wrong`, and what is `wanted` there."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DeepLesionError(
@@ -112,7 +120,7 @@ def patients(path: Path, truth: pd.DataFrame, images: pd.Index, count: int) -> n
     """
     if "patient" not in truth:
         raise DeepLesionError(f"{path} lacks the column patient, which intervals over patients need.")
-    _complain(path, truth, "patient", truth["patient"].isna(), "a patient's name or number")
+    complain(path, truth, "patient", truth["patient"].isna(), "a patient's name or number")
     names = "patient " + truth.drop_duplicates("image").set_index("image")["patient"].reindex(images)
     nameless = [f"image {number}" for number in range(count)]
     return np.array([*names.where(names.notna(), nameless[: len(names)]), *nameless[len(names) :]], str)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pydicom
 from LesionDetectorLib import ct
 from LesionDetectorLib.lesion import BodyPart
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from train.data.deeplesion import UNKNOWN, DeepLesionError, KeySlice
 from train.data.prepared import PreparedSlices
+from train.data.subvolumes import SubVolume
 from train.measuring import boxes_csv
 from train.measuring.boxes import Boxes
 from train.measuring.froc import SECOND_HIT, Froc, froc
@@ -38,6 +40,26 @@ def detect_key_slices(
         boxes, scores, labels = detector(sample[None].astype(np.float32))[0]
         found.append(SliceBoxes(key_slice.number - 1, frame.to_index(boxes), scores, labels))
     return found
+
+
+def detect_subvolumes(detector: Detector, subvolumes: Sequence[SubVolume]) -> pd.DataFrame:
+    """What the detector finds on every slice that is there: image (the sub-volume's name), slice, x1, y1, x2, y2 in
+    0-based pixels, score, label."""
+    from LesionDetectorLib.detect import ahead, detect
+
+    runs = [(subvolume, run) for subvolume in subvolumes for run in subvolume.runs()]
+    names, numbers, found = [], [], []
+    with tqdm(desc="detecting", total=sum(len(run) for _, run in runs), unit="slice", leave=False) as bar:
+        for (subvolume, run), volume in ahead(lambda entry: entry[0].read(entry[1]), runs):
+            found += detect(volume.result(), [detector])
+            names += [subvolume.name] * len(run)
+            numbers += run
+            bar.update(len(run))
+    counts = [len(entry.scores) for entry in found]
+    columns = {"image": np.repeat(np.array(names, object), counts), "slice": np.repeat(numbers, counts)}
+    boxes = np.concatenate([entry.boxes for entry in found])
+    scores, labels = (np.concatenate([getattr(entry, name) for entry in found]) for name in ("scores", "labels"))
+    return pd.DataFrame({**columns, **dict(zip(boxes_csv.SIDES, boxes.T)), "score": scores, "label": labels})
 
 
 def match(

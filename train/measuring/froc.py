@@ -97,6 +97,14 @@ def froc(
     `count_pixels`: widths are x1 - x0 + 1, as older published figures have it.
     """
     detection, lesion, _ = overlapping(detections, truth, iou, count_pixels)
+    return of_pairs(detections, truth, images, detection, lesion, same_label)
+
+
+def of_pairs(
+    detections: Boxes, truth: Boxes, images: int, detection: np.ndarray, lesion: np.ndarray, same_label: bool
+) -> Froc:
+    """The FROC of detections and lesions of which pairs touch: (pairs,) places in both; other arguments as in
+    `froc`."""
     unknown = truth.labels[lesion] == UNKNOWN
     hit = ~unknown
     if same_label:
