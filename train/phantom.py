@@ -6,7 +6,8 @@ slices round its key slices. The same seed gives the same bytes, whatever the nu
 
 Like the marks of readers, those of a set may be some of its lesions only (`--marks`), on key slices or on all
 (`--annotate`). Where whole series are written (`--slices all`), `lesions.csv` has every lesion on every slice, marked
-or not: a row as of `DL_info.csv`, the number of the lesion in its patient and whether `DL_info.csv` has it.
+or not: a row as of `DL_info.csv`, the number of the lesion in its patient, whether it is its key slice, and
+whether `DL_info.csv` has it.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def _write_whole(
         for lesion, recist in study.measured(k):
             told = lesion in marked and (plan.annotate_all or k in keys)
             row = _row(study, number, split, k, lesion, recist, (k + 1, 1, study.slices), index)
-            rows.append({**row, "Lesion": study.lesions.index(lesion) + 1, "Marked": int(told)})
+            key = int(k == study.key_slice(lesion))
+            rows.append({**row, "Lesion": study.lesions.index(lesion) + 1, "Key": key, "Marked": int(told)})
         layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
     return rows
 
@@ -209,7 +211,7 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
         marks = [row for row in rows if row.get("Marked", 1)]
         layout.write_csv(folder / "DL_info.csv", marks)
         if plan.whole:
-            layout.write_csv(folder / "lesions.csv", rows, ("Lesion", "Marked"))
+            layout.write_csv(folder / "lesions.csv", rows, ("Lesion", "Key", "Marked"))
     return len(marks)
 
 
@@ -315,6 +317,12 @@ def _parser() -> argparse.ArgumentParser:
         help="per cent of patients",
     )
     parser.add_argument("--workers", type=int, default=1)
+    _add_marks(parser)
+    return parser
+
+
+def _add_marks(parser: argparse.ArgumentParser) -> None:
+    """Which lesions are marked, on which slices, of how many studies."""
     parser.add_argument(
         "--marks",
         nargs="+",
@@ -334,7 +342,6 @@ def _parser() -> argparse.ArgumentParser:
         help="mark lesions on key slices, or on all that show them, with --slices all (%(default)s)",
     )
     parser.add_argument("--studies", type=int, default=1, help="of a patient, with the same lesions (%(default)s)")
-    return parser
 
 
 def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

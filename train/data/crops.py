@@ -120,7 +120,7 @@ class Crops(Dataset):
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
         mirror = -1.0 if rng.random() < change.flip else 1.0
-        centre = self._centre(sample.shape, boxes, scale, rng)
+        centre = self._centre(sample.shape, boxes[~key_slice.of(SUSPICIOUS)], scale, rng)
         steps = (np.arange(size) - (size - 1) / 2) / scale
         image = _look(sample, centre[0] + steps * mirror, centre[1] + steps).half()
         if rng.random() < 0.5:
@@ -128,7 +128,7 @@ class Crops(Dataset):
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
         return (
             image,
-            _light(change, self.prepared.recipe, rng),
+            random_light(change, self.prepared.recipe, rng),
             self._target(np.sort(corners, axis=1).reshape(-1, 4), key_slice),
         )
 
@@ -170,7 +170,7 @@ def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
     return first, int(np.clip(np.floor(positions.max()) + 2, first + 1, size))
 
 
-def _light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
+def random_light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
     """A light by chance, whose contrast turns round water."""
     noise = rng.uniform(0, change.noise) * recipe.grey
     brightness = rng.uniform(-change.brightness, change.brightness) * recipe.grey
