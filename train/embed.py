@@ -62,7 +62,7 @@ def calibrate(
     looked_at = [*key_slices, *drawn(other_slices(key_slices), most, 0)]
     proposed = propose(detector, looked_at, [UNIVERSAL], matching.LOWEST_SCORE, matching.MOST, cache)
     marks = matching.marks_of(model, key_slices, cache)
-    found = matching.match(model, looked_at, [each[UNIVERSAL] for each in proposed], marks, cache)
+    found = matching.match(model, looked_at, [each[0] for each in proposed], marks, cache)
     judgements = matching.judged(looked_at, found, marks, Truth(lesions))
     by_theta = matching.curve(judgements)
     write_text(path.parent / CURVE, by_theta.to_csv(index=False, float_format="%.4f"))

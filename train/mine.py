@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from LesionDetectorLib.detect import Detector
 from LesionDetectorLib.files import write_text
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.meld import UNIVERSAL, Meld
 from LesionDetectorLib.refusal import Refusal
 
@@ -55,9 +56,10 @@ examples:
 class Mining:
     """What is mined.
 
-    sigma: suspicious is what an expert scores above this; None for no such. theta: a proposal nearer than this to a
-    mark is a lesion, by the embedding. added: slices without a mark that come along, as a share of the key slices,
-    drawn by seed. as_lesions: suspicious places are mined lesions of their expert's organ.
+    sigma: suspicious is what an expert scores above this; None for no such. organs: whose experts; None for all.
+    theta: a proposal nearer than this to a mark is a lesion, by the embedding. added: slices without a mark that come
+    along, as a share of the key slices, drawn by seed. as_lesions: suspicious places are mined lesions of their
+    expert's organ.
     """
 
     sigma: float | None = SIGMA
@@ -65,6 +67,14 @@ class Mining:
     added: float = 0.5
     seed: int = 0
     as_lesions: bool = False
+    organs: tuple[BodyPart, ...] | None = None
+
+    def experts(self, organs: Sequence[int]) -> dict[int, int]:
+        """The experts that are asked for suspicious places, and the code of the organ of each; `organs` are those of
+        a Meld."""
+        every = {1 + number: organ + 1 for number, organ in enumerate(organs)}
+        asked = every.values() if self.organs is None else self.organs
+        return {} if self.sigma is None else {expert: code for expert, code in every.items() if code in asked}
 
 
 def mine(
@@ -81,14 +91,14 @@ def mine(
     if not key_slices:
         raise DeepLesionError(f"{csv} holds no slice of the train split; mining looks at no others.")
     looked_at = [*key_slices, *drawn(other_slices(key_slices), mining.added * len(key_slices), mining.seed)]
-    experts = [UNIVERSAL] if mining.sigma is None else list(range(1 + len(detector.model.organs)))
-    proposed = propose(detector, looked_at, experts, matching.LOWEST_SCORE, matching.MOST, cache)
+    experts = mining.experts(detector.model.organs)
+    proposed = propose(detector, looked_at, [UNIVERSAL, *experts], matching.LOWEST_SCORE, matching.MOST, cache)
     lesions: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros((0, 4)), np.zeros(0, int))] * len(looked_at)
     if model is not None:
         marks = matching.marks_of(model, key_slices, cache)
-        found = matching.match(model, looked_at, [each[UNIVERSAL] for each in proposed], marks, cache)
+        found = matching.match(model, looked_at, [each[0] for each in proposed], marks, cache)
         lesions = [tuple(each.nearer_than(mining.theta))[:2] for each in found]
-    organs = [organ + 1 for organ in detector.model.organs]
+    organs = list(experts.values())
     parts = [table.assign(**{ORIGIN: MARKED})]
     for key_slice, mined, proposals in zip(looked_at, lesions, proposed):
         parts += _rows(table, key_slice, mined, _suspicious(key_slice, mined[0], proposals[1:], organs, mining), mining)
@@ -154,6 +164,13 @@ def theta_of(given: str | float, card: dict, path: Path) -> float:
     return float(card["theta"])
 
 
+def _organ(text: str) -> BodyPart:
+    try:
+        return BodyPart.from_title(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the csv stands, 2 with one sentence on stderr when it cannot."""
     parser = _parser()
@@ -167,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.mam is not None:
             model, card = embedding.load(options.embedding)
             theta = theta_of(options.mam, card, options.embedding)
-        mining = Mining(options.nrm, theta, options.added, options.seed, options.suspicious_as == "lesions")
+        organs = tuple(options.experts) if options.experts else None
+        as_lesions = options.suspicious_as == "lesions"
+        mining = Mining(options.nrm, theta, options.added, options.seed, as_lesions, organs)
         rows = mine(load_meld(options.weights, options.device), options.data, mining, model, options.cache)
         write_text(options.out, rows.to_csv(index=False))
     except (Refusal, OSError) as error:
@@ -201,6 +220,9 @@ def _parser() -> argparse.ArgumentParser:
         const=CALIBRATED,
         metavar="THETA",
         help="a proposal nearer than this to a marked lesion of the patient is one (the embedding's own if left out)",
+    )
+    parser.add_argument(
+        "--experts", type=_organ, nargs="+", metavar="LABEL", help="for --nrm, of these organs alone (all there are)"
     )
     parser.add_argument("--embedding", type=Path, help="of train.embed (.safetensors), for --mam")
     parser.add_argument(

@@ -34,6 +34,7 @@ from train.mine import Mining, drawn, load_meld, mine, summary
 from train.mining import embedding
 from train.mining import table as mined_table
 from train.mining.proposals import other_slices
+from train.mining.suspicion import SIGMA
 from train.mining.truth import Truth, quality
 from train.reproduce import check_settings
 from train.training import detection
@@ -52,11 +53,23 @@ ARMS = {
     "F": "D, suspicious places ignored",
     "F'": "D, suspicious places as lesions",
     "G": "D, both matched and suspicious",
+    **{f"F-{name}": f"F, with the expert of {name} alone" for name in ORGANS},
 }
+USUAL = [arm for arm in ARMS if not arm.startswith("F-")]
+"""The arms that are done unless others are named; those of a single expert make the paper's table 2."""
 CONTRASTS = [("A", "B"), ("C", "B"), ("C+", "C"), ("D", "B"), ("D", "C"), ("E", "D"), ("F", "D"), ("F'", "D")]
 CONTRASTS += [("F", "F'"), ("G", "D"), ("G", "E"), ("G", "F"), ("G", "B")]
-MINING = {"E": (True, False, False), "F": (False, True, False), "F'": (False, True, True), "G": (True, True, False)}
-"""Of each arm that mines: whether it matches with marks, looks for suspicious places, and takes these for lesions."""
+CONTRASTS += [(f"F-{name}", "D") for name in ORGANS]
+ALL = tuple(ORGANS.values())
+MINING = {
+    "E": (True, (), False),
+    "F": (False, ALL, False),
+    "F'": (False, ALL, True),
+    "G": (True, ALL, False),
+    **{f"F-{name}": (False, (part,), False) for name, part in ORGANS.items()},
+}
+"""Of each arm that mines: whether it matches with marks, whose experts look for suspicious places, and whether these
+are taken for lesions."""
 UNIVERSAL_SHARE = 3
 """How often an image of U is drawn for one of each of the others."""
 EXAMPLES = """
@@ -222,9 +235,9 @@ class Experiment:
         if csv.exists():
             return
         detector = load_meld(self.train("D", seed), self.device.type)
-        matching, looking, as_lesions = MINING[arm]
+        matching, organs, as_lesions = MINING[arm]
         model, theta = self._embedding(seed, detector) if matching else (None, 0.0)
-        mining = Mining(0.5 if looking else None, theta, self.settings.added, seed, as_lesions)
+        mining = Mining(SIGMA if organs else None, theta, self.settings.added, seed, as_lesions, organs)
         rows = mine(detector, self.data("U"), mining, model, self.cache)
         print(f"{arm}, seed {seed}: {summary(rows)}", flush=True)
         self.run(arm, seed).mkdir(parents=True, exist_ok=True)
@@ -349,7 +362,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and the page")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=tuple(ARMS), help="all nine if left out")
+    parser.add_argument("--arms", nargs="+", default=USUAL, choices=tuple(ARMS), help="A to G if left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the trainings (0 1 2)")
     parser.add_argument("--table", action="store_true", help="only write the page of the runs that are done")
     parser.add_argument("--replicates", type=int, default=1000, help="of the bootstrap (%(default)s)")

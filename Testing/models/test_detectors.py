@@ -217,6 +217,7 @@ OVER_FIT = {  # options, steps, highest learning rate
     "faster_rcnn": ({"channels": 32, "head_depth": 1, "features": 64}, 220, 1.5e-3),
     "retinanet": ({"channels": 32}, 150, 2e-3),
     "foveabox": ({"channels": 32, "tower_depth": 1}, 200, 3e-3),
+    "meld": ({"channels": 32, "features": 64}, 150, 2e-3),
 }
 
 

@@ -9,7 +9,8 @@ an organ, and a gate says how much the region is of each organ.
 What the paper leaves open, and what is done here: the gate's weights are constants to the classification loss, which
 else it could lower by closing the gate; scores are learnt by binary cross-entropy; the gate learns from the labels of
 marks, 0.95 and 0.05, for the paper's network that tells organs is not to be had. Anchors and regions are chosen as in
-`faster_rcnn`. There is no mask head, for there are no masks.
+`faster_rcnn`, whose group normalisation the regions' features get too: without it the heads' layers, which have none,
+learn nothing on a backbone that is not pretrained. There is no mask head, for there are no masks.
 
 The paper's detector has one score and no labels. Here one more layer, on the features of the whole-body head, tells
 the body part; it learns from the positive regions whose label is known. A detection has the lesion's score and the
@@ -32,10 +33,11 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.anchors import lay_anchors, pyramid_anchors
 from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid
-from LesionDetectorLib.models.dense import check_channels
+from LesionDetectorLib.models.dense import check_channels, group_norm
 from LesionDetectorLib.models.densenet import SLICES, DenseNet
 from LesionDetectorLib.models.detections import Detections, Target, network_input, thin
 from LesionDetectorLib.models.faster_rcnn import BoxHeads, ImageSampler, ProposalNetwork
+from LesionDetectorLib.models.losses import divisor
 from LesionDetectorLib.slices import DEFAULT, Recipe
 
 UNIVERSAL = 0
@@ -45,8 +47,7 @@ _ROI_LEVELS = 4
 _LESION, _LEFT_OUT = 1, -1  # to torchvision's samplers
 _SIZES, _RATIOS = (16, 24, 32, 48, 96), (0.5, 1.0, 2.0)  # of the paper's anchors, px at 0.8 mm
 _SMOOTHING = 0.05
-_BETA = 1 / 9  # of smooth L1, as torchvision has it
-_BOX_WEIGHT = 10.0
+_BOX_WEIGHT = 10.0  # as in the authors' code, whose smooth L1 is quadratic up to 1, where torchvision's is up to 1 / 9
 
 
 class RawOutputs(NamedTuple):
@@ -111,6 +112,7 @@ class Meld(nn.Module):
             _proposals(_anchors(self.strides, anchor_scale, enlarged), channels) for _ in range(1 + len(organs))
         )
         self.regions = _regions(len(self.strides), regions)
+        self.norm = group_norm(channels)
         self.heads = Heads(channels * _ROI_CELLS**2, features, 1 + len(organs), num_classes)
 
     def forward(self, images: Tensor) -> RawOutputs:
@@ -245,7 +247,7 @@ class Meld(nn.Module):
     def _second_stage(self, raw: RawOutputs, regions: list[Tensor]) -> Scores:
         maps = {str(level): features for level, features in enumerate(raw.maps)}
         with torch.autocast(raw.maps[0].device.type, enabled=False):
-            cut = self.regions.box_roi_pool(maps, regions, [self._size(raw)] * len(regions))
+            cut = self.norm(self.regions.box_roi_pool(maps, regions, [self._size(raw)] * len(regions)))
         return self.heads(cut.flatten(1))
 
     def _gate_loss(self, gate: Tensor, own: Tensor, lesion: Tensor, parts: Tensor) -> Tensor:
@@ -304,9 +306,7 @@ def _class_loss(scores: Scores, own: Tensor, lesion: Tensor) -> Tensor:
 def _box_loss(scores: Scores, own: Tensor, learnt: Tensor, wanted: Tensor) -> Tensor:
     """Smooth L1 of the deltas (R, 4) `wanted` of the regions that are `learnt` (R,), by the own data set's layer."""
     deltas = _own(scores.deltas.transpose(1, 2), own)
-    loss = smooth_l1_loss(
-        deltas[learnt], wanted[learnt], beta=_BETA, reduction="sum"
-    )  # background wants what is no box
+    loss = smooth_l1_loss(deltas[learnt], wanted[learnt], reduction="sum")  # background wants what is no box
     return _BOX_WEIGHT * _mean(loss, learnt.new_tensor(len(learnt), dtype=torch.float))
 
 
@@ -327,8 +327,8 @@ def _take(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """`total` by `count`, at least 1."""
-    return total / count.clamp(min=1)
+    """`total` by `count`, at least 1, of the whole batch."""
+    return total / divisor(count)
 
 
 def _two_layers(inputs: int, features: int) -> nn.Sequential:

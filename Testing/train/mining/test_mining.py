@@ -191,6 +191,16 @@ def test_nothing_is_suspicious_without_negative_region_mining(data_set, tmp_path
     assert len(after.boxes) == 0
 
 
+def test_single_experts_may_be_asked_alone(data_set, tmp_path, monkeypatch) -> None:
+    organs = [BodyPart.LUNG - 1, BodyPart.LIVER - 1, BodyPart.MEDIASTINUM - 1]
+    assert mine.Mining().experts(organs) == {1: BodyPart.LUNG, 2: BodyPart.LIVER, 3: BodyPart.MEDIASTINUM}
+    assert mine.Mining(organs=(BodyPart.MEDIASTINUM,)).experts(organs) == {3: BodyPart.MEDIASTINUM}
+    none = proposals([], [])
+    said = {6: [none, proposals([[10.0, 20, 30, 40]], [0.7])]}
+    *_, after = mined_csv(data_set, tmp_path, monkeypatch, said, organs=(BodyPart.LIVER,), as_lesions=True)
+    assert after.labels.tolist() == [BodyPart.LIVER]
+
+
 def test_a_small_box_has_a_diameter_all_the_same(data_set) -> None:
     key_slice = read_info(data_set, "train")[0]
     rows = table.rows(mine.read_table(data_set / "DL_info.csv"), key_slice, np.array([[1.0, 1, 8, 30]]), [4], "mined")
