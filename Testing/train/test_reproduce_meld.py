@@ -13,8 +13,8 @@ from LesionDetectorLib.lesion import BodyPart
 from train import reproduce_meld
 from train.data.deeplesion import read_info
 
-TINY = "--patients 5 --single 1 --test 1 --lesions 8 --slice-size 64 --interval-mm 50 --steps 2 --batch 2 --size 64"
-TINY += " --pixel-mm 3.2 --embedding-steps 1 --replicates 20 --workers 0 --device cpu --seeds 0"
+TINY = "--patients 5 --single 1 --test 1 --lesions 6 --slice-size 64 --interval-mm 80 --steps 2 --batch 2 --size 64"
+TINY += " --pixel-mm 3.2 --embedding-steps 1 --added 0.2 --replicates 20 --workers 0 --device cpu --seeds 0"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_data_are_as_the_arms_say(done) -> None:
     out, _ = done
     data = out / "data"
     every, marked, all_marked = (pd.read_csv(data / "U" / name) for name in ("lesions.csv", "DL_info.csv", "all.csv"))
-    assert len(marked) < len(all_marked) < len(every)
+    assert len(marked) < len(all_marked) <= len(every)
     assert set(all_marked["File_name"]) == set(every.loc[every["Key"] == 1, "File_name"])
     assert set(every["Study_index"]) == {1, 2}
     for name, part in reproduce_meld.ORGANS.items():
