@@ -163,6 +163,7 @@ def test_label_is_the_score_weighted_vote_over_slices_and_labels():
     (lesion,) = stack(slices)  # one lesion, though slice 1 has a box for each label
     assert lesion.body_part is BodyPart.LIVER  # 1.6 against 0.9
     assert lesion.confidence == pytest.approx(0.9)
+    assert dict(lesion.votes) == pytest.approx({BodyPart.LIVER: 1.6, BodyPart.LUNG: 0.9})
     (lesion,) = stack(slices[1:2])
     assert lesion.body_part is BodyPart.LUNG
 
@@ -214,3 +215,67 @@ def test_for_volumetric_figures_every_box_is_part_of_a_3d_box():
     assert numbers(on_slice(3, sure), on_slice(4), on_slice(5, sure)) == {3: [0], 4: [], 5: [1]}
     assert numbers(on_slice(5, sure), on_slice(3, sure, other)) == {3: [0, 1], 5: [0]}, "every second slice, any order"
     assert stack_all([]) == {}
+
+
+MM = (0.8, 0.8)
+"""A pixel; boxes leave a margin of 4 mm, 5 px, round the lesion."""
+
+
+@pytest.mark.parametrize(
+    ("interval", "scores", "mean"),
+    [
+        (1.0, [0.9], 0.9 / 5),  # one slice of five that 5 mm cover
+        (1.0, [0.5, 0.7, 0.9, 0.9, 0.8, 0.6], 3.9 / 5),
+        (2.5, [0.9], 0.45),
+        (2.5, [0.5, 0.9], 0.7),
+        (5.0, [0.9], 0.9),
+        (8.0, [0.6, 0.9, 0.6], 0.9),
+    ],
+)
+def test_a_lesion_of_20_mm_is_as_likely_as_the_slices_over_5_mm_are_in_the_mean(interval, scores, mean):
+    slices = [on_slice(4 + n, (50, 50, 35, score, LIVER)) for n, score in enumerate(scores)]
+    slices = [*(on_slice(k) for k in range(4)), *slices, *(on_slice(k) for k in range(4 + len(scores), 15))]
+    (lesion,) = stack(slices, spacing=(*MM, interval))
+    assert lesion.confidence == pytest.approx(mean)
+    (unmeasured,) = stack(slices)
+    assert unmeasured.confidence == pytest.approx(max(scores))
+
+
+def test_a_small_lesion_is_seen_over_its_own_size_and_slices_that_do_not_exist_count_for_nothing():
+    nodule = (50, 50, 14, 0.8, LUNG)  # of 3 mm
+    seen = [on_slice(k, *([nodule] if k in (3, 4, 5) else [])) for k in range(10)]
+    (lesion,) = stack(seen, spacing=(*MM, 1.0))
+    assert lesion.confidence == pytest.approx(0.8)
+    for ends in ([on_slice(0, (50, 50, 35, 0.8, LUNG)), on_slice(1, (50, 50, 35, 0.8, LUNG))], [on_slice(7, nodule)]):
+        (lesion,) = stack(ends, spacing=(*MM, 1.0))
+        assert lesion.confidence == pytest.approx(0.8), "the CT is no longer"
+
+
+def test_every_third_slice_of_a_thin_ct_is_3_mm_away():
+    slices = [on_slice(3 * n, *([(50, 50, 35, 0.8, LIVER)] if n == 4 else [])) for n in range(9)]
+    (lesion,) = stack(slices, spacing=(*MM, 1.0))
+    assert lesion.confidence == pytest.approx(0.8 / 2), "two slices cover 5 mm"
+
+
+@pytest.mark.parametrize(("length_mm", "less"), [(28, 1), (56, 1), (84, (2 / 3) ** 2), (112, 1 / 4), (280, 1 / 25)])
+def test_what_is_longer_than_twice_its_box_is_a_vessel_rather_than_a_lesion(length_mm, less):
+    """A box of 28 mm through more and more slices of 4 mm."""
+    slices = [on_slice(k, (50 + k / 8, 50, 35, 0.8, LIVER)) for k in range(length_mm // 4)]
+    (lesion,) = stack([*slices, on_slice(200)], spacing=(*MM, 4.0))
+    assert lesion.confidence == pytest.approx(0.8 * less)
+    assert lesion.slices == (0, length_mm // 4 - 1)
+    assert stack([*slices, on_slice(200)], lowest_confidence=0.5, spacing=(*MM, 4.0)) == (
+        [lesion] if less > 0.7 else []
+    )
+
+
+def test_a_large_mass_through_many_slices_stays_as_likely():
+    slices = [on_slice(k, (150, 150, 60 + 80 * np.sin(np.pi * k / 30), 0.9, LIVER)) for k in range(31)]
+    (mass,) = stack(slices, spacing=(*MM, 2.5))
+    assert mass.confidence == pytest.approx(0.9)
+
+
+def test_lesions_come_in_the_order_of_their_confidence_in_3d():
+    one, many = (50, 50, 35, 0.9, LIVER), (150, 50, 35, 0.6, LUNG)
+    slices = [on_slice(k, *([one] if k == 3 else []), many) for k in range(9)]
+    assert [lesion.body_part for lesion in stack(slices, spacing=(*MM, 2.0))] == [BodyPart.LUNG, BodyPart.LIVER]

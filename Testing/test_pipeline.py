@@ -31,3 +31,38 @@ def test_a_lesion_is_as_long_whatever_the_pixels_of_the_ct(monkeypatch, pixel_mm
     assert lesion.key_slice == 3 and lesion.slices == (1, 5) and lesion.body_part == BodyPart.ABDOMEN
     assert lesion.recist.long_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
     assert lesion.recist.short_mm == pytest.approx(30, abs=max(1.5, pixel_mm))
+
+
+def slab() -> Volume:
+    """A body of 200 x 200 mm in 320 x 320 mm of air."""
+    hu = np.full((4, 160, 160), -1000, np.int16)
+    hu[:, 30:130, 30:130] = 40
+    return Volume(hu, (2.0, 2.0, 5.0), (0.0, 0.0, 0.0), np.eye(3), Path("slab"))
+
+
+def test_what_is_not_plausible_is_no_lesion(monkeypatch):
+    """A cable beside the body goes; "lung" in the liver becomes what else was seen, or goes if that is too faint."""
+    boxes = np.array([[5, 5, 20, 20], [40, 40, 60, 60], [40.5, 40, 60, 60], [80, 80, 99, 99], [80.5, 80, 99, 99.0]])
+    scores = np.array([0.95, 0.8, 0.6, 0.6, 0.1])
+    labels = np.array([BodyPart.LUNG, BodyPart.LUNG, BodyPart.LIVER, BodyPart.LUNG, BodyPart.LIVER], int)
+    monkeypatch.setattr(pipeline, "detect", lambda *arguments: [SliceBoxes(1, boxes, scores, labels)])
+    (lesion,) = pipeline.find_lesions(slab(), [])
+    assert (lesion.body_part, lesion.box) == (BodyPart.LIVER, (40, 40, 60, 60))
+    assert lesion.confidence == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("boxes", "told"), [(5, False), (6, False), (8, True)])
+def test_lesions_that_are_too_many_are_left_out_aloud(monkeypatch, boxes, told):
+    monkeypatch.setattr(pipeline, "MOST_LESIONS", 6)
+    corners = np.array([[35 + 12 * n, 60] for n in range(boxes)], float)
+    found = np.hstack([corners, corners + 10])
+    scores = 0.9 - np.arange(boxes) / 10
+    slices = [SliceBoxes(1, found, scores, np.full(boxes, int(BodyPart.LIVER)))]
+    monkeypatch.setattr(pipeline, "detect", lambda *arguments: slices)
+    sentences: list[str] = []
+    lesions = pipeline.find_lesions(slab(), [], warn=sentences.append)
+    assert [lesion.confidence for lesion in lesions] == pytest.approx(scores[:6].tolist())
+    assert sentences == told * [
+        "8 possible lesions were found, and only the surest 6 are kept: "
+        "2 are left out, with a confidence of 30 % or less."
+    ]

@@ -13,18 +13,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from LesionDetectorLib import detect, slices
+from LesionDetectorLib import detect, plausible, slices
 from LesionDetectorLib.cli import __main__ as cli
 from LesionDetectorLib.cli import bench
 from LesionDetectorLib.ct import Volume
-from LesionDetectorLib.detect import Detector, slices_that_fit
+from LesionDetectorLib.detect import Detector, fast_bfloat16, slices_that_fit
 from LesionDetectorLib.measure import outline
 from LesionDetectorLib.models.vfnet import VFNet
+from LesionDetectorLib.models.weights import LABELS
 from LesionDetectorLib.pipeline import find_lesions
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_float32():
+    """Whatever the processor is fast in, so that boxes can be compared."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detect, "fast_bfloat16", lambda device: False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def eager() -> Detector:
+def eager(in_float32) -> Detector:
     """An untrained detector that sees lesions everywhere."""
     torch.manual_seed(0)
     model = VFNet(channels=16, tower_depth=1)
@@ -73,8 +82,11 @@ def test_every_slice_is_resampled_once_and_outlines_are_sought_together(eager, v
         "interpolate",
         lambda planes, *size, **how: resampled.append(len(planes)) or resample(planes, *size, **how),
     )
+    masked, mask = [], plausible.patient_mask
+    monkeypatch.setattr(plausible, "patient_mask", lambda hu, pixel_mm: masked.append(hu.size) or mask(hu, pixel_mm))
     calls = counted(monkeypatch, (slices, "body_mask"), (outline, "_best_closed_paths"))
     lesions = find_lesions(volume, [eager])
+    assert len(masked) == 1 and masked[0] <= volume.hu.size / 17, "the body is sought once, on a grid of some 3 mm"
     assert sum(resampled) == 14, "those with a body and their neighbours 2 mm away"
     assert calls["body_mask"] == 1
     assert calls["_best_closed_paths"] == 3 * -(-len(lesions) // 50), "three rounds for fifty lesions"
@@ -106,6 +118,16 @@ def test_a_batch_is_prepared_before_the_boxes_of_the_last_are_waited_for(eager, 
 )
 def test_slices_that_fit_into_the_memory_of_a_gpu(free, needed, fitting):
     assert slices_that_fit(free, needed) == fitting
+
+
+def test_a_timed_detector_finds_the_same(eager):
+    calibration = {label: {"slope": 2.0, "offset": -1.0} for label in LABELS}
+    detector = Detector(eager.model, torch.device("cpu"), LABELS[::-1], calibration)
+    timed = bench._timed(detector, bench._Clock(torch.device("cpu")))
+    sample = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)
+    for ours, theirs in zip(detector(sample)[0], timed(sample)[0]):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(timed(sample)[0].labels, eager(sample)[0].labels)
 
 
 def test_work_goes_on_in_smaller_batches_and_then_on_the_cpu_when_memory_runs_out(eager, volume):
@@ -159,6 +181,25 @@ def test_float16_as_on_a_gpu_finds_the_same(volume):
     found = detector.boxes(raw, image)
     assert detector.precision == torch.float32
     np.testing.assert_array_equal(found[0].boxes, detector(image.numpy())[0].boxes)
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(has_instructions, volume, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert fast_bfloat16(torch.device("cpu")) == has_instructions and fast_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr(detect, "fast_bfloat16", fast_bfloat16)
+    torch.manual_seed(0)
+    detector = Detector(VFNet(channels=16, tower_depth=1), torch.device("cpu"))
+    assert detector.precision == (torch.bfloat16 if has_instructions else torch.float32)
+    image = torch.from_numpy(detector.slices(volume.hu, volume.spacing).sample(5)[None])
+    found = detector.network(image)
+    detector.precision = torch.float32
+    exact = detector.network(image)
+    assert any((ours != theirs).any() for ours, theirs in zip(found.refined, exact.refined)) == has_instructions
+    for ours, theirs in zip((*found.logits, *found.refined), (*exact.logits, *exact.refined)):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.1, atol=0.1)
 
 
 def test_threads_that_wait_leave_their_core_to_others():

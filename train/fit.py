@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 import torch
-from LesionDetectorLib.detect import pick_device
+from LesionDetectorLib.detect import fast_bfloat16, pick_device
 from LesionDetectorLib.models.losses import processes
 from LesionDetectorLib.refusal import Refusal
 from torch import distributed
@@ -84,8 +84,11 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         "tone": options.tone,
         **BY_BACKBONE.get(options.backbone, {}),
     }
-    names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data"}
-    plan = Plan(tuple(options.data), architecture, **{name: getattr(options, name) for name in names})
+    names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data", "validate_on"}
+    chosen = {name: getattr(options, name) for name in names}
+    if options.precision == "auto":
+        chosen["precision"] = "bfloat16" if fast_bfloat16(device) else "float32"
+    plan = Plan(tuple(options.data), architecture, validate_on=tuple(options.validate_on), **chosen)
     run = detection.new_run(plan, options.out, device, options.backbone_weights)
     if options.start_from:
         detection.start_from(run, options.start_from)

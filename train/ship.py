@@ -24,7 +24,8 @@ def ship(source: Path, out: Path, results: dict[str, dict]) -> None:
     Raises WeightsError where `source` is not usable.
     """
     model, card = weights.load(source)
-    weights.save(model, out, {**card, "name": out.stem, "results": {**card.get("results", {}), **results}}, half=True)
+    facts = {**card, "name": out.stem, "results": {**card.get("results", {}), **results}}
+    weights.save(model, out, facts, half=True, labels=card["labels"])
 
 
 def _result(text: str) -> tuple[str, dict]:

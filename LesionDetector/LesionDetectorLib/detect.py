@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from torch import Tensor
 
 from LesionDetectorLib.ct import Volume
@@ -50,10 +51,20 @@ class SliceBoxes(NamedTuple):
 
 
 class Detector:
-    """A trained network on a device."""
+    """A trained network on a device.
 
-    def __init__(self, model: weights.Model, device: torch.device, labels: list[str] = weights.LABELS) -> None:
-        self.model, self.recipe = model, model.recipe
+    `calibration`, which stands in the card of its weights, makes a confidence of its scores: of each label the "slope"
+    and "offset" of a line through their log odds. Without one they stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: weights.Model,
+        device: torch.device,
+        labels: list[str] = weights.LABELS,
+        calibration: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.model, self.recipe, self.labels, self.calibration = model, model.recipe, labels, calibration
         self._codes = np.array(weights.body_parts(labels), np.int64)
         self.to(device)
 
@@ -64,15 +75,16 @@ class Detector:
         WeightsError names a file that cannot be used; Refusal says that a GPU was asked for and is absent.
         """
         model, card = weights.load(path)
-        return cls(model, pick_device(device), card["labels"])
+        return cls(model, pick_device(device), card["labels"], card.get("calibration"))
 
     def to(self, device: torch.device) -> None:
         """Move the network to `device`: a GPU computes in float16, whose boxes are nearer to float32's than those of
-        bfloat16."""
+        bfloat16, a CPU in bfloat16 where it has instructions for it, else in float32."""
         if device.type == "cpu":
             _keep_freed_memory()
         self.device = device
-        self.precision = torch.float16 if device.type == "cuda" else torch.float32
+        on_cpu = torch.bfloat16 if fast_bfloat16(device) else torch.float32
+        self.precision = torch.float16 if device.type == "cuda" else on_cpu
         self.model = self.model.to(device, memory_format=torch.channels_last).eval()
 
     def slices(self, hu: np.ndarray, spacing: tuple[float, float, float]) -> NetworkSlices:
@@ -100,7 +112,7 @@ class Detector:
 
     @torch.inference_mode()
     def boxes(self, raw: weights.RawOutputs, images: Tensor, lowest_score: float = LOWEST_SCORE) -> list[Found]:
-        """The boxes that the raw outputs for `images` say.
+        """The boxes that the raw outputs for `images` say, those that score `lowest_score` before calibration.
 
         From the first image on that is too much for float16, float32 is computed in.
         """
@@ -112,8 +124,23 @@ class Detector:
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):
             boxes = boxes.numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
             keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) > 1
-            found.append(Found(boxes[keep], scores.numpy()[keep], self._codes[labels.numpy()[keep]]))
+            of_class = labels.numpy()[keep]
+            found.append(Found(boxes[keep], self._confidence(scores.numpy()[keep], of_class), self._codes[of_class]))
         return found
+
+    def _confidence(self, scores: np.ndarray, of_class: np.ndarray) -> np.ndarray:
+        """Scores (n,) of classes (n,) as the calibration has it."""
+        if self.calibration is None:
+            return scores
+        lines = [self.calibration[label] for label in self.labels]
+        slopes, offsets = (np.array([line[name] for line in lines])[of_class] for name in ("slope", "offset"))
+        return calibrated(scores, slopes, offsets)
+
+
+def calibrated(scores: np.ndarray, slopes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Scores (n,) in 0..1, each moved on a line through its log odds (Platt scaling): (n,) float32, in the same
+    order where the line is the same."""
+    return expit(slopes * logit(scores.astype(np.float64)) + offsets).astype(np.float32)
 
 
 def _finite(raw: weights.RawOutputs) -> bool:
@@ -127,6 +154,13 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             libc.mallopt(parameter, 1 << 30)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether `device` is faster in bfloat16 than in float32: a GPU, or a CPU with instructions for it; one without
+    takes 4 to 7 times as long."""
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device.type == "cuda" or any(supported() for supported in known if supported)
 
 
 def pick_device(name: str) -> torch.device:

@@ -141,7 +141,7 @@ class Lesion:
     Attributes
     ----------
     body_part: the label.
-    confidence: 0..1, the detector's on the key slice; None for a lesion that a reader drew.
+    confidence: 0..1, the detector's round the key slice; None for a lesion that a reader drew.
     key_slice: k of the slice on which it is measured and reported, counted from 0.
     slices: first and last k that it spans, both included.
     box: (x0, y0, x1, y1) on the key slice, continuous voxel indices.

@@ -9,6 +9,7 @@ from LesionDetectorLib.detect import Detector, SliceBoxes, batched, detect
 from LesionDetectorLib.lesion import Lesion, Recist, stable_id
 from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
 from LesionDetectorLib.measure.outline import measure_each
+from LesionDetectorLib.plausible import plausible
 from LesionDetectorLib.stack import Candidate, stack
 
 LOWEST_CONFIDENCE = 0.2
@@ -30,15 +31,32 @@ def find_lesions(
     """The lesions on `volume`, best first; several detectors are fused.
 
     `progress(stage, done, total)` hears of the stages "detect" and "measure" and may raise to stop; `warn` gets a
-    sentence where the work goes on otherwise than asked (see `detect.detect`).
+    sentence where the work goes on otherwise than asked (see `detect.detect` and `candidates`).
     """
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
-    return measured(volume, candidates(slices, lowest_confidence), lambda done, total: progress("measure", done, total))
+    found = candidates(volume, slices, lowest_confidence, warn)
+    return measured(volume, found, lambda done, total: progress("measure", done, total))
 
 
-def candidates(slices: Iterable[SliceBoxes], lowest_confidence: float = LOWEST_CONFIDENCE) -> list[Candidate]:
-    """The boxes of all slices, stacked: the best MOST_LESIONS that reach a confidence, best first."""
-    return stack(slices, lowest_confidence=lowest_confidence)[:MOST_LESIONS]
+def candidates(
+    volume: Volume,
+    slices: Iterable[SliceBoxes],
+    lowest_confidence: float = LOWEST_CONFIDENCE,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> list[Candidate]:
+    """The boxes of all slices, stacked: those that are plausible and reach a confidence, best first.
+
+    They are MOST_LESIONS at most; `warn` is told of those left out.
+    """
+    stacked = stack(slices, lowest_confidence=lowest_confidence, spacing=volume.spacing)
+    found = [candidate for candidate in plausible(volume, stacked) if candidate.confidence >= lowest_confidence]
+    left_out = found[MOST_LESIONS:]
+    if left_out:
+        warn(
+            f"{len(found)} possible lesions were found, and only the surest {MOST_LESIONS} are kept: "
+            f"{len(left_out)} are left out, with a confidence of {100 * left_out[0].confidence:.0f} % or less."
+        )
+    return found[:MOST_LESIONS]
 
 
 def measured(

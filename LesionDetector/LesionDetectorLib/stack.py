@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,11 +10,17 @@ import numpy as np
 
 from LesionDetectorLib.boxes import by_falling_score, kept, pairwise_iou
 from LesionDetectorLib.lesion import BodyPart, Box
+from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM
 
 STACKING_IOU = 0.5  # boxes on neighbouring slices that overlap more belong to one lesion (MELD)
 # a lesion ends where the score stays below this share of its best: the tail is a vessel more often than a lesion
 SPAN_SCORE = 0.5
 KEY_SLICE_SCORE = 0.8  # the key slice is chosen among the slices that score at least this share of the best
+SEEN_OVER_MM = 5.0  # a lesion is seen on all slices over its own size, of which more than this need not be averaged
+# along z a lesion is hardly ever longer than this many times the longer side of its box (0.3 % of 5,442 lesions of
+# DeepLesion that are boxed in 3-D, none 3 times): a vessel, the spinal canal or a muscle is. Confidence falls with the
+# square of what is beyond
+LONGEST = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,9 @@ class Candidate:
     key_slice: k of the slice to measure.
     slices: first and last k, both included.
     box: (x0, y0, x1, y1) on the key slice.
-    confidence: 0..1, the score on the key slice.
+    confidence: 0..1, the score on the key slice, or, where mm are known, what `_certainty` makes of those round it.
     body_part: the score-weighted vote of all its boxes.
+    votes: of each body part that its boxes were called, the sum of their scores.
     boxes: k -> box on every slice where it was seen.
     """
 
@@ -36,6 +43,7 @@ class Candidate:
     box: Box
     confidence: float
     body_part: BodyPart
+    votes: Mapping[BodyPart, float]
     boxes: Mapping[int, Box]
 
 
@@ -43,6 +51,7 @@ def stack(
     slices: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
     iou_threshold: float = STACKING_IOU,
     lowest_confidence: float = 0.0,
+    spacing: tuple[float, float, float] | None = None,
 ) -> list[Candidate]:
     """Link the boxes of consecutive slices into lesions, as K. Yan et al. (MELD, MICCAI 2020) do for their
     volumetric evaluation.
@@ -64,6 +73,8 @@ def stack(
         will do as well.
     iou_threshold: boxes link above this.
     lowest_confidence: lesions below it are left out.
+    spacing: (si, sj, sk) mm. With it the confidence is the mean over the slices that the lesion's size covers, up to 5
+        mm, and falls for one that is longer than twice its box, as vessels are.
 
     Returns
     -------
@@ -71,12 +82,15 @@ def stack(
     """
     finished: list[_Chain] = []
     growing: list[_Chain] = []
-    for k, boxes, scores, labels in sorted(slices, key=lambda entry: entry[0]):
+    ordered = sorted(slices, key=lambda entry: entry[0])
+    for k, boxes, scores, labels in ordered:
         found = _lesions_of_slice(k, *kept((boxes, scores, labels), 0.0), iou_threshold)
         finished += _link(growing, found, iou_threshold)
         growing = found
     likely = [chain for chain in finished + growing if max(sighting.score for sighting in chain) >= lowest_confidence]
-    candidates = [candidate for candidate in map(_candidate, likely) if candidate.confidence >= lowest_confidence]
+    ks = [entry[0] for entry in ordered]
+    candidates = [_candidate(chain, ks, spacing) for chain in likely]
+    candidates = [candidate for candidate in candidates if candidate.confidence >= lowest_confidence]
     return sorted(candidates, key=lambda candidate: (-candidate.confidence, candidate.key_slice, candidate.box))
 
 
@@ -166,17 +180,44 @@ def _linked(boxes: np.ndarray, following: np.ndarray, iou_threshold: float) -> l
     return pairs
 
 
-def _candidate(chain: _Chain) -> Candidate:
+def _candidate(chain: _Chain, ks: Sequence[int], spacing: tuple[float, float, float] | None) -> Candidate:
     best = max(sighting.score for sighting in chain)
     sure = [sighting.k for sighting in chain if sighting.score >= SPAN_SCORE * best]
     first, last = min(sure), max(sure)
-    chain = [sighting for sighting in chain if first <= sighting.k <= last]
-    key = max((sighting for sighting in chain if sighting.score >= KEY_SLICE_SCORE * best), key=_diagonal)
-    votes = sum(sighting.votes for sighting in chain)
-    boxes = {sighting.k: tuple(sighting.box.tolist()) for sighting in chain}
+    span = [sighting for sighting in chain if first <= sighting.k <= last]
+    key = max((sighting for sighting in span if sighting.score >= KEY_SLICE_SCORE * best), key=_diagonal)
+    summed = sum(sighting.votes for sighting in span)
+    votes = {part: float(summed[part]) for part in BodyPart if summed[part] > 0}
+    boxes = {sighting.k: tuple(sighting.box.tolist()) for sighting in span}
+    part = BodyPart(int(np.argmax(summed[1:])) + 1)
+    confidence = _certainty(chain, span, key, ks, spacing) if spacing else key.score
     return Candidate(
-        key.k, (first, last), boxes[key.k], key.score, BodyPart(int(np.argmax(votes[1:])) + 1), MappingProxyType(boxes)
+        key.k, (first, last), boxes[key.k], confidence, part, MappingProxyType(votes), MappingProxyType(boxes)
     )
+
+
+def _certainty(
+    chain: _Chain, span: _Chain, key: _Sighting, ks: Sequence[int], spacing: tuple[float, float, float]
+) -> float:
+    """The score of a lesion in 3-D: of slices that lie round the key slice, the mean, where a slice without it counts
+    0; and less for one that is too long.
+
+    `chain` is all that was linked, `span` what of it is the lesion, `ks` the slices that were looked at.
+    """
+    step = float(np.median(np.diff(ks))) * spacing[2] if len(ks) > 1 else spacing[2]
+    sides = np.array([sighting.box[2:] - sighting.box[:2] for sighting in span]) * spacing[:2]
+    size = float(np.min((key.box[2:] - key.box[:2]) * spacing[:2])) - 2 * DETECTOR_MARGIN_MM
+    count = min(max(round(min(size, SEEN_OVER_MM) / step), 1), len(ks))
+    length = (span[-1].k - span[0].k) * spacing[2] + step
+    across = float(np.median(sides, axis=0).max())
+    return _best_mean(chain, key.k, ks, count) * min(1.0, LONGEST * across / length) ** 2
+
+
+def _best_mean(chain: _Chain, key_slice: int, ks: Sequence[int], count: int) -> float:
+    """The highest mean score of `count` neighbours among the slices `ks`, the key slice one of them."""
+    scores, place = {sighting.k: sighting.score for sighting in chain}, ks.index(key_slice)
+    first, last = max(place - count + 1, 0), min(place, len(ks) - count)
+    return max(sum(scores.get(k, 0.0) for k in ks[start : start + count]) / count for start in range(first, last + 1))
 
 
 def _diagonal(sighting: _Sighting) -> float:

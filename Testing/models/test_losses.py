@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou, xyxy_to_ltrb
+from LesionDetectorLib.models.dense import counting
+from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Target
 from LesionDetectorLib.models.losses import varifocal_loss
 
 
@@ -43,3 +46,30 @@ def test_distances_give_their_box_back() -> None:
     distances = xyxy_to_ltrb(points, box.expand(len(points), 4))
     assert distances[6].tolist() == [4.5, 10.0, 9.25, 1.0]
     torch.testing.assert_close(ltrb_to_xyxy(points, distances), box.expand(len(points), 4))
+
+
+@pytest.mark.parametrize("detector", ["vfnet", "retinanet", "foveabox"])
+def test_what_may_be_unmarked_weighs_less_in_the_loss(detector: str) -> None:
+    torch.manual_seed(0)
+    model = weights.build({"detector": detector, "channels": 8, "strides": (4, 8, 16)})
+    raw = model(255 * torch.rand(1, 3, 64, 64))
+    boxes, nothing = torch.tensor([[12.0, 12, 52, 52]]), torch.zeros(0, 4)
+
+    def class_loss(weight: float, lesion: bool) -> float:
+        labels, ignore = torch.tensor([2]), torch.tensor([False])
+        target = Target(boxes, labels, ignore) if lesion else Target(nothing, labels[:0], ignore[:0])
+        return float(model.loss(raw, [target._replace(background=torch.full((8,), weight))])["class"])
+
+    full = class_loss(1.0, lesion=False)
+    assert class_loss(0.25, lesion=False) == pytest.approx(0.25 * full, rel=1e-4)
+    assert class_loss(0.0, lesion=False) == 0
+    assert 0 < class_loss(0.0, lesion=True) < class_loss(1.0, lesion=True), "the lesion itself is learnt all the same"
+    target = Target(boxes, torch.tensor([2]), torch.tensor([False]))
+    assert float(model.loss(raw, [target])["class"]) == pytest.approx(class_loss(1.0, lesion=True))
+
+
+def test_each_label_has_a_weight_of_its_own_and_each_image() -> None:
+    assigned = torch.tensor([[BACKGROUND, 0, IGNORE], [BACKGROUND, BACKGROUND, 0]])
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=bool))
+    weight = counting(assigned, [nothing._replace(background=torch.tensor([0.5, 1.0])), nothing], 2)
+    assert weight.tolist() == [[[0.5, 1], [1, 1], [0, 0]], [[1, 1], [1, 1], [1, 1]]]

@@ -15,7 +15,7 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.backbone import IMAGENET_DEVIATION, IMAGENET_MEAN
 from LesionDetectorLib.models.tone import tone
 from LesionDetectorLib.models.vfnet import VFNet
-from LesionDetectorLib.models.weights import WeightsError, load, load_backbone, save
+from LesionDetectorLib.models.weights import LABELS, WeightsError, copy, load, load_backbone, save
 from LesionDetectorLib.slices import Recipe
 
 
@@ -75,6 +75,14 @@ def architecture(**changes) -> dict:
     return VFNet(channels=8, tower_depth=1, strides=(4, 8), recipe=Recipe(slices=1)).architecture | changes
 
 
+LINE = {"slope": 2.0, "offset": -1.0}
+
+
+def lines(**changes) -> dict:
+    """A calibration with the same line for every label, some changed."""
+    return dict.fromkeys(LABELS, LINE) | changes
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -96,6 +104,13 @@ def architecture(**changes) -> dict:
         (lambda path: edit_card(path, labels=["Liver"]), "1 labels for 8 classes"),
         (lambda path: edit_card(path, input={"tone": "sepia"}), "'sepia' is not a tone"),
         (lambda path: edit_card(path, architecture=None), "which architecture"),
+        (lambda path: edit_card(path, calibration=None), "does not name each of its labels"),
+        (lambda path: edit_card(path, calibration={"Liver": LINE}), "does not name each of its labels"),
+        (lambda path: edit_card(path, calibration=lines(Liver=None)), "of 'Liver' in .* a slope above 0"),
+        (lambda path: edit_card(path, calibration=lines(Liver={"slope": 1})), "of 'Liver' in .* a slope above 0"),
+        (lambda path: edit_card(path, calibration=lines(Lung=LINE | {"slope": -1})), "of 'Lung' in .* a slope above 0"),
+        (lambda path: edit_card(path, calibration=lines(Bone=LINE | {"offset": float("nan")})), "and an offset"),
+        (lambda path: edit_card(path, calibration=lines(Bone=LINE | {"offset": "0"})), "train.calibrate"),
         (lambda path: edit_card(path, architecture=architecture(detector="yolo")), "'yolo' is not a detector"),
         (lambda path: edit_card(path, architecture=architecture(backbone="vgg")), "'vgg' is not a backbone"),
         (lambda path: edit_card(path, architecture=architecture(depth=3)), "cannot be built"),
@@ -140,6 +155,33 @@ def test_the_card_says_what_the_network_eats_and_what_it_says(tmp_path: Path) ->
     assert detector.slices(hu, (1.0, 1.0, 2.0)).sample(1).max() == pytest.approx(127.5)
     found = detector(np.random.default_rng(0).uniform(0, 255, (1, 1, 64, 64)).astype(np.float32), 0.0)
     assert set(found[0].labels) <= {BodyPart.LIVER, BodyPart.BONE} and len(found[0].labels)
+
+
+def test_a_calibration_moves_scores_label_by_label_and_nothing_else(saved: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(0, 255, (1, 1, 64, 64)).astype(np.float32)
+    raw = Detector.load(saved, "cpu")(image, 0.0)[0]
+    copy(saved, tmp_path / "sure.safetensors", {"calibration": lines(Bone={"slope": 0.5, "offset": 1.0})})
+    sure = Detector.load(tmp_path / "sure.safetensors", "cpu")(image, 0.0)[0]
+    np.testing.assert_array_equal(sure.boxes, raw.boxes)
+    np.testing.assert_array_equal(sure.labels, raw.labels)
+    bone = raw.labels == BodyPart.BONE
+    assert bone.any() and not bone.all()
+    odds = np.log(raw.scores) - np.log1p(-raw.scores)
+    np.testing.assert_allclose(sure.scores, 1 / (1 + np.exp(-np.where(bone, 0.5 * odds + 1, 2 * odds - 1))), rtol=1e-4)
+
+
+def test_a_copy_has_the_same_tensors_but_another_sha_with_another_calibration(saved: Path, tmp_path: Path) -> None:
+    for name, facts in (
+        ("a", {}),
+        ("b", {"calibration": lines()}),
+        ("c", {"calibration": lines(Bone=LINE | {"slope": 3})}),
+    ):
+        copy(saved, tmp_path / f"{name}.safetensors", facts)
+        model, card = load(tmp_path / f"{name}.safetensors")
+        torch.testing.assert_close(model.state_dict(), load(saved)[0].state_dict(), rtol=0, atol=0)
+        assert card["training"] == {"steps": 1} and card.get("calibration") == facts.get("calibration")
+    assert (tmp_path / "a.safetensors").read_bytes() == saved.read_bytes()
+    assert len({(tmp_path / f"{name}.safetensors").read_bytes() for name in "abc"}) == 3, "a reading names its SHA-256"
 
 
 def test_a_linear_tone_is_linear_and_the_curve_of_a_ct_is_not() -> None:

@@ -40,6 +40,16 @@ def test_half_the_size_the_same_network_and_every_result(trained, tmp_path):
             torch.testing.assert_close(shipped, before, rtol=0.02, atol=0.05)
 
 
+def test_labels_and_calibration_stay_with_the_weights(tmp_path):
+    labels = ["Liver", "Bone"]
+    card = {"calibration": {label: {"slope": 1.5, "offset": -1.0} for label in labels}}
+    model = VFNet(channels=8, tower_depth=1, recipe=Recipe(slices=1), num_classes=2)
+    weights.save(model, tmp_path / "best.safetensors", card, labels=labels)
+    assert ship.main([str(tmp_path / "best.safetensors"), "--out", str(tmp_path / "out.safetensors")]) == 0
+    shipped = weights.load(tmp_path / "out.safetensors")[1]
+    assert (shipped["labels"], shipped["calibration"]) == (labels, card["calibration"])
+
+
 @pytest.mark.parametrize("result", ["report.json", "phantoms=absent.json"])
 def test_a_result_that_cannot_be_read_is_named(trained, tmp_path, capsys, result):
     with pytest.raises(SystemExit) as stopped:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +65,10 @@ class KeySlice:
 
     images: the `Images_png` folder; name: the file's name in the csv; boxes: (n, 4) xyxy in 0-based pixels; labels:
     (n,) body-part codes 1..8, or -1 where unknown; diameters_mm: (n, 2) long and short axis; spacing: (x, y, z) mm;
-    split: 1 train, 2 validation, 3 test; origins: (n,) MARKED, MINED or SUSPICIOUS, all MARKED if None; dataset: which
-    of several data sets it is of, for a detector that tells them apart.
+    split: 1 train, 2 validation, 3 test; complete: the body-part codes of which every lesion is marked (DeepLesion's
+    slices count as complete, as in its papers); look_alikes: (m, 4) boxes of what looks like a lesion and is none;
+    origins: (n,) MARKED, MINED or SUSPICIOUS, all MARKED if None; dataset: which of several data sets it is of, for a
+    detector that tells them apart.
     """
 
     images: Path
@@ -76,6 +78,8 @@ class KeySlice:
     diameters_mm: np.ndarray
     spacing: tuple[float, float, float]
     split: int
+    complete: tuple[int, ...] = tuple(BodyPart)
+    look_alikes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     origins: np.ndarray | None = None
     dataset: int = 0
 
@@ -173,7 +177,7 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
             diameters[rows],
             tuple(spacing[rows[0]]),
             int(splits[rows[0]]),
-            origins[rows],
+            origins=origins[rows],
         )
         for name, rows in sorted(table.groupby("File_name").indices.items())
         for _ in range(repeats[rows].max())
@@ -192,7 +196,7 @@ def _without_bare(csv: Path, table: pd.DataFrame, images: Path) -> tuple[pd.Data
     spacing, splits = read_spacing(csv, bare), bare["Train_Val_Test"].to_numpy(int)
     none = np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 2))
     return boxed, [
-        KeySlice(images, name, *none, tuple(spacing[row]), int(splits[row]), np.zeros(0, str))
+        KeySlice(images, name, *none, tuple(spacing[row]), int(splits[row]), origins=np.zeros(0, str))
         for row, name in enumerate(bare["File_name"])
     ]
 

@@ -114,16 +114,9 @@ def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: fl
     `csv` has the columns slice_file, tumor, class, x1, y1, x2, y2 (0-based pixels). Every slice of the CT counts as an
     image.
     """
-    from LesionDetectorLib.detect import detect
-
     volume = ct.read(path)
-    table = boxes_csv.read_table(csv, ["slice_file", "tumor", "class", *boxes_csv.SIDES])
-    boxes_csv.check_sides(csv, table)
-    labels = np.array([_label(csv, row, name) for row, name in enumerate(table["class"], 2)], int)
-    ks = table["slice_file"].map({name: _k_of(volume, path / name) for name in table["slice_file"].unique()})
-    with tqdm(desc="detecting", unit="slice", leave=False) as bar:
-        found = detect(volume, [detector], progress=lambda done, total: bar.update(done - bar.n))
-    truth = Boxes(ks.to_numpy(int), table[boxes_csv.SIDES].to_numpy(float), labels)
+    truth, tumours = lesions_of_ct(volume, path, csv)
+    found = detect_ct(detector, volume)
     result = froc(Boxes.of([(entry.boxes, entry.labels, entry.scores) for entry in found]), truth, len(found), iou)
     hit = result.found > result.threshold(rate)
     return {
@@ -131,10 +124,28 @@ def report_on_ct(path: Path, csv: Path, detector: Detector, rate: float, iou: fl
         "false_positives_per_image": rate,
         "iou": iou,
         "boxes_found": {
-            name: f"{hit[rows].sum()} of {len(rows)}" for name, rows in table.groupby("tumor").indices.items()
+            name: f"{hit[rows].sum()} of {len(rows)}" for name, rows in tumours.groupby(tumours).indices.items()
         },
         "score_threshold": result.threshold(rate),
     }
+
+
+def lesions_of_ct(volume: ct.Volume, path: Path, csv: Path) -> tuple[Boxes, pd.Series]:
+    """The lesions drawn on slices of a CT, whose images are its k, and which tumour each belongs to; `csv` as in
+    `report_on_ct`."""
+    table = boxes_csv.read_table(csv, ["slice_file", "tumor", "class", *boxes_csv.SIDES])
+    boxes_csv.check_sides(csv, table)
+    labels = np.array([_label(csv, row, name) for row, name in enumerate(table["class"], 2)], int)
+    ks = table["slice_file"].map({name: _k_of(volume, path / name) for name in table["slice_file"].unique()})
+    return Boxes(ks.to_numpy(int), table[boxes_csv.SIDES].to_numpy(float), labels), table["tumor"]
+
+
+def detect_ct(detector: Detector, volume: ct.Volume) -> list[SliceBoxes]:
+    """What the detector finds on every slice of a CT, with a bar."""
+    from LesionDetectorLib.detect import detect
+
+    with tqdm(desc="detecting", unit="slice", leave=False) as bar:
+        return detect(volume, [detector], progress=lambda done, total: bar.update(done - bar.n))
 
 
 def _label(csv: Path, row: int, name: str) -> BodyPart:

@@ -19,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from train.data.deeplesion import UNKNOWN
+from train.measuring.calibration import SHOWN, Reliability
 from train.measuring.froc import Froc
 
 GROUND_TRUTH, TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = "lime", "yellow", "red", "0.6"
@@ -180,6 +181,30 @@ def gains(entries: dict[str, tuple[np.ndarray, np.ndarray]], titles: Sequence[st
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(entries), frameon=False)
+    write_figure(path, figure)
+
+
+def reliability(before: Reliability, after: Reliability, path: Path) -> None:
+    """Draw how often marks are right against how sure the detector says it is, before and after calibration, and how
+    many marks there are, and write it as a picture."""
+    figure = _figure(6.2, 6.4)
+    axes, bars = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="right as often as said")
+    for colour, name, curve, shift in ((COLOURS[1], "before", before, -0.006), (COLOURS[0], "after", after, 0.006)):
+        there = curve.count > 0
+        label = f"{name}, ECE {100 * curve.error(SHOWN):.1f} % of marks from {100 * SHOWN:.0f} % on"
+        axes.plot(curve.confidence[there], curve.right[there], "o-", color=colour, label=label, markersize=5)
+        bars.vlines(curve.confidence[there] + shift, 0.8, curve.count[there], color=colour, linewidth=3)
+    axes.set_ylabel("share of marks that are right")
+    figure.legend(loc="outside upper left", frameon=False)
+    bars.set_yscale("log")
+    bars.set_ylabel("marks")
+    bars.set_xlabel("confidence")
+    for panel in (axes, bars):
+        panel.grid(color="0.9", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
     write_figure(path, figure)
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from LesionDetectorLib.detect import Detector
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models import weights
+from LesionDetectorLib.models.faster_rcnn import TwoStage
 from LesionDetectorLib.models.meld import UNIVERSAL, Meld
 from torch import nn
 
 from train.data import data_sets
 from train.data.crops import Crops, collate
 from train.data.deeplesion import MINED, DeepLesionError, KeySlice
-from train.data.part_marked import MarkedSlice
 from train.data.prepared import PreparedSlices
 from train.measuring.detected import detect_key_slices, match
 from train.measuring.statement import label_sensitivities
@@ -58,10 +59,12 @@ class DetectorTask:
             raise DeepLesionError(
                 f"{' '.join(plan.data)} hold no slice of the train split; check Train_Val_Test in DL_info.csv."
             )
-        if any(isinstance(entry, MarkedSlice) for entry in key_slices):
+        incomplete = next((entry for entry in key_slices if not self._needed(entry) <= set(entry.complete)), None)
+        if incomplete is not None and plan.unmarked < 1 and isinstance(self.model, TwoStage | Meld):
             raise DeepLesionError(
-                f"{' '.join(plan.data)} hold slices on which one kind of lesion is marked, and training would take the "
-                "others for background; measure on them with train.evaluate slices."
+                f"{incomplete.path(incomplete.number)} is marked for some labels only, and the second stage of "
+                f"{self.model.NAME} cannot leave the others out; train a one-stage detector, or take what is unmarked "
+                "for background with --unmarked 1."
             )
         if not self.scores_lesions and any(entry.of(MINED).any() for entry in key_slices):
             raise DeepLesionError(
@@ -76,14 +79,21 @@ class DetectorTask:
             prepared,
             plan.size,
             seed=plan.seed,
+            unmarked=plan.unmarked,
             any_label=self.scores_lesions,
         )
         return crops, collate, math.ceil(len(key_slices) / plan.batch)
 
+    def _needed(self, key_slice: KeySlice) -> set[int]:
+        """The labels of which all lesions must be marked on a slice, so that the rest of it is background."""
+        if key_slice.dataset == UNIVERSAL:
+            return set(BodyPart)
+        return {BodyPart.from_title(self.organs[key_slice.dataset - 1])}
+
     def validate(self, model: nn.Module, device: torch.device) -> float:
         """The mean over the labels of the sensitivity at 4 false positives per image."""
         if self._validation is None:
-            found, _ = read_data(self.plan.data, "val", self.organs)
+            found, _ = read_data(self.plan.validate_on or self.plan.data, "val", self.organs)
             own = [entry for entry in found if entry.dataset == UNIVERSAL]
             self._validation = _spread(own, self.plan.validation_slices)
         if not self._validation:
@@ -148,6 +158,7 @@ def card(plan: Plan, step: int, sensitivity: float) -> dict:
         "training": {
             **{name: value for name, value in vars(plan).items() if name not in ("architecture", "cache")},
             "data": [Path(entry).name for entry in plan.data],
+            "validate_on": [Path(entry).name for entry in plan.validate_on],
             "steps_done": step,
         },
         "results": {"validation": {"mean_sensitivity_4_fp_iou_0.3": None if math.isnan(sensitivity) else sensitivity}},

@@ -66,6 +66,8 @@ class Plan:
     workers: int | None = None
     cache: str = ""
     precision: str = "bfloat16"
+    validate_on: tuple[str, ...] = ()
+    unmarked: float = 0.0
 
 
 def parse(
@@ -98,9 +100,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="[LABEL:]DATA[=SHARE]",
         help=(
-            "folders with DL_info.csv and Images_png, or csv files of that form beside Images_png; SHARE weighs one of "
-            "them (1); for meld, LABEL: before a folder says that of it all lesions of that label are marked, and no "
-            "others"
+            "folders with DL_info.csv and Images_png, or with boxes.csv and part-marked slices, or csv files of "
+            "DL_info's form beside Images_png; SHARE weighs one of them (1); for meld, LABEL: before a folder says "
+            "that of it all lesions of that label are marked, and no others"
         ),
     )
     parser.add_argument(
@@ -108,6 +110,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         help="folder of the run: checkpoint, best and last weights, log, picture of the curves",
+    )
+    parser.add_argument(
+        "--validate-on",
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="the data sets whose validation slices choose the best weights, real patients for example (--data's)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out; other options are taken from its checkpoint"
@@ -163,9 +172,9 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimiser", default=plan.optimiser, choices=("adamw", "sgd"), help="%(default)s")
     parser.add_argument(
         "--precision",
-        default=plan.precision,
-        choices=("bfloat16", "float32"),
-        help="of the network; losses and weights are float32 (%(default)s)",
+        default="auto",
+        choices=("auto", "bfloat16", "float32"),
+        help="of the network, whose losses and weights are float32; auto: bfloat16 where that is fast (%(default)s)",
     )
     parser.add_argument(
         "--schedule",
@@ -186,6 +195,11 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
         ("evaluate_every", int, "steps between validations and checkpoints"),
         ("patience", int, "validations without a gain before stopping"),
         ("validation_slices", int, "most slices to validate on"),
+        (
+            "unmarked",
+            float,
+            "how much background counts, 0 to 1, for labels of which a slice may hold unmarked lesions",
+        ),
         ("seed", int, "same seed, same run"),
         ("workers", int, "processes that prepare crops"),
     ):

@@ -164,7 +164,7 @@ def _stages(path: Path, series: str | None, detector: Detector) -> dict[str, flo
             volume = ct.read(path, series)
         found = detect(volume, [_timed(detector, clock)])
         with clock("fuse"):
-            likely = candidates(found)
+            likely = candidates(volume, found)
         with clock("measure"):
             lesions = measured(volume, likely)
         with clock("write"), tempfile.TemporaryDirectory() as folder:
@@ -182,7 +182,7 @@ def _timed(detector: Detector, clock: _Clock) -> Detector:
         network = clock("network")(Detector.network)
         boxes = clock("boxes")(Detector.boxes)
 
-    return Timed(detector.model, detector.device)
+    return Timed(detector.model, detector.device, detector.labels, detector.calibration)
 
 
 def _torchvision(name: str, device: torch.device) -> Callable[[np.ndarray], float]:

@@ -31,9 +31,9 @@ def add_ct(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_detector(parser: argparse.ArgumentParser) -> None:
+def add_detector(parser: argparse.ArgumentParser, needs_out: bool = True) -> None:
     """With what lesions are found, and where they are written."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--out", type=Path, required=needs_out, help="folder for the results")
     add_device(parser)
     parser.add_argument(
         "--confidence",

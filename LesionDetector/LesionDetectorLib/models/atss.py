@@ -46,11 +46,11 @@ def assign(points: Sequence[Tensor], sides: Sequence[float], targets: Sequence[T
         claimed = _claimed(points, sides, torch.cat([target.boxes for target in targets]), candidates).split(
             counts, dim=1
         )
-        for image, (boxes, _, ignore, *_) in enumerate(targets):
+        for image, target in enumerate(targets):
             if counts[image]:
                 best_iou, best_box = claimed[image].max(dim=1)  # (P,)
                 learnt = torch.where(best_iou >= 0, best_box, BACKGROUND)
-                assigned[image] = leave_out_ignored(learnt, all_points, boxes, ignore)
+                assigned[image] = leave_out_ignored(learnt, all_points, target.boxes, target.ignore)
     return assigned
 
 

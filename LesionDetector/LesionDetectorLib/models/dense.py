@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from LesionDetectorLib.models.detections import Detections, Target, thin
+from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, thin
 
 CHANNELS_PER_GROUP = 8
 _PRIOR = 0.01
@@ -53,6 +53,15 @@ def learnt_lesions(targets: Sequence[Target], image: Tensor, index: Tensor) -> t
     """The boxes (K, 4) and labels (K,) of number `index` (K,) among those of the images `image` (K,)."""
     boxes, labels = (pad_sequence(parts, batch_first=True) for parts in list(zip(*targets))[:2])  # (N, M, 4) and (N, M)
     return boxes[image, index], labels[image, index]
+
+
+def counting(assigned: Tensor, targets: Sequence[Target], classes: int) -> Tensor:
+    """How much each logit counts in the loss: (N, P, C), 0 where `assigned` (N, P) says IGNORE, 1 at a lesion's point,
+    and elsewhere what the image's target says of the background."""
+    full = torch.ones(classes, device=assigned.device)
+    background = torch.stack([full if target.background is None else target.background for target in targets])[:, None]
+    at_points = torch.where((assigned == BACKGROUND)[..., None], background, 1.0)
+    return at_points.masked_fill((assigned == IGNORE)[..., None], 0.0)
 
 
 def best_detections(

@@ -23,6 +23,8 @@ class Target(NamedTuple):
     boxes: (M, 4) xyxy in px of the network input, pixel centres at whole numbers.
     labels: (M,) int64, 0..C-1.
     ignore: (M,) bool, True for a box that shall count neither as lesion nor as background; its label is not read.
+    background: (C,) float 0..1, how much it counts that a place without a box has no lesion of each label: 1 where all
+        lesions of the label are marked, less where some may not be. None: 1 for all.
     dataset: which of several data sets the image is of: what is a lesion there, and whether all are marked, differs.
     mined: (M,) bool, True for a box that a detector proposed, so that its sides are not to be learnt; None for no such.
 
@@ -32,6 +34,7 @@ class Target(NamedTuple):
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+    background: Tensor | None = None
     dataset: int = 0
     mined: Tensor | None = None
 

@@ -24,10 +24,11 @@ from LesionDetectorLib.models.dense import (
     by_point,
     check_channels,
     conv_norm,
+    counting,
     initialise,
     learnt_lesions,
 )
-from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, leave_out_ignored, network_input
+from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, leave_out_ignored, network_input
 from LesionDetectorLib.models.losses import divisor
 from LesionDetectorLib.slices import DEFAULT, Recipe
 
@@ -99,7 +100,7 @@ class FoveaBox(nn.Module):
         logits = torch.cat([by_point(level) for level in raw.logits], dim=1)  # (N, P, C)
         truth = torch.zeros_like(logits)
         truth[image, point, labels] = 1
-        class_loss = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA).where((assigned != IGNORE)[..., None], 0.0).sum()
+        each = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA) * counting(assigned, targets, self.num_classes)
 
         log_ltrb = torch.cat([by_point(level) for level in raw.log_ltrb], dim=1)[image, point]
         units = torch.cat([torch.full((len(level),), 2.0 * stride) for level, stride in zip(points, self.strides)]).to(
@@ -109,7 +110,7 @@ class FoveaBox(nn.Module):
         wanted = ltrb.clamp(min=1e-3).log().clamp(-_LOG_LARGEST_FACTOR, _LOG_LARGEST_FACTOR)
         box_loss = smooth_l1_loss(log_ltrb, wanted, beta=_BETA, reduction="sum")
         positives = (assigned > BACKGROUND).sum()
-        return {"class": class_loss / divisor(positives + len(targets)), "box": box_loss / divisor(positives)}
+        return {"class": each.sum() / divisor(positives + len(targets)), "box": box_loss / divisor(positives)}
 
     @torch.no_grad()
     def decode(

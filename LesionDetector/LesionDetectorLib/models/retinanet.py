@@ -1,4 +1,4 @@
-"""RetinaNet: a one-stage detector on anchors, with torchvision's head and losses.
+"""RetinaNet: a one-stage detector on anchors, with torchvision's head.
 
 Lin et al., "Focal loss for dense object detection", ICCV 2017. The anchors fit DeepLesion's boxes at 0.8 mm: the usual
 ones, of 32 to 512 px, overlap a lesion of 12 px by a seventh.
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import sigmoid_focal_loss
 
 from LesionDetectorLib.models.anchors import RATIOS, lay_anchors, match_anchors, pyramid_anchors
 from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid
-from LesionDetectorLib.models.dense import best_detections, check_channels, group_norm
-from LesionDetectorLib.models.detections import Detections, Target, network_input
+from LesionDetectorLib.models.dense import best_detections, check_channels, counting, group_norm, learnt_lesions
+from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, network_input
 from LesionDetectorLib.slices import DEFAULT, Recipe
 
 _SIZES_PER_OCTAVE = 3
@@ -88,13 +89,21 @@ class RetinaNet(nn.Module):
         """
         anchors = torch.cat(self._anchors(raw))
         matched = [match_anchors(self.matcher, anchors, target.boxes, target.ignore) for target in targets]
-        outputs = {
-            "cls_logits": torch.cat([level.flatten(1, 3) for level in raw.logits], dim=1),
-            "bbox_regression": torch.cat([level.flatten(1, 3) for level in raw.deltas], dim=1),
-        }
+        deltas = torch.cat([level.flatten(1, 3) for level in raw.deltas], dim=1)
         lesions = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
-        losses = self.head.compute_loss(lesions, outputs, [anchors] * len(targets), matched)
-        return {"class": losses["classification"], "box": losses["bbox_regression"]}
+        box_loss = self.head.regression_head.compute_loss(
+            lesions, {"bbox_regression": deltas}, [anchors] * len(targets), matched
+        )
+
+        assigned = torch.stack(matched)  # (N, A)
+        image, anchor = (assigned > BACKGROUND).nonzero(as_tuple=True)
+        _, labels = learnt_lesions(targets, image, assigned[image, anchor])
+        logits = torch.cat([level.flatten(1, 3) for level in raw.logits], dim=1)
+        truth = torch.zeros_like(logits)
+        truth[image, anchor, labels] = 1
+        each = sigmoid_focal_loss(logits, truth) * counting(assigned, targets, logits.shape[-1])
+        positives = (assigned > BACKGROUND).sum(dim=1).clamp(min=1)
+        return {"class": (each.sum(dim=(1, 2)) / positives).mean(), "box": box_loss}
 
     @torch.no_grad()
     def decode(

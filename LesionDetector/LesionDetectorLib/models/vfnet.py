@@ -24,10 +24,11 @@ from LesionDetectorLib.models.dense import (
     by_point,
     check_channels,
     conv_norm,
+    counting,
     initialise,
     learnt_lesions,
 )
-from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, network_input
+from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, network_input
 from LesionDetectorLib.models.losses import divisor, varifocal_loss
 from LesionDetectorLib.slices import DEFAULT, Recipe
 
@@ -112,8 +113,8 @@ class VFNet(nn.Module):
         logits = _join(raw.logits)  # (N, P, C)
         quality = torch.zeros_like(logits)
         quality[image, point, labels] = refined_iou
-        counting = (assigned != IGNORE)[..., None]
-        class_loss = varifocal_loss(logits, quality).where(counting, 0.0).sum() / divisor((assigned > BACKGROUND).sum())
+        each = varifocal_loss(logits, quality) * counting(assigned, targets, self.num_classes)
+        class_loss = each.sum() / divisor((assigned > BACKGROUND).sum())
         losses = {
             "class": class_loss,
             "initial": _box_loss(initial, boxes, paired_iou(initial.detach(), boxes)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -68,7 +69,7 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False, labels:
     """Write the weights to `path` (.safetensors) and the card beside it (.json), each at once or not at all.
 
     The card gets "format", "architecture", "input" (the `Recipe`) and "labels" from the program; `card` adds the rest
-    ("training", "results", ...). With `half` the tensors are stored as float16.
+    ("training", "results", "calibration", ...). With `half` the tensors are stored as float16.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -80,10 +81,21 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False, labels:
         "input": asdict(model.recipe),
         "labels": labels,
     }
-    write_bytes(path, to_bytes(tensors))
-    write_bytes(
-        path.with_suffix(".json"), (json.dumps({**card, **facts}, indent=2, ensure_ascii=False) + "\n").encode()
-    )
+    _write(path, tensors, {**card, **facts})
+
+
+def copy(path: Path | str, out: Path | str, facts: dict) -> None:
+    """Write the weights at `path` to `out` as they are, with `facts` in their card; WeightsError if they are not
+    usable."""
+    _, card = load(path)
+    _write(Path(out), _read_tensors(Path(path)), {**card, **facts})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
+    """The two files; the calibration stands in the first too, so that its SHA-256 tells what a reading is made with."""
+    told = {"calibration": json.dumps(card["calibration"])} if "calibration" in card else None
+    write_bytes(path, to_bytes(tensors, told))
+    write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def load(path: Path | str) -> tuple[Model, dict]:
@@ -101,6 +113,7 @@ def load(path: Path | str) -> tuple[Model, dict]:
     if not isinstance(card.get("labels"), list):
         raise WeightsError(f"{file} does not say which labels its network has.")
     body_parts(card["labels"])
+    _check_calibration(file, card)
     if not isinstance(card.get("architecture"), dict):
         raise WeightsError(f"{file} does not say which architecture its weights have.")
     recipe = card.get("input", card.get("preprocessing", {}))
@@ -144,6 +157,22 @@ def _read_card(path: Path) -> dict:
     if not isinstance(card, dict):
         raise WeightsError(f"The card {file} is not a JSON object.")
     return card
+
+
+def _check_calibration(file: Path, card: dict) -> None:
+    """WeightsError for a calibration that is not a rising line for every label; a card may have none."""
+    if "calibration" not in card:
+        return
+    lines, again = card["calibration"], "fetch the card again, or make it anew with python -m train.calibrate"
+    if not isinstance(lines, dict) or lines.keys() != set(card["labels"]):
+        raise WeightsError(f"The calibration in {file} does not name each of its labels once; {again}.")
+    for label, line in lines.items():
+        numbers = [line.get(name) for name in ("slope", "offset")] if isinstance(line, dict) else [None]
+        finite = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+        if not finite or numbers[0] <= 0:
+            raise WeightsError(
+                f"The calibration of '{label}' in {file} needs a slope above 0 and an offset, not {line}; {again}."
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

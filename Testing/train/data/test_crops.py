@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from LesionDetectorLib.lesion import BodyPart
-from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.slices import Recipe
 from scipy import ndimage
 
 from train.data.crops import Augmentation, Crops, Light, _look, _target, collate, relight
 from train.data.deeplesion import KeySlice, read_info
+from train.data.layout import series_folder, write_png
 from train.data.prepared import PreparedSlices
 
 
@@ -56,7 +56,8 @@ def test_a_batch_keeps_the_lesions_of_its_images_apart(data_set, tmp_path):
     plan = crops(read_info(data_set, "train"), tmp_path)
     samples = [plan[item] for item in range(3)]
     image, light, lesions = samples[1]
-    samples[1] = image, light, Target(*(part[:0] for part in lesions[:3]))
+    nothing = {name: getattr(lesions, name)[:0] for name in ("boxes", "labels", "ignore", "mined")}
+    samples[1] = image, light, lesions._replace(**nothing)
     _, targets = collate(samples).on(torch.device("cpu"))
     assert [len(target.boxes) for target in targets] == [1, 0, 1]
     for target, (_, _, expected) in zip(targets, samples, strict=True):
@@ -87,14 +88,14 @@ def test_only_what_a_crop_shows_of_a_slice_is_read_and_nothing_differs():
         expected = [
             ndimage.map_coordinates(plane, [rows, columns], order=1, mode="grid-constant") for plane in sample.numpy()
         ]
-        np.testing.assert_allclose(_look(sample, x, y), expected, atol=1e-5)
+        np.testing.assert_allclose(_look(sample, x, y, "zeros"), expected, atol=1e-5)
 
 
 def test_a_box_that_is_hardly_visible_or_of_unknown_label_is_ignored():
     boxes = np.array([[-20.0, 10, 10, 40], [10, 10, 30, 30], [40, 40, 50, 50], [200, 200, 220, 220]])
-    target = _target(boxes, np.array([4, -1, 5, 5]), 64, np.array([0, 1, 0, 0], bool), np.zeros(4, bool))
-    assert target.ignore.tolist() == [True, True, False]
-    assert target.labels[2] == BodyPart.LUNG - 1
+    _, labels, ignore, _ = _target(boxes, np.array([4, -1, 5, 5]), np.zeros(4, bool), 64, any_label=False)
+    assert ignore.tolist() == [True, True, False]
+    assert labels[2] == BodyPart.LUNG - 1
 
 
 def test_beyond_a_missing_neighbour_the_last_slice_repeats(data_set):
@@ -136,4 +137,41 @@ def test_what_the_origin_of_a_box_makes_of_it(data_set, tmp_path, any_label, ign
     _, (target, _) = collate([plan[0], plan[1]]).on(torch.device("cpu"))
     assert target.ignore.tolist() == ignored and target.dataset == 2
     assert target.loose.tolist() == [True, False, False, False]
-    assert target.labels.tolist() == [3, 3, -1, -1]
+    assert target.labels[~target.ignore].tolist() == ([3, -1] if any_label else [3])
+
+
+def cut_slice(tmp_path, **marks) -> KeySlice:
+    """A part of a body, 40 x 40 pixels of soft tissue to the very edge."""
+    write_png(tmp_path / "Images_png" / series_folder(1) / "001.png", np.full((40, 40), 40))
+    nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "diameters_mm": np.zeros((0, 2))}
+    place = {"images": tmp_path / "Images_png", "name": f"{series_folder(1)}_001.png", "spacing": (0.8, 0.8, 2.0)}
+    return KeySlice(**(place | nothing | {"split": 1} | marks))
+
+
+def test_beyond_the_edge_of_a_part_cut_out_of_a_body_nothing_is_learnt(tmp_path):
+    plan = crops([cut_slice(tmp_path)], tmp_path, augmentation=Augmentation((1.0, 1.0), 0, 0, 0, 0))
+    image, _, target = plan[0]
+    assert image.min() == image.max(), "the edge goes on instead of a border to learn"
+    inside = torch.ones(64, 64, dtype=bool)
+    for left, top, right, bottom in target.boxes.round().int().clamp(0, 64).tolist():
+        inside[top:bottom, left:right] = False
+    assert target.ignore.all() and abs(int(inside.sum()) - 40 * 40) <= 80
+
+
+def test_a_body_that_ends_in_air_goes_on_as_air(data_set, tmp_path):
+    small = crops(read_info(data_set, "train"), tmp_path)
+    small.size = 512
+    image, _, target = small[0]
+    assert image[:, :4].max() == 0 and len(target.boxes) == 1
+
+
+def test_crops_look_at_look_alikes_and_do_not_learn_them(tmp_path):
+    write_png(tmp_path / "Images_png" / series_folder(1) / "001.png", np.zeros((600, 600)))
+    wide = cut_slice(tmp_path, look_alikes=np.array([[480.0, 480, 500, 500]]))
+    write_png(tmp_path / "Images_png" / series_folder(1) / "001.png", np.pad(np.full((520, 520), 40), 40))
+    plan = crops([wide], tmp_path, augmentation=Augmentation((1.0, 1.0), 0, 0, 0, 0))
+    plan.size = 128
+    seen = [plan._centre((3, 600, 600), wide.look_alikes, 1.0, np.random.default_rng(item)) for item in range(20)]
+    near = np.abs(np.array(seen) - 490).max(1) < 64
+    assert near.mean() > 0.7
+    assert all(plan[item][2].ignore.all() for item in range(3))

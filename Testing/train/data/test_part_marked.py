@@ -8,7 +8,7 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.slices import Recipe
 
 from train.data import data_sets, part_marked
-from train.data.deeplesion import DeepLesionError
+from train.data.deeplesion import UNKNOWN, DeepLesionError
 from train.data.layout import write_png
 from train.training.detection import DetectorTask
 from train.training.plan import Plan
@@ -52,10 +52,37 @@ def test_patients_are_split_and_slices_of_one_stay_together(folder):
     assert len({entry.name for entry in whole}) == len(whole), "names tell slices of patients apart"
 
 
-def test_training_refuses_slices_whose_other_lesions_are_unmarked(folder, tmp_path):
-    task = DetectorTask(Plan((str(folder),), {"detector": "vfnet", "channels": 8, "strides": [4]}), tmp_path)
-    with pytest.raises(DeepLesionError, match=r"one kind of lesion is marked.*train\.evaluate slices"):
+def test_what_is_unmarked_is_left_out_of_the_loss_or_weighs_less(folder, tmp_path):
+    architecture = {"detector": "vfnet", "channels": 8, "strides": [4]}
+    for unmarked in (0.0, 0.5):
+        crops, _, _ = DetectorTask(Plan((str(folder),), architecture, unmarked=unmarked), tmp_path).data()
+        item = next(item for item, place in enumerate(crops.plan) if crops.key_slices[place].complete)
+        marked = (BodyPart.KIDNEY, BodyPart.SOFT_TISSUE)
+        assert crops[item][2].background.tolist() == [1.0 if part in marked else unmarked for part in BodyPart]
+
+
+def test_a_detector_of_two_stages_refuses_what_it_cannot_leave_out(folder, tmp_path):
+    task = DetectorTask(Plan((str(folder),), {"detector": "faster_rcnn", "channels": 8}), tmp_path)
+    with pytest.raises(DeepLesionError, match=r"P1.n1_00\d.png is marked for some labels only.*--unmarked 1"):
         task.data()
+    DetectorTask(Plan((str(folder),), {"detector": "faster_rcnn", "channels": 8}, unmarked=1.0), tmp_path).data()
+
+
+def test_tables_are_written_as_they_are_read(tmp_path):
+    rows = [
+        part_marked.row("P", "P/1.png", 1, (0.8, 0.5, 2.0), "val", sides=(10, 20, 30, 40), label="soft tissue"),
+        part_marked.row("P", "P/1.png", 1, (0.8, 0.5, 2.0), "val", sides=(1, 2, 3, 4), label=part_marked.UNSURE),
+        part_marked.row("P", "P/1.png", 1, (0.8, 0.5, 2.0), "val", sides=(50, 60, 70, 80)),
+        part_marked.row("P", "P/2.png", 2, (0.8, 0.5, 2.0), "val"),
+    ]
+    part_marked.write_table(tmp_path, rows)
+    full, empty = data_sets.read(tmp_path, "val")
+    assert full.labels.tolist() == [BodyPart.SOFT_TISSUE, UNKNOWN]
+    np.testing.assert_allclose(part_marked.tight(full), [[10, 20, 30, 40], [1, 2, 3, 4]])
+    np.testing.assert_allclose(full.look_alikes, [[50 - 0.5 - 5, 60 - 0.5 - 8, 70 - 0.5 + 5, 80 - 0.5 + 8]])
+    assert full.complete == empty.complete == tuple(BodyPart) and not len(empty.boxes)
+    assert (full.spacing, full.patient) == ((0.8, 0.5, 2.0), empty.patient)
+    assert not data_sets.read(tmp_path, "train")
 
 
 def test_another_table_is_named(tmp_path):
