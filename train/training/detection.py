@@ -63,8 +63,8 @@ class DetectorTask:
         if incomplete is not None and plan.unmarked < 1 and isinstance(self.model, TwoStage | Meld):
             raise DeepLesionError(
                 f"{incomplete.path(incomplete.number)} is marked for some labels only, and the second stage of "
-                f"{self.model.NAME} cannot leave the others out; train a one-stage detector, or take what is unmarked "
-                "for background with --unmarked 1."
+                f"{self.model.NAME} cannot leave the others out; train a one-stage detector, or meld with the label "
+                "before the folder (lung:FOLDER), or take what is unmarked for background with --unmarked 1."
             )
         if not self.scores_lesions and any(entry.of(MINED).any() for entry in key_slices):
             raise DeepLesionError(
