@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+import torch
 from LesionDetectorLib.detect import Detector, ahead
+from LesionDetectorLib.models.detections import pad_to_multiple
 from LesionDetectorLib.models.meld import Meld
 from LesionDetectorLib.slices import to_device
 from tqdm import tqdm
@@ -54,6 +56,7 @@ def other_slices(key_slices: Sequence[KeySlice], every_mm: float = EVERY_MM) -> 
     return found
 
 
+@torch.inference_mode()
 def propose(
     detector: Detector,
     key_slices: Sequence[KeySlice],
@@ -62,13 +65,14 @@ def propose(
     most: int,
     cache: Path | None = None,
 ) -> list[list[Proposals]]:
-    """Of each slice what each of the `experts` proposes, at most `most` boxes of `lowest_score` or more."""
+    """Of each slice what each of the `experts` proposes, at most `most` boxes of `lowest_score` or more, in float32."""
     found = []
     model = cast(Meld, detector.model)
     slices = ahead(PreparedSlices(cache, detector.recipe), key_slices)
     for _, prepared in tqdm(slices, desc="proposing", total=len(key_slices), unit="slice", leave=False):
         sample, frame = prepared.result()
-        raw = detector.network(to_device(sample[None].astype(np.float32), detector.device))
+        images = to_device(sample[None].astype(np.float32), detector.device)
+        raw = model(pad_to_multiple(images, model.strides[-1]))
         height, width = sample.shape[1:]
         of_slice = []
         for expert in experts:
