@@ -10,7 +10,8 @@ What the paper leaves open, and what is done here: the gate's weights are consta
 else it could lower by closing the gate; scores are learnt by binary cross-entropy; the gate learns from the labels of
 marks, 0.95 and 0.05, for the paper's network that tells organs is not to be had. Anchors and regions are chosen as in
 `faster_rcnn`, whose group normalisation the regions' features get too: without it the heads' layers, which have none,
-learn nothing on a backbone that is not pretrained. There is no mask head, for there are no masks.
+learn nothing on a backbone that is not pretrained. The box loss is torchvision's and not ten times as heavy, as in the
+authors' code: where training is short, that drowns the scores. There is no mask head, for there are no masks.
 
 The paper's detector has one score and no labels. Here one more layer, on the features of the whole-body head, tells
 the body part; it learns from the positive regions whose label is known. A detection has the lesion's score and the
@@ -47,7 +48,7 @@ _ROI_LEVELS = 4
 _LESION, _LEFT_OUT = 1, -1  # to torchvision's samplers
 _SIZES, _RATIOS = (16, 24, 32, 48, 96), (0.5, 1.0, 2.0)  # of the paper's anchors, px at 0.8 mm
 _SMOOTHING = 0.05
-_BOX_WEIGHT = 10.0  # as in the authors' code, whose smooth L1 is quadratic up to 1, where torchvision's is up to 1 / 9
+_BETA = 1 / 9  # up to which smooth L1 is quadratic, as torchvision has it
 
 
 class RawOutputs(NamedTuple):
@@ -306,8 +307,10 @@ def _class_loss(scores: Scores, own: Tensor, lesion: Tensor) -> Tensor:
 def _box_loss(scores: Scores, own: Tensor, learnt: Tensor, wanted: Tensor) -> Tensor:
     """Smooth L1 of the deltas (R, 4) `wanted` of the regions that are `learnt` (R,), by the own data set's layer."""
     deltas = _own(scores.deltas.transpose(1, 2), own)
-    loss = smooth_l1_loss(deltas[learnt], wanted[learnt], reduction="sum")  # background wants what is no box
-    return _BOX_WEIGHT * _mean(loss, learnt.new_tensor(len(learnt), dtype=torch.float))
+    loss = smooth_l1_loss(
+        deltas[learnt], wanted[learnt], beta=_BETA, reduction="sum"
+    )  # background wants what is no box
+    return _mean(loss, learnt.new_tensor(len(learnt), dtype=torch.float))
 
 
 def _own(outputs: Tensor, own: Tensor) -> Tensor:
