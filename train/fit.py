@@ -19,7 +19,7 @@ from torch import distributed
 
 from train.training import detection
 from train.training.loop import Run
-from train.training.plan import Plan, parse
+from train.training.plan import BY_BACKBONE, Plan, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Run:
         "pixel_mm": options.pixel_mm,
         "window": tuple(options.window),
         "tone": options.tone,
+        **BY_BACKBONE.get(options.backbone, {}),
     }
     names = vars(options).keys() & Plan.__dataclass_fields__.keys() - {"data", "validate_on"}
     chosen = {name: getattr(options, name) for name in names}

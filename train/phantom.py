@@ -3,13 +3,18 @@
 A study is a random `Patient` seen by a random scanner (pixel size, slice interval and thickness, point spread,
 correlated noise, couch) with random lesions in it. Every slice is rendered by itself, so a training set holds only the
 slices round its key slices. The same seed gives the same bytes, whatever the number of workers.
+
+Like the marks of readers, those of a set may be some of its lesions only (`--marks`), on key slices or on all
+(`--annotate`). Where whole series are written (`--slices all`), `lesions.csv` has every lesion on every slice, marked
+or not: a row as of `DL_info.csv`, the number of the lesion in its patient, whether it is its key slice, and
+whether `DL_info.csv` has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +37,12 @@ from train.synthetic.study import Study
 
 @dataclass(frozen=True)
 class Plan:
-    """What a data set holds; one for all patients. `lesions` of a patient: None for as many as in DeepLesion."""
+    """What a data set holds; one for all patients.
+
+    lesions: of a patient; None for as many as in DeepLesion. marks: of each label the share of lesions that is marked,
+    None for all. whole: every slice is written. annotate_all: marks are on every slice, not on key slices alone.
+    studies: of a patient, with the same lesions.
+    """
 
     out: Path
     seed: int
@@ -43,6 +53,10 @@ class Plan:
     region: str
     size: int
     interval: float | None = None
+    marks: Mapping[BodyPart, float] | None = None
+    whole: bool = False
+    annotate_all: bool = False
+    studies: int = 1
 
 
 def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
@@ -51,10 +65,10 @@ def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
     study = Study((plan.seed, number), lesions, plan.balanced, plan.size, plan.region, plan.interval)
     series = layout.series_folder(number)
     if plan.layout == "deeplesion":
-        rows, shown = _rows(study, number, split, plan.context_mm)
-        folder = plan.out / "Images_png" / series
-        for k in shown:
-            layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
+        rows = _write_study(plan, study, number, split)
+        for again in range(2, plan.studies + 1):
+            later = study.follow_up((plan.seed, number, again), plan.region, plan.interval)
+            rows += _write_study(plan, later, number, split, again)
         return rows
     rows, _ = _rows(study, number, split, None, from_feet=True)
     hu = np.stack([study.render(k) for k in range(study.slices - 1, -1, -1)])
@@ -68,6 +82,44 @@ def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
     return rows
 
 
+def _write_study(plan: Plan, study: Study, number: int, split: int, index: int = 1) -> list[dict]:
+    """Write the slices of a study, the `index`-th of its patient; its rows."""
+    marked = _marked(plan, study, number, index)
+    folder = plan.out / "Images_png" / layout.series_folder(number, index)
+    if plan.whole:
+        return _write_whole(plan, study, number, split, index, marked)
+    rows, shown = _rows(study, number, split, plan.context_mm, index=index, marked=marked)
+    for k in shown:
+        layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
+    return rows
+
+
+def _write_whole(
+    plan: Plan, study: Study, number: int, split: int, index: int, marked: Sequence[SyntheticLesion]
+) -> list[dict]:
+    """Write every slice of a study; a row for every lesion on every slice, which says whether it is "Marked"."""
+    folder = plan.out / "Images_png" / layout.series_folder(number, index)
+    rows = []
+    keys = {study.key_slice(lesion) for lesion in marked}
+    for k in range(study.slices):
+        for lesion, recist in study.measured(k):
+            told = lesion in marked and (plan.annotate_all or k in keys)
+            row = _row(study, number, split, k, lesion, recist, (k + 1, 1, study.slices), index)
+            key = int(k == study.key_slice(lesion))
+            rows.append({**row, "Lesion": study.lesions.index(lesion) + 1, "Key": key, "Marked": int(told)})
+        layout.write_png(folder / f"{k + 1:03d}.png", study.render(k))
+    return rows
+
+
+def _marked(plan: Plan, study: Study, number: int, index: int) -> list[SyntheticLesion]:
+    """The lesions of a study that are marked, by chance, each label by its share."""
+    if plan.marks is None:
+        return study.lesions
+    chance = np.random.default_rng(np.random.SeedSequence((plan.seed, number, index), spawn_key=(10,)))
+    drawn = chance.random(len(study.lesions))
+    return [lesion for lesion, draw in zip(study.lesions, drawn) if draw < plan.marks[lesion.body_part]]
+
+
 def natural_lesions(seed: int, number: int) -> int:
     """How many lesions patient `number` has if patients are to differ as in DeepLesion: at least 1, most have few."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, number), spawn_key=(8,)))
@@ -75,28 +127,43 @@ def natural_lesions(seed: int, number: int) -> int:
 
 
 def _rows(
-    study: Study, number: int, split: int, context_mm: float | None, from_feet: bool = False
+    study: Study,
+    number: int,
+    split: int,
+    context_mm: float | None,
+    from_feet: bool = False,
+    index: int = 1,
+    marked: Sequence[SyntheticLesion] | None = None,
 ) -> tuple[list[dict], list[int]]:
-    """One row per lesion and key slice on which it is worth annotating, and the slices to render: `context_mm`
-    either side (None: all).
+    """One row per `marked` lesion (None: all) and key slice on which it is worth annotating, and the slices to render:
+    `context_mm` either side (None: all).
 
     Rows number slices from 1 at the head, as DeepLesion does, or `from_feet`, as a report on a CT from another file
     does.
     """
-    rows, shown = [], set()
+    rows: list[dict] = []
+    shown: set[int] = set()
+    marked = study.lesions if marked is None else marked
     reach = study.slices if context_mm is None else int(np.ceil(context_mm / study.scanner.interval))
-    for key in sorted({study.key_slice(lesion) for lesion in study.lesions}):
-        measured = study.measured(key)
+    for key in sorted({study.key_slice(lesion) for lesion in marked}):
+        measured = [(lesion, recist) for lesion, recist in study.measured(key) if lesion in marked]
         first, last = max(0, key - reach), min(study.slices - 1, key + reach)
         if measured:
             shown.update(range(first, last + 1))
         numbers = [study.slices - k if from_feet else k + 1 for k in (key, first, last)]
-        rows += [_row(study, number, split, key, lesion, recist, numbers) for lesion, recist in measured]
+        rows += [_row(study, number, split, key, lesion, recist, numbers, index) for lesion, recist in measured]
     return rows, sorted(shown)
 
 
 def _row(
-    study: Study, number: int, split: int, key: int, lesion: SyntheticLesion, recist: Recist, numbers: Sequence[int]
+    study: Study,
+    number: int,
+    split: int,
+    key: int,
+    lesion: SyntheticLesion,
+    recist: Recist,
+    numbers: Sequence[int],
+    index: int = 1,
 ) -> dict:
     """A row; `numbers` are those of its key slice, and of the first and the last slice that is written."""
     key_number, one_end, other_end = numbers
@@ -113,6 +180,7 @@ def _row(
         gender="F" if study.patient.female else "M",
         age=study.patient.age,
         split=split,
+        study=index,
     )
 
 
@@ -133,21 +201,39 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
     numbers, splits = range(first, first + patients), split_of(patients, percent, plan.seed).tolist()
     with whole_folder(plan.out) as folder:
         work = partial(write_patient, Plan(**{**vars(plan), "out": folder}))
-        rows = []
+        rows: list[dict] = []
         progress = partial(tqdm, total=patients, unit="patient", disable=not sys.stderr.isatty())
         if workers == 1:
             rows += chain.from_iterable(progress(map(work, numbers, splits)))
         else:
             with ProcessPoolExecutor(workers) as pool:
                 rows += chain.from_iterable(progress(pool.map(work, numbers, splits)))
-        layout.write_csv(folder / "DL_info.csv", rows)
-    return len(rows)
+        marks = [row for row in rows if row.get("Marked", 1)]
+        layout.write_csv(folder / "DL_info.csv", marks)
+        if plan.whole:
+            layout.write_csv(folder / "lesions.csv", rows, ("Lesion", "Key", "Marked"))
+    return len(marks)
 
 
 def _lesions(text: str) -> int | None:
     if text != "natural" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of lesions nor natural")
     return None if text == "natural" else int(text)
+
+
+def _shares(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[BodyPart, float]:
+    """The shares that "0.45 lung=0.1" means, the first of all labels; the parser ends the program at any other word."""
+    shares: dict[BodyPart, float] = {}
+    for word in words:
+        label, equals, share = word.rpartition("=")
+        try:
+            parts = [BodyPart.from_title(label.replace("_", " "))] if equals else list(BodyPart)
+            if not 0 <= float(share) <= 1 or bool(equals) != bool(shares):
+                raise ValueError(word)
+        except ValueError:
+            parser.error(f"--marks: '{word}' is not a share of 0 to 1, or after the first LABEL=SHARE such as lung=0.1")
+        shares.update(dict.fromkeys(parts, float(share)))
+    return shares
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,6 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.region,
         given.size,
         given.interval_mm,
+        _shares(given.marks, parser) if given.marks else None,
+        given.slices == "all",
+        given.annotate == "all",
+        given.studies,
     )
     try:
         rows = generate(plan, given.first_patient, given.patients, given.splits, given.workers)
@@ -187,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m train.phantom --out data/phantom --patients 40 --seed 0 --labels balanced\n"
         "  python -m train.phantom --out data/deeplesion-like --patients 900 --lesions-per-patient natural --labels "
         "natural\n"
+        "  python -m train.phantom --out data/part-marked --marks 0.45 lung=0.1 --slices all --studies 2\n"
         "  python -m train.phantom --out data/ct --patients 1 --format dicom --region chest\n",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -226,7 +317,31 @@ def _parser() -> argparse.ArgumentParser:
         help="per cent of patients",
     )
     parser.add_argument("--workers", type=int, default=1)
+    _add_marks(parser)
     return parser
+
+
+def _add_marks(parser: argparse.ArgumentParser) -> None:
+    """Which lesions are marked, on which slices, of how many studies."""
+    parser.add_argument(
+        "--marks",
+        nargs="+",
+        metavar=("SHARE", "LABEL=SHARE"),
+        help="share of the lesions that is marked, all labels first, then single ones: 0.45 lung=0.1 (all are)",
+    )
+    parser.add_argument(
+        "--slices",
+        choices=("key", "all"),
+        default="key",
+        help="write those round key slices, or all, and lesions.csv with every lesion (%(default)s)",
+    )
+    parser.add_argument(
+        "--annotate",
+        choices=("key", "all"),
+        default="key",
+        help="mark lesions on key slices, or on all that show them, with --slices all (%(default)s)",
+    )
+    parser.add_argument("--studies", type=int, default=1, help="of a patient, with the same lesions (%(default)s)")
 
 
 def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -241,6 +356,10 @@ def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             "--patients, --workers and --first-patient must be at least 1, --size at least 64, --seed and "
             "--lesions-per-patient at least 0"
         )
+    if given.studies < 1 or (given.annotate == "all" and given.slices != "all"):
+        parser.error("--studies must be at least 1, and --annotate all needs --slices all")
+    if given.format != "deeplesion" and (given.marks or given.slices == "all" or given.studies > 1):
+        parser.error("--marks, --slices and --studies are for --format deeplesion")
     if min(given.splits) < 0 or sum(given.splits) <= 0 or given.context_mm < 0:
         parser.error("--splits and --context-mm must not be negative, and one split must be more than 0")
     if given.interval_mm is not None and not 0.25 <= given.interval_mm <= 50:

@@ -25,6 +25,7 @@ SMALL = {
     "retinanet": {"channels": 16},
     "foveabox": {"channels": 16, "tower_depth": 1},
     "jmi": {},
+    "meld": {"channels": 16, "features": 32},
 }
 ON_PYRAMID = [name for name in SMALL if name != "jmi"]
 BY_ANCHORS_OR_FOVEA = [name for name in SMALL if name != "vfnet"]
@@ -196,7 +197,8 @@ def positives(name: str, lesions: Target) -> torch.Tensor:
         return match_anchors(model.matcher, torch.cat(model._anchors(raw)), lesions.boxes, lesions.ignore) >= 0
     if name == "foveabox":
         return assign_fovea(model._points(raw), model.strides, lesions.boxes, lesions.ignore) >= 0
-    return model.rpn.assign_targets_to_anchors([model._anchors(raw)], [lesions._asdict()])[0][0] > 0
+    rpn = model.rpns[0] if name == "meld" else model.rpn
+    return rpn.assign_targets_to_anchors([model._anchors(raw)], [lesions._asdict()])[0][0] > 0
 
 
 @pytest.mark.parametrize("name", BY_ANCHORS_OR_FOVEA)
@@ -215,6 +217,7 @@ OVER_FIT = {  # options, steps, highest learning rate
     "faster_rcnn": ({"channels": 32, "head_depth": 1, "features": 64}, 220, 1.5e-3),
     "retinanet": ({"channels": 32}, 150, 2e-3),
     "foveabox": ({"channels": 32, "tower_depth": 1}, 200, 3e-3),
+    "meld": ({"channels": 32, "features": 64}, 150, 2e-3),
 }
 
 

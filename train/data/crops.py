@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.data import Dataset, default_collate
 
-from train.data.deeplesion import KeySlice
+from train.data.deeplesion import MINED, SUSPICIOUS, UNKNOWN, KeySlice
 from train.data.prepared import PreparedSlices
 
 OUTSIDE = 0
@@ -59,15 +59,17 @@ class Light(NamedTuple):
 class Batch(NamedTuple):
     """Crops on their way from a worker to the training: in few tensors, for each of them costs time to hand over.
 
-    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the boxes, labels and what to ignore of
-    all images, one after the other; counts: how many each image has; background: (n, labels) as in `Target`.
+    images: (n, slices, size, size) float16, not yet relit; lights: n; lesions: the boxes, labels, what to ignore
+    and what was mined of all images, one after the other; counts: how many each image has; background: (n, labels) as
+    in `Target`; datasets: the data set of each.
     """
 
     images: Tensor
     lights: list[Light]
-    lesions: tuple[Tensor, Tensor, Tensor]
+    lesions: tuple[Tensor, Tensor, Tensor, Tensor]
     counts: list[int]
     background: Tensor
+    datasets: list[int]
 
     def on(self, device: torch.device) -> tuple[Tensor, list[Target]]:
         """Relit images (n, slices, size, size), float32 0..255, and the target of each, on `device`.
@@ -77,7 +79,8 @@ class Batch(NamedTuple):
         images = relight(self.images.to(device, non_blocking=True), self.lights)
         lesions = [part.to(device, non_blocking=True).split(self.counts) for part in self.lesions]
         background = self.background.to(device, non_blocking=True)
-        return images, [Target(*parts) for parts in zip(*lesions, background)]
+        *known, mined = lesions
+        return images, [Target(*parts) for parts in zip(*known, background, self.datasets, mined)]
 
 
 class Crops(Dataset):
@@ -86,7 +89,8 @@ class Crops(Dataset):
     Item n is (image (slices, size, size) float16 0..255 before it is relit, Light, Target in crop pixels); it depends
     on `seed` and n alone; `shares` are the relative frequencies of the key slices. Half precision, which prepared
     slices have anyway, is good to half a HU in soft tissue and to one in bone. `unmarked` 0..1 is how much background
-    counts for a label whose lesions are not all marked on a slice.
+    counts for a label whose lesions are not all marked on a slice. A lesion of unknown label is to be ignored, unless
+    `any_label` makes it one of label -1.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Crops(Dataset):
         augmentation: Augmentation = Augmentation(),
         seed: int = 0,
         unmarked: float = 0.0,
+        any_label: bool = False,
     ) -> None:
         self.key_slices = key_slices
         self.prepared = prepared
@@ -106,6 +111,7 @@ class Crops(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.unmarked = unmarked
+        self.any_label = any_label
         self.plan = np.random.default_rng(seed).choice(len(key_slices), size=count, p=shares / shares.sum())
 
     def __len__(self) -> int:
@@ -116,24 +122,30 @@ class Crops(Dataset):
         key_slice = self.key_slices[self.plan[item]]
         sample, frame = self.prepared(key_slice)
         boxes, look_alikes = frame.to_network(key_slice.boxes), frame.to_network(key_slice.look_alikes)
-        image, light, lesions = self._crop(torch.from_numpy(sample), boxes, key_slice.labels, look_alikes, rng)
+        labels = np.where(key_slice.of(SUSPICIOUS), OUTSIDE, key_slice.labels)
+        marks = labels, key_slice.of(MINED)
+        image, light, lesions = self._crop(torch.from_numpy(sample), boxes, marks, look_alikes, rng)
         complete = torch.isin(torch.arange(1, len(BodyPart) + 1), torch.tensor(key_slice.complete))
-        return image, light, Target(*lesions, torch.where(complete, 1.0, self.unmarked))
+        background = torch.where(complete, 1.0, self.unmarked)
+        return image, light, Target(*lesions[:3], background, key_slice.dataset, lesions[3])
 
     def _crop(
         self,
         sample: Tensor,
         boxes: np.ndarray,
-        labels: np.ndarray,
+        marks: tuple[np.ndarray, np.ndarray],
         look_alikes: np.ndarray,
         rng: np.random.Generator,
-    ) -> tuple[Tensor, Light, tuple[Tensor, Tensor, Tensor]]:
+    ) -> tuple[Tensor, Light, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """A crop of a sample whose lesions have `boxes` (n, 4), labels (n,), and were mined or not (n,): its
+        lesions."""
         change, size = self.augmentation, self.size
         scale = rng.uniform(*change.scale)
         mirror = -1.0 if rng.random() < change.flip else 1.0
-        centre = self._centre(sample.shape, np.concatenate([boxes, look_alikes]), scale, rng)
+        (labels, mined), places = marks, np.concatenate([boxes[marks[0] != OUTSIDE], look_alikes])
+        centre = self._centre(sample.shape, places, scale, rng)
         if self._is_cut(sample):
-            boxes, labels = _with_outside(boxes, labels, sample.shape)
+            boxes, labels, mined = _with_outside(boxes, labels, mined, sample.shape)
             padding = "border"
         else:
             padding = "zeros"
@@ -144,8 +156,8 @@ class Crops(Dataset):
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
         return (
             image,
-            _light(change, self.prepared.recipe, rng),
-            _target(np.sort(corners, axis=1).reshape(-1, 4), labels, size),
+            random_light(change, self.prepared.recipe, rng),
+            _target(np.sort(corners, axis=1).reshape(-1, 4), labels, mined, size, self.any_label),
         )
 
     def _is_cut(self, sample: Tensor) -> bool:
@@ -169,12 +181,16 @@ class Crops(Dataset):
         )
 
 
-def _with_outside(boxes: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _with_outside(
+    boxes: np.ndarray, labels: np.ndarray, mined: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The boxes, and all that lies outside a sample of `shape` (slices, rows, columns) as four more to ignore."""
     right, bottom = shape[2] - 0.5, shape[1] - 0.5
     far = 2 * max(right, bottom) + 2000
     outside = [(-far, -far, -0.5, far), (right, -far, far, far), (-far, -far, far, -0.5), (-far, bottom, far, far)]
-    return np.concatenate([boxes, outside]), np.concatenate([labels, np.full(4, OUTSIDE)])
+    more = outside, np.full(4, OUTSIDE), np.zeros(4, bool)
+    boxes, labels, mined = (np.concatenate(pair) for pair in zip((boxes, labels, mined), more))
+    return boxes, labels, mined
 
 
 def _look(sample: Tensor, x: np.ndarray, y: np.ndarray, padding: str) -> Tensor:
@@ -197,7 +213,7 @@ def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
     return first, int(np.clip(np.floor(positions.max()) + 2, first + 1, size))
 
 
-def _light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
+def random_light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
     """A light by chance, whose contrast turns round water."""
     noise = rng.uniform(0, change.noise) * recipe.grey
     brightness = rng.uniform(-change.brightness, change.brightness) * recipe.grey
@@ -222,16 +238,22 @@ def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
     return torch.where(images > 0, relit, images).clamp_(0, 255)
 
 
-def _target(boxes: np.ndarray, labels: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What of the boxes a crop of `size` shows: too little of a box, or a box of unknown label, is to be ignored."""
+def _target(
+    boxes: np.ndarray, labels: np.ndarray, mined: np.ndarray, size: int, any_label: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What of the boxes a crop of `size` shows: boxes, labels from 0 on, what to ignore, and what was mined.
+
+    Too little of a box is to be ignored, and one of unknown label, which `any_label` makes a lesion of label -1.
+    """
     clipped = boxes.clip(-0.5, size - 0.5)
     visible = (clipped[:, 2:] - clipped[:, :2]).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-6)
     seen = (visible > 0) & (clipped[:, 2:] - clipped[:, :2] > 1).all(1)
-    ignore = (visible < VISIBLE) | (labels < 1)
+    ignore = (visible < VISIBLE) | ((labels == OUTSIDE) if any_label else (labels < 1))
     return (
         torch.from_numpy(clipped[seen]).float(),
-        torch.from_numpy(np.maximum(labels[seen] - 1, 0)).long(),
+        torch.from_numpy(np.where(labels == UNKNOWN, -int(any_label), np.maximum(labels - 1, 0))[seen]).long(),
         torch.from_numpy(ignore[seen]),
+        torch.from_numpy(mined[seen]),
     )
 
 
@@ -239,6 +261,6 @@ def collate(samples: list[tuple[Tensor, Light, Target]]) -> Batch:
     """A batch; a worker stacks its images straight into memory that the training shares."""
     images, lights, targets = zip(*samples)
     counts = [len(target.boxes) for target in targets]
-    boxes, labels, ignore, background = zip(*targets)
-    lesions = torch.cat(boxes), torch.cat(labels), torch.cat(ignore)
-    return Batch(default_collate(images), list(lights), lesions, counts, torch.stack(background))
+    boxes, labels, ignore, background, datasets, _ = zip(*targets)
+    lesions = torch.cat(boxes), torch.cat(labels), torch.cat(ignore), torch.cat([target.loose for target in targets])
+    return Batch(default_collate(images), list(lights), lesions, counts, torch.stack(background), list(datasets))

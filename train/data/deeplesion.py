@@ -35,6 +35,12 @@ NEEDED = (
 REPEAT = "Repeat"
 """A column that `DL_info.csv` has not and a subset may have: how often a slice counts when training draws from its
 split."""
+MARKED, MINED, SUSPICIOUS, NOTHING = "marked", "mined", "suspicious", "nothing"
+ORIGIN = "Origin"
+"""A column that `DL_info.csv` has not and a csv of `train.mine` has: who says that a lesion is there. MINED: a
+detector, where it is like a marked lesion of the patient; it is one, its box is not exact. SUSPICIOUS: a detector;
+neither lesion nor background. NOTHING, with a blank box: the slice was looked at, and what no other row names on it is
+background."""
 WHOLE_NUMBERS: dict[str, tuple[int, ...]] = {
     "Patient_index": (),
     "Study_index": (),
@@ -60,7 +66,9 @@ class KeySlice:
     images: the `Images_png` folder; name: the file's name in the csv; boxes: (n, 4) xyxy in 0-based pixels; labels:
     (n,) body-part codes 1..8, or -1 where unknown; diameters_mm: (n, 2) long and short axis; spacing: (x, y, z) mm;
     split: 1 train, 2 validation, 3 test; complete: the body-part codes of which every lesion is marked (DeepLesion's
-    slices count as complete, as in its papers); look_alikes: (m, 4) boxes of what looks like a lesion and is none.
+    slices count as complete, as in its papers); look_alikes: (m, 4) boxes of what looks like a lesion and is none;
+    origins: (n,) MARKED, MINED or SUSPICIOUS, all MARKED if None; dataset: which of several data sets it is of, for a
+    detector that tells them apart.
     """
 
     images: Path
@@ -72,6 +80,12 @@ class KeySlice:
     split: int
     complete: tuple[int, ...] = tuple(BodyPart)
     look_alikes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    origins: np.ndarray | None = None
+    dataset: int = 0
+
+    def of(self, origin: str) -> np.ndarray:
+        """(n,) bool: which boxes are of that origin."""
+        return np.full(len(self.boxes), origin == MARKED) if self.origins is None else self.origins == origin
 
     @property
     def patient(self) -> int:
@@ -129,7 +143,8 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
 
     `folder` holds `DL_info.csv` and `Images_png`, or is itself a csv of that form beside `Images_png`, for example one
     that `train.balance` wrote; `images` names `Images_png` where it lies elsewhere. `split` keeps "train", "val" or
-    "test". A slice whose rows have a `Repeat` of n is listed n times.
+    "test". A slice whose rows have a `Repeat` of n is listed n times. Of a column `Origin` the rows of NOTHING give
+    slices without boxes.
 
     What else had to be mended is logged, one sentence a kind: repeated rows, spacing that is missing or not positive,
     boxes that leave the image, key slices that are not there. DeepLesionError names a missing file or column, or the
@@ -140,6 +155,7 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
     table = table[table["Possibly_noisy"] == 0]
     if split is not None:
         table = table[table["Train_Val_Test"] == SPLITS[split]]
+    table, bare = _without_bare(csv, table, images)
     again = table.duplicated(["File_name", "Bounding_boxes"])
     _tell(csv, table[again], "repeat a row above them and are left out")
     table = table[~again]
@@ -150,15 +166,39 @@ def read_info(folder: Path, split: str | None = None, images: Path | None = None
     spacing = read_spacing(csv, table)
     diameters = read_numbers(csv, table, "Lesion_diameters_Pixel_", 2) * spacing[:, :1]
     labels, splits = (table[name].to_numpy(int) for name in ("Coarse_lesion_type", "Train_Val_Test"))
+    origins = table[ORIGIN].to_numpy(str) if ORIGIN in table.columns else np.full(len(table), MARKED)
     repeats = table[REPEAT].to_numpy(int) if REPEAT in table.columns else np.ones(len(table), int)
     found = [
         KeySlice(
-            images, name, boxes[rows], labels[rows], diameters[rows], tuple(spacing[rows[0]]), int(splits[rows[0]])
+            images,
+            name,
+            boxes[rows],
+            labels[rows],
+            diameters[rows],
+            tuple(spacing[rows[0]]),
+            int(splits[rows[0]]),
+            origins=origins[rows],
         )
         for name, rows in sorted(table.groupby("File_name").indices.items())
         for _ in range(repeats[rows].max())
     ]
-    return _there(csv, images, found)
+    return _there(csv, images, sorted(found + bare, key=lambda entry: entry.name))
+
+
+def _without_bare(csv: Path, table: pd.DataFrame, images: Path) -> tuple[pd.DataFrame, list[KeySlice]]:
+    """The rows with a box, and the slices on which there is none, which rows of NOTHING name."""
+    if ORIGIN not in table.columns:
+        return table, []
+    known = (MARKED, MINED, SUSPICIOUS, NOTHING)
+    _refuse(csv, table, ORIGIN, ~table[ORIGIN].isin(known), f"one of {', '.join(known)}")
+    boxed, bare = (table[chosen] for chosen in (table[ORIGIN] != NOTHING, table[ORIGIN] == NOTHING))
+    bare = bare[~bare["File_name"].isin(boxed["File_name"])].drop_duplicates("File_name")
+    spacing, splits = read_spacing(csv, bare), bare["Train_Val_Test"].to_numpy(int)
+    none = np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 2))
+    return boxed, [
+        KeySlice(images, name, *none, tuple(spacing[row]), int(splits[row]), origins=np.zeros(0, str))
+        for row, name in enumerate(bare["File_name"])
+    ]
 
 
 def read_table(csv: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:

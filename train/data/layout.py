@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +104,11 @@ def row(
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def write_csv(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    """Write rows made by `row` as a `DL_info.csv`."""
+def write_csv(path: Path, rows: Iterable[dict[str, object]], more: Sequence[str] = ()) -> None:
+    """Write rows made by `row` as a `DL_info.csv`, with `more` columns that they have at its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS)
+    writer = csv.DictWriter(file, (*COLUMNS, *more), extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, file.getvalue())

@@ -21,7 +21,7 @@ from LesionDetectorLib.files import write_text
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM
 
-from train.data.deeplesion import SPLITS, UNKNOWN, DeepLesionError, KeySlice
+from train.data.deeplesion import MARKED, SPLITS, SUSPICIOUS, UNKNOWN, DeepLesionError, KeySlice
 
 NEEDED = ("patient", "file", "slice", "x0", "y0", "x1", "y1", "label", "spacing_x", "spacing_y", "interval", "size_mm")
 NEEDED += ("annotation", "exhaustive", "key")
@@ -125,6 +125,7 @@ def _slice(folder: Path, file: str, rows: pd.DataFrame, own: set[int]) -> Marked
         owner=str(first["patient"]),
         complete=_complete(str(first["exhaustive"]), own),
         look_alikes=_boxes(look_alikes, spacing),
+        origins=np.where(marked["label"] == UNSURE, SUSPICIOUS, MARKED),
     )
 
 

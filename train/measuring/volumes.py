@@ -55,6 +55,7 @@ def volumetric_froc(
     iou: float = IOU,
     linking_iou: float = STACKING_IOU,
     every: int = 1,
+    lesions: np.ndarray | None = None,
 ) -> Froc:
     """Match the 3-D boxes that detections make with the truth; `image` of both is the sub-volume.
 
@@ -65,6 +66,8 @@ def volumetric_froc(
     volumes: how many sub-volumes there are.
     iou, linking_iou: a cross-section is right, and boxes of consecutive slices link, *above* these.
     every: how far the slices that were looked at lie apart.
+    lesions: where the truth has cross-sections that differ from slice to slice, the number (n,) of the lesion that each
+        is of, 0 to the number of lesions less 1; None where each box of the truth is a lesion.
 
     Returns
     -------
@@ -78,6 +81,9 @@ def volumetric_froc(
     section, lesion, _ = overlapping(detections, truth, np.nextafter(iou, np.inf))
     on_slice = (spans[lesion, 0] <= slices[section]) & (slices[section] <= spans[lesion, 1])
     section, lesion = section[on_slice], lesion[on_slice]
+    if lesions is not None:
+        lesion, first = lesions[lesion], np.unique(lesions, return_index=True)[1]
+        truth = Boxes(truth.image[first], truth.boxes[first], truth.labels[first], truth.scores)
     return of_pairs(boxes_3d, truth, volumes, numbers[section], lesion, same_label=False)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from LesionDetectorLib.boxes import hull
+from LesionDetectorLib.ct.geometry import vector
 from LesionDetectorLib.lesion import BodyPart, Box, Lesion, Origin, Recist, stable_id
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -65,6 +66,7 @@ class Study:
         self._loudness = self._noise_map()
         self.lesions: list[SyntheticLesion] = []
         self._replaces: list[tuple[Tissue, ...]] = []
+        self._painted: tuple[int, list[Array]] = -1, []
         for _ in range(lesions):
             self._place(rng, balanced, labels)
 
@@ -76,6 +78,19 @@ class Study:
         return self.top - k * self.scanner.interval
 
     # ------ lesions
+
+    def follow_up(self, seed: Sequence[int], region: str = "torso", interval: float | None = None) -> Study:
+        """A later study of the patient: its lesions, in their order, grown to 0.7 to 1.4 times their size and breathed
+        0 to 8 mm along the body, in another scanner."""
+        later = Study(seed, 0, size=self.frame.size, region=region, interval=interval, patient=self.patient)
+        rng = later._random(3)
+        for lesion, replaces in zip(self.lesions, self._replaces):
+            growth = rng.uniform(0.7, 1.4)
+            x, y, z = lesion.centre_mm
+            moved = (x, y, z + float(rng.uniform(-8, 8)))
+            later.lesions.append(replace(lesion, centre_mm=moved, axes_mm=vector(np.array(lesion.axes_mm) * growth)))
+            later._replaces.append(replaces)
+        return later
 
     def _place(self, rng: np.random.Generator, balanced: bool, labels: Sequence[BodyPart] | None) -> None:
         """Add one lesion of a random label where the anatomy has room for it; none where ten tries find no room."""
@@ -157,7 +172,7 @@ class Study:
         """The lesions that slice k shows with a cross-section worth annotating, with their RECIST axes in pixels of
         the slice."""
         found = []
-        masks = None
+        masks: list[Array] | None = None
         for lesion, replaces in zip(self.lesions, self._replaces):
             if abs(lesion.centre_mm[2] - self.z(k)) > lesion.extent_mm[2] + self.scanner.thickness / 2:
                 continue
@@ -206,11 +221,12 @@ class Study:
         return [self.z(k) + self.scanner.thickness * ((n + 0.5) / count - 0.5) for n in range(count)]
 
     def _tissues(self, k: int) -> list[Array]:
-        planes = self._planes(k)
-        return [
-            self.patient.paint(z, self.frame, OVERSAMPLING, self.scanner.thickness / len(planes), self._couch)
-            for z in planes
-        ]
+        """The tissues of the slice's planes; those of the last slice are not painted again."""
+        if self._painted[0] != k:
+            planes = self._planes(k)
+            thickness = self.scanner.thickness / len(planes)
+            self._painted = k, [self.patient.paint(z, self.frame, OVERSAMPLING, thickness, self._couch) for z in planes]
+        return self._painted[1]
 
     def render(self, k: int) -> Array:
         """Slice k as HU, int16 (rows, cols), at least -1024."""

@@ -35,10 +35,12 @@ class TrainingError(Refusal):
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the rate, or a step down to 10 % after three quarters of the
-    run."""
+    """Linear warm-up, then half a cosine down to 1 % of the rate, a step down to 10 % after three quarters of the run,
+    or no change."""
     if step < plan.warm_up:
         return plan.rate * (step + 1) / plan.warm_up
+    if plan.schedule == "constant":
+        return plan.rate
     if plan.schedule == "step":
         return plan.rate * (1.0 if step < 0.75 * plan.steps else 0.1)
     progress = (step - plan.warm_up) / max(plan.steps - plan.warm_up, 1)

@@ -17,6 +17,7 @@ examples:
   python -m train.fit --data DeepLesion/bp.csv --out runs/bp          a training set of train.balance
   python -m train.fit --out runs/vfnet --resume          continue a run that was stopped
   python -m train.fit --detector retinanet --data runs/phantoms --out runs/retinanet
+  python -m train.fit --detector meld --data U=3 lung:L liver:V mediastinum:N --out runs/meld
   torchrun --nproc-per-node 4 -m train.fit --data DeepLesion/bp.csv --out runs/bp --batch 32     four GPUs, 8 crops each
   python -m train.fit --detector jmi --data DeepLesion --out runs/jmi --backbone-weights vgg16.pth --steps 22000
 """
@@ -36,6 +37,8 @@ DEFAULTS = {
     }
 }
 """The options that a detector has other defaults for."""
+BY_BACKBONE = {"densenet121": {"strides": (4,), "channels": 512, "features": 1024}}
+"""What of an architecture a backbone asks for: meld as published."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         nargs="+",
-        metavar="DATA[=SHARE]",
+        metavar="[LABEL:]DATA[=SHARE]",
         help=(
             "folders with DL_info.csv and Images_png, or with boxes.csv and part-marked slices, or csv files of "
-            "train.balance beside Images_png; SHARE weighs one of them (1)"
+            "DL_info's form beside Images_png; SHARE weighs one of them (1); for meld, LABEL: before a folder says "
+            "that of it all lesions of that label are marked, and no others"
         ),
     )
     parser.add_argument(
@@ -120,7 +124,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         default="mobilenet_v2",
-        help="mobilenet_v2, resnet18, resnet34, resnet50; vgg16 for jmi (%(default)s)",
+        help="mobilenet_v2, resnet18, resnet34, resnet50; vgg16 for jmi; also densenet121 for meld (%(default)s)",
     )
     parser.add_argument(
         "--backbone-weights", type=Path, metavar="FILE", help="ImageNet state_dict of torchvision to start from"
@@ -175,7 +179,7 @@ def _add_course(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule",
         default=plan.schedule,
-        choices=("cosine", "step"),
+        choices=("cosine", "step", "constant"),
         help="of the learning rate; step: a tenth after 3/4 (%(default)s)",
     )
     for name, kind, text in (

@@ -82,7 +82,7 @@ def _stages(backbone: str, slices: int, state: dict[str, Tensor] | None = None) 
         parts[0][0][0] = _adapt_stem(parts[0][0][0], slices)
     else:
         if state is not None:
-            _see_imagenet(net.conv1)
+            see_imagenet(net.conv1)
         stem = nn.Sequential(_adapt_stem(net.conv1, slices), net.relu, net.maxpool)
         parts = [nn.Sequential(stem, net.layer1), net.layer2, net.layer3, net.layer4]
     return nn.ModuleList(parts).train()
@@ -102,7 +102,7 @@ def _fold_batch_norm(module: nn.Module) -> None:
         previous = name
 
 
-def _see_imagenet(conv: nn.Conv2d) -> None:
+def see_imagenet(conv: nn.Conv2d) -> None:
     """Let a first convolution with ImageNet's weights take values of -1..1 for the normalised colours it has learnt.
 
     The normalisation, (x - mean) / deviation of x in 0..1, goes into its weights and bias. MobileNetV2 is left as the
@@ -162,7 +162,7 @@ class Vgg16(nn.Module):
         features.load_state_dict(
             {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
         )
-        _see_imagenet(features[0])
+        see_imagenet(features[0])
         self.stages.load_state_dict(_vgg_stages(features, self.slices).state_dict())
 
 

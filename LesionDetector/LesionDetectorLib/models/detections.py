@@ -25,12 +25,23 @@ class Target(NamedTuple):
     ignore: (M,) bool, True for a box that shall count neither as lesion nor as background; its label is not read.
     background: (C,) float 0..1, how much it counts that a place without a box has no lesion of each label: 1 where all
         lesions of the label are marked, less where some may not be. None: 1 for all.
+    dataset: which of several data sets the image is of: what is a lesion there, and whether all are marked, differs.
+    mined: (M,) bool, True for a box that a detector proposed, so that its sides are not to be learnt; None for no such.
+
+    Only `meld` reads the last two, and only it takes labels of -1, a lesion whose label is not known.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
     background: Tensor | None = None
+    dataset: int = 0
+    mined: Tensor | None = None
+
+    @property
+    def loose(self) -> Tensor:
+        """(M,) bool: which boxes were mined."""
+        return torch.zeros_like(self.ignore) if self.mined is None else self.mined
 
 
 class Detections(NamedTuple):

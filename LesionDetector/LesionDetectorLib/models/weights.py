@@ -18,6 +18,7 @@ from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.models.faster_rcnn import FasterRCNN
 from LesionDetectorLib.models.foveabox import FoveaBox
 from LesionDetectorLib.models.jmi import Jmi
+from LesionDetectorLib.models.meld import Meld
 from LesionDetectorLib.models.retinanet import RetinaNet
 from LesionDetectorLib.models.vfnet import VFNet
 from LesionDetectorLib.refusal import Refusal
@@ -27,8 +28,8 @@ FORMAT = 2
 OLDEST_FORMAT = 1
 LABELS = [part.title for part in BodyPart]
 # A new detector is a file with its class, and a row here.
-DETECTORS = {each.NAME: each for each in (VFNet, FasterRCNN, RetinaNet, FoveaBox, Jmi)}
-Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi
+DETECTORS = {each.NAME: each for each in (VFNet, FasterRCNN, RetinaNet, FoveaBox, Jmi, Meld)}
+Model = VFNet | FasterRCNN | RetinaNet | FoveaBox | Jmi | Meld
 RawOutputs: TypeAlias = Any
 """What a model gives: each detector has a NamedTuple of its own, whose parts hold a map per level of the pyramid."""
 RECIPE = {field.name for field in fields(Recipe)}

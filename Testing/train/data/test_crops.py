@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from LesionDetectorLib.lesion import BodyPart
-from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.slices import Recipe
 from scipy import ndimage
 
@@ -54,11 +56,12 @@ def test_a_batch_keeps_the_lesions_of_its_images_apart(data_set, tmp_path):
     plan = crops(read_info(data_set, "train"), tmp_path)
     samples = [plan[item] for item in range(3)]
     image, light, lesions = samples[1]
-    samples[1] = image, light, Target(*(part[:0] for part in lesions[:3]), lesions.background)
+    nothing = {name: getattr(lesions, name)[:0] for name in ("boxes", "labels", "ignore", "mined")}
+    samples[1] = image, light, lesions._replace(**nothing)
     _, targets = collate(samples).on(torch.device("cpu"))
     assert [len(target.boxes) for target in targets] == [1, 0, 1]
     for target, (_, _, expected) in zip(targets, samples, strict=True):
-        assert all(torch.equal(part, wanted) for part, wanted in zip(target, expected, strict=True))
+        assert all(torch.equal(part, wanted) for part, wanted in zip(target[:3], expected[:3], strict=True))
 
 
 def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_alone():
@@ -90,7 +93,7 @@ def test_only_what_a_crop_shows_of_a_slice_is_read_and_nothing_differs():
 
 def test_a_box_that_is_hardly_visible_or_of_unknown_label_is_ignored():
     boxes = np.array([[-20.0, 10, 10, 40], [10, 10, 30, 30], [40, 40, 50, 50], [200, 200, 220, 220]])
-    _, labels, ignore = _target(boxes, np.array([4, -1, 5, 5]), 64)
+    _, labels, ignore, _ = _target(boxes, np.array([4, -1, 5, 5]), np.zeros(4, bool), 64, any_label=False)
     assert ignore.tolist() == [True, True, False]
     assert labels[2] == BodyPart.LUNG - 1
 
@@ -116,6 +119,25 @@ def test_a_prepared_slice_is_kept_with_its_way_back_for_every_pixel_size(data_se
     box = np.array([[10.0, 20, 30, 40]])
     np.testing.assert_allclose(coarse_frame.to_index(coarse_frame.to_network(box)), box)
     assert {file.suffix for file in tmp_path.iterdir()} == {".npy", ".json"} and len(list(tmp_path.iterdir())) == 4
+
+
+def with_origins(data_set, tmp_path, origins, labels=(4, 4, -1, -1)):
+    """The key slice to train on, with four boxes on it of these origins and labels."""
+    (key_slice,) = read_info(data_set, "train")
+    boxes = np.array([[60.0 + 2 * n, 50, 78 + 2 * n, 68] for n in range(4)])
+    return replace(key_slice, boxes=boxes, labels=np.array(labels), origins=np.array(origins), dataset=2)
+
+
+@pytest.mark.parametrize(
+    ("any_label", "ignored"), [(False, [False, True, True, True]), (True, [False, True, False, True])]
+)
+def test_what_the_origin_of_a_box_makes_of_it(data_set, tmp_path, any_label, ignored):
+    key_slice = with_origins(data_set, tmp_path, ["mined", "suspicious", "marked", "suspicious"])
+    plan = crops([key_slice], tmp_path, any_label=any_label, augmentation=Augmentation(scale=(0.5, 0.5)))
+    _, (target, _) = collate([plan[0], plan[1]]).on(torch.device("cpu"))
+    assert target.ignore.tolist() == ignored and target.dataset == 2
+    assert target.loose.tolist() == [True, False, False, False]
+    assert target.labels[~target.ignore].tolist() == ([3, -1] if any_label else [3])
 
 
 def cut_slice(tmp_path, **marks) -> KeySlice:

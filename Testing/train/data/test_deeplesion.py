@@ -211,3 +211,25 @@ def test_real_slices_are_read_through_the_official_csv(shared_data, caplog):
     first = found[0]
     np.testing.assert_allclose(first.boxes, [[225.169, 89.0204, 240.252, 110.977]])
     assert first.read(Recipe(slices=3))[0].shape[1:] == (512, 512) and first.spacing == (0.488281, 0.488281, 5)
+
+
+def with_origin(folder, *origins):
+    """A csv of a row for each of these origins, patient by patient; a row of nothing has a blank box."""
+    blank = {"Bounding_boxes": "", "Lesion_diameters_Pixel_": "", "Coarse_lesion_type": -1}
+    rows = [lesion(number, **(blank if origin == "nothing" else {})) for number, origin in enumerate(origins, 1)]
+    write(folder, rows)
+    pd.read_csv(folder / "DL_info.csv").assign(Origin=origins).to_csv(folder / "mined.csv", index=False)
+    return folder / "mined.csv"
+
+
+def test_a_column_says_who_found_a_lesion_and_on_which_slices_nothing_is(tmp_path):
+    found = read_info(with_origin(tmp_path, "marked", "nothing", "mined", "suspicious"))
+    assert [entry.patient for entry in found] == [1, 2, 3, 4]
+    assert [entry.boxes.shape for entry in found] == [(1, 4), (0, 4), (1, 4), (1, 4)]
+    assert [entry.of("mined").tolist() for entry in found] == [[False], [], [True], [False]]
+    assert found[1].read(Recipe(slices=3))[0].shape[1:] == (SIZE, SIZE)
+
+
+def test_an_origin_that_is_none_is_named(tmp_path):
+    with pytest.raises(DeepLesionError, match="row 3: Origin is 'guessed' instead of one of marked, mined"):
+        read_info(with_origin(tmp_path, "marked", "guessed"))

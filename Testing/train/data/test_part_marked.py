@@ -68,6 +68,23 @@ def test_a_detector_of_two_stages_refuses_what_it_cannot_leave_out(folder, tmp_p
     DetectorTask(Plan((str(folder),), {"detector": "faster_rcnn", "channels": 8}, unmarked=1.0), tmp_path).data()
 
 
+def test_meld_learns_one_kind_of_lesion_with_the_expert_of_its_organ(folder, tmp_path):
+    csv = folder / "boxes.csv"
+    csv.write_text("\n".join(row for row in csv.read_text().splitlines() if "P2" not in row) + "\n")
+    architecture = {"detector": "meld", "channels": 8, "features": 8, "organs": ["Lung", "Kidney"]}
+    crops, _, _ = DetectorTask(Plan((f"kidney:{folder}",), architecture, size=64), tmp_path).data()
+    assert {crops[item][2].dataset for item in range(4)} == {2}
+    for source in (str(folder), f"lung:{folder}"):
+        with pytest.raises(DeepLesionError, match="is marked for some labels only"):
+            DetectorTask(Plan((source,), architecture), tmp_path).data()
+
+
+def test_a_mark_that_may_be_a_lesion_is_none_to_meld(tmp_path):
+    sides = {"sides": (10, 20, 30, 40), "label": part_marked.UNSURE}
+    part_marked.write_table(tmp_path, [part_marked.row("P", "P/1.png", 1, (0.8, 0.8, 2.0), "train", **sides)])
+    assert data_sets.read(tmp_path, "train")[0].origins.tolist() == ["suspicious"]
+
+
 def test_tables_are_written_as_they_are_read(tmp_path):
     rows = [
         part_marked.row("P", "P/1.png", 1, (0.8, 0.5, 2.0), "val", sides=(10, 20, 30, 40), label="soft tissue"),

@@ -390,3 +390,15 @@ def test_a_folder_that_cannot_be_used_is_named(folder, monkeypatch, capsys):
     write_csv(folder / "DL_info.csv", [lesion_row(1, 5, (6, 9))])
     assert evaluate.main(["volumes", str(folder)]) == 2
     assert "row 2: Slice_range is '6, 9' instead of the first and last slice round" in capsys.readouterr().err
+
+
+def test_a_lesion_whose_cross_sections_differ_is_found_on_any_of_them_and_once():
+    """Two sub-volumes: one lesion on slices 3 and 4 with two boxes, and one on slice 7."""
+    truth = Boxes(
+        np.array([0, 0, 1]), np.array([[0, 0, 9, 9], [0, 0, 19, 19], [5, 5, 9, 9]], float), np.array([4, 4, 5])
+    )
+    found = Boxes(np.array([0, 0]), np.array([[0, 0, 19, 19], [40, 40, 50, 50]], float), np.zeros(2, int), np.ones(2))
+    spans = np.array([[3, 3], [4, 4], [7, 7]])
+    result = volumetric_froc(found, np.array([4, 4]), truth, spans, 2, lesions=np.array([1, 1, 0]))
+    assert result.labels.tolist() == [5, 4] and result.found.tolist() == [-np.inf, 1.0]
+    assert len(result.false) == 1

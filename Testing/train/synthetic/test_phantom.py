@@ -233,3 +233,93 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_splits_have_their_shares() -> None:
     splits = phantom.split_of(40, (70, 15, 15), seed=0)
     assert [int((splits == s).sum()) for s in (1, 2, 3)] == [28, 6, 6]
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+WHOLE = ["--patients", "2", "--seed", "4", "--size", "64", "--interval-mm", "20", "--labels", "balanced"]
+WHOLE += ["--lesions-per-patient", "8", "--slices", "all"]
+
+
+@pytest.fixture(scope="module")
+def part_marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("part") / "set"
+    assert phantom.main(["--out", str(out), *WHOLE, "--marks", "1", "lung=0", "soft_tissue=0", "--studies", "2"]) == 0
+    return out
+
+
+def test_marks_are_some_of_the_lesions_and_all_lesions_are_told_beside(part_marked: Path) -> None:
+    marked, every = rows_of(part_marked / "DL_info.csv"), rows_of(part_marked / "lesions.csv")
+    hidden = {str(int(part)) for part in (BodyPart.LUNG, BodyPart.SOFT_TISSUE)}
+    assert {row["Coarse_lesion_type"] for row in every} & hidden
+    assert marked and not {row["Coarse_lesion_type"] for row in marked} & hidden
+    told = [{name: row[name] for name in marked[0]} for row in every if row["Marked"] == "1"]
+    assert told == marked
+    for row in every:
+        study = Study((4, int(row["Patient_index"])), 8, True, 64, interval=20.0)
+        lesion = study.lesions[int(row["Lesion"]) - 1]
+        assert int(row["Coarse_lesion_type"]) == lesion.body_part
+        if row["Study_index"] == "1":
+            assert (row["Key"] == "1") == (study.key_slice(lesion) == int(row["Key_slice_index"]) - 1)
+            assert lesion in [found for found, _ in study.measured(int(row["Key_slice_index"]) - 1)]
+    assert len(list((part_marked / "Images_png").rglob("*.png"))) == sum(
+        study.slices
+        for number in (1, 2)
+        for first in [Study((4, number), 8, True, 64, interval=20.0)]
+        for study in (first, first.follow_up((4, number, 2), interval=20.0))
+    )
+
+
+def test_all_slices_are_annotated_where_that_is_asked_for(tmp_path: Path) -> None:
+    assert phantom.main(["--out", str(tmp_path / "set"), *WHOLE, "--annotate", "all"]) == 0
+    marked, every = (rows_of(tmp_path / "set" / name) for name in ("DL_info.csv", "lesions.csv"))
+    assert [row["File_name"] for row in marked] == [row["File_name"] for row in every]
+    study = Study((4, 1), 8, True, 64, interval=20.0)
+    shown = sum(len(study.measured(k)) for k in range(study.slices))
+    assert sum(row["Patient_index"] == "1" for row in marked) == shown
+
+
+def test_a_share_of_the_lesions_is_marked_whatever_the_slices_written(tmp_path: Path) -> None:
+    options = ["--patients", "3", "--seed", "4", "--size", "64", "--interval-mm", "50", "--context-mm", "0"]
+    for slices in ("key", "all"):
+        out = ["--out", str(tmp_path / slices), "--slices", slices, "--marks", "0.5"]
+        assert phantom.main([*options, *out]) == 0
+    key, whole = (rows_of(tmp_path / name / "DL_info.csv") for name in ("key", "all"))
+    names = ("File_name", "Bounding_boxes", "Coarse_lesion_type")
+    assert [[row[name] for name in names] for row in key] == [[row[name] for name in names] for row in whole]
+    every = rows_of(tmp_path / "all" / "lesions.csv")
+    lesions, marked = (
+        {(row["Patient_index"], row["Lesion"]) for row in every if row["Marked"] >= least} for least in "01"
+    )
+    assert 0.2 * len(lesions) < len(marked) < 0.8 * len(lesions)
+
+
+def test_a_follow_up_has_the_lesions_grown_and_moved_along_the_body() -> None:
+    first = Study((2, 1), 6, True, 64, interval=5.0)
+    later = first.follow_up((2, 1, 2))
+    assert later.patient is first.patient and later.scanner != first.scanner
+    growths = []
+    for lesion, again in zip(first.lesions, later.lesions, strict=True):
+        moved = np.subtract(again.centre_mm, lesion.centre_mm)
+        assert np.abs(moved[:2]).max() == 0 and abs(moved[2]) <= 8
+        growths.append(again.axes_mm[0] / lesion.axes_mm[0])
+        np.testing.assert_allclose(again.axes_mm, np.array(lesion.axes_mm) * growths[-1])
+    assert 0.7 <= min(growths) < max(growths) <= 1.4
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--marks", "2"], ["--marks", "lung=0.1"], ["--marks", "0.5", "0.1"], ["--marks", "1", "toe=0.5"]]
+)
+def test_marks_that_are_no_shares_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong) -> None:
+    with pytest.raises(SystemExit):
+        phantom.main(["--out", str(tmp_path / "set"), *wrong])
+    assert "is not a share of 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--annotate", "all"], ["--format", "nrrd", "--slices", "all"], ["--studies", "0"]])
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, wrong) -> None:
+    with pytest.raises(SystemExit):
+        phantom.main(["--out", str(tmp_path / "set"), *wrong])

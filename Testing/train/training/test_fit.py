@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from LesionDetectorLib.models import weights
@@ -32,6 +33,8 @@ TWO_STAGE = {
     "head_depth": 1,
     "features": 32,
 }
+
+EXPERTS = {"detector": "meld", "backbone": "mobilenet_v2", "slices": 3, "channels": 16, "features": 32}
 
 
 def plan(data_set, steps, architecture=SMALL):
@@ -225,6 +228,50 @@ def test_a_detector_brings_its_defaults_and_options_overrule_them(monkeypatch, t
     assert jmi.architecture == {"detector": "jmi", "backbone": "vgg16", **eaten}
     assert (jmi.optimiser, jmi.rate, jmi.frozen_stages) == ("sgd", 0.002, 2)
     assert (changed.optimiser, changed.rate, changed.schedule) == ("adamw", 0.01, "step")
+
+
+def mined(data_set, folder):
+    """The data set with its lesion to train on said to be a mined one."""
+    copied = shutil.copytree(data_set, folder)
+    pd.read_csv(copied / "DL_info.csv").assign(Origin="mined").to_csv(copied / "DL_info.csv", index=False)
+    return copied
+
+
+def test_meld_learns_from_several_data_sets_and_validates_on_the_universal_one(data_set, tmp_path):
+    found = mined(data_set, tmp_path / "mined")
+    several = replace(plan(data_set, 2, EXPERTS), data=(f"{data_set}=2", f"Liver:{data_set}", f"lung:{found}"))
+    task = detection.DetectorTask(several, tmp_path)
+    crops, collate, _ = task.data()
+    assert [entry.dataset for entry in crops.key_slices] == [0, 2, 1]
+    assert [entry.of("mined").any() for entry in crops.key_slices] == [False, False, True]
+    _, targets = collate([crops[item] for item in range(2)]).on(torch.device("cpu"))
+    assert {target.dataset for target in targets} <= {0, 1, 2}
+    run = loop.Run(task, several, tmp_path, torch.device("cpu"))
+    run.train()
+    assert set(run.log[0]) - {"step"} == {"objectness", "proposal", "class", "box", "gate", "part"}
+    assert [entry.dataset for entry in task._validation] == [0]
+
+
+def test_a_detector_that_would_learn_the_boxes_of_mined_lesions_refuses_them(data_set, tmp_path):
+    folder = mined(data_set, tmp_path / "mined")
+    with pytest.raises(DeepLesionError, match="train with --detector meld"):
+        detection.DetectorTask(plan(folder, 2), tmp_path).data()
+
+
+def test_the_published_trunk_brings_its_widths(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        detection, "new_run", lambda plan, *_: built.append(plan) or SimpleNamespace(train=lambda: None)
+    )
+    fit.main(
+        ["--detector", "meld", "--backbone", "densenet121", "--slices", "9", "--data", "x", "--out", str(tmp_path)]
+    )
+    assert built[0].architecture["channels"] == 512 and built[0].architecture["strides"] == (4,)
+
+
+def test_a_constant_rate_stays_what_it_is_after_warming_up():
+    constant = Plan((), {}, steps=100, warm_up=10, schedule="constant", rate=2e-3)
+    assert [loop.learning_rate(step, constant) for step in (4, 10, 99)] == pytest.approx([1e-3, 2e-3, 2e-3])
 
 
 def test_the_jmi_detectors_learning_rate_falls_to_a_tenth_after_six_of_eight_epochs():
