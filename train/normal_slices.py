@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from train.data.layout import write_png
 from train.data.part_marked import row, write_table
-from train.training.suspicious import marks_on
+from train.mining.marks import marks_on
 
 BODY_SHARE = 0.02
 """Of a slice that is worth learning from."""

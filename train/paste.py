@@ -26,8 +26,8 @@ from train.data import data_sets
 from train.data.deeplesion import UNKNOWN, DeepLesionError
 from train.data.layout import write_png
 from train.data.part_marked import ALL, UNSURE, row, tight, write_table
+from train.mining.marks import marks_on
 from train.synthetic.pasting import Nodule, nodules_of, paste, room_in_lungs
-from train.training.suspicious import marks_on
 
 LEAST_ROOM_MM = 12.0
 MOST_NODULES = 3

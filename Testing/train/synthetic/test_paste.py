@@ -11,8 +11,8 @@ from LesionDetectorLib.lesion import BodyPart
 from train import normal_slices, paste
 from train.data import data_sets, part_marked
 from train.data.layout import write_png
+from train.mining import marks
 from train.synthetic.pasting import nodules_of, room_in_lungs
-from train.training import suspicious
 
 SPACING = (1.5, 1.5, 3.0)
 
@@ -130,8 +130,8 @@ def test_what_an_expert_marks_is_suspicious_and_what_others_mark_a_look_alike(mo
     boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30], [40, 40, 50, 50], [60, 60, 70, 70]])
     labels = np.array([BodyPart.LUNG, BodyPart.LUNG, BodyPart.BONE, BodyPart.BONE])
     found = SliceBoxes(0, boxes, np.array([0.9, 0.4, 0.9, 0.1]), labels)
-    monkeypatch.setattr(suspicious, "detect_ct", lambda detector, volume: [found])
-    monkeypatch.setattr(suspicious.Detector, "load", lambda path: None)
-    (marks,) = suspicious.marks_on(None, "weights", ["lung"], 0.2)
-    assert [mark.get("label") for mark in marks] == [part_marked.UNSURE, None, None]
-    np.testing.assert_allclose(marks[0]["sides"], [0.5, 0.5, 9.5, 9.5])
+    monkeypatch.setattr(marks, "detect_ct", lambda detector, volume: [found])
+    monkeypatch.setattr(marks.Detector, "load", lambda path: None)
+    (seen,) = marks.marks_on(None, "weights", ["lung"], 0.2)
+    assert [mark.get("label") for mark in seen] == [part_marked.UNSURE, None, None]
+    np.testing.assert_allclose(seen[0]["sides"], [0.5, 0.5, 9.5, 9.5])
