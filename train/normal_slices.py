@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 from LesionDetectorLib import ct
+from LesionDetectorLib.files import whole_folder
+from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
@@ -46,33 +48,47 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--experts",
         nargs="+",
+        type=_body_part,
         default=[],
         metavar="LABEL",
         help="labels that the detector knows: its marks of them from 0.5 on may be lesions, and are left out",
     )
     parser.add_argument("--score", type=float, default=SCORE, help="from which a mark is a look-alike (%(default)s)")
     options = parser.parse_args(arguments)
-    if (options.out / "boxes.csv").exists():
-        parser.error(f"{options.out} already holds a boxes.csv: give another folder.")
+    if not options.every_mm > 0:
+        parser.error("--every-mm must be above 0.")
+    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+        parser.error(f"{options.out} holds something already: give another folder.")
     try:
-        rows = [line for path in options.ct for line in _write(ct.read(path), path, options)]
+        with whole_folder(options.out) as folder:
+            rows = [
+                line
+                for number, path in enumerate(options.ct, 1)
+                for line in _write(ct.read(path), f"{number}_{path.name.partition('.')[0]}", folder, options)
+            ]
+            write_table(folder, rows)
     except Refusal as error:
         print(error, file=sys.stderr)
         return 2
-    write_table(options.out, rows)
     print(f"Wrote {len({line['file'] for line in rows})} slices to {options.out}.")
     return 0
 
 
-def _write(volume: ct.Volume, path: Path, options: argparse.Namespace) -> list[dict]:
-    """Write all slices of a CT below `options.out`, and return the rows of those that are to be learnt."""
-    name = path.name.partition(".")[0]
+def _body_part(text: str) -> BodyPart:
+    try:
+        return BodyPart.from_title(text.replace("_", " "))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _write(volume: ct.Volume, name: str, out: Path, options: argparse.Namespace) -> list[dict]:
+    """Write all slices of a CT into the folder `name` of `out`, and return the rows of those that are to be learnt."""
     step = max(round(options.every_mm / volume.spacing[2]), 1)
     marks = marks_on(volume, options.weights, options.experts, options.score)
     rows: list[dict] = []
     for k, section in enumerate(tqdm(volume.hu, desc=name, unit="slice")):
         file = f"{name}/{k + 1:04d}.png"
-        write_png(options.out / file, section)
+        write_png(out / file, section)
         if (k % step and not marks[k]) or (section > -300).mean() < BODY_SHARE:
             continue
         common = name, file, k + 1, volume.spacing, "train"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from LesionDetectorLib.ct import Volume, read
+from LesionDetectorLib.files import whole_folder
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.slices import DEFAULT
@@ -65,14 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error("--count must be at least 1.")
-    if (options.out / "boxes.csv").exists():
-        parser.error(f"{options.out} already holds a boxes.csv: give another folder.")
+    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+        parser.error(f"{options.out} holds something already: give another folder.")
     try:
         nodules = _nodules(options.nodules, options.split)
         places = [place for path in options.ct for place in _lungs(path, options.weights)]
         if not places:
             raise DeepLesionError(f"{' '.join(map(str, options.ct))} show no lungs; give a CT of the chest.")
-        boxes = _write(options.out, nodules, places, options)
+        with whole_folder(options.out) as folder:
+            boxes = _write(folder, nodules, places, options)
     except Refusal as error:
         print(error, file=sys.stderr)
         return 2
@@ -113,7 +115,7 @@ def _lungs(path: Path, weights: Path | None) -> Iterator[Place]:
 
 
 def _slices_of_ct(volume: Volume, weights: Path | None) -> Iterator[Place]:
-    marks = marks_on(volume, weights, [BodyPart.LUNG.title])
+    marks = marks_on(volume, weights, [BodyPart.LUNG])
     reach = int(np.ceil(DEFAULT.neighbour_mm / volume.spacing[2]))
     for k, section in enumerate(tqdm(volume.hu, desc="looking for lungs", unit="slice")):
         first, unsure = max(k - reach, 0), [mark for mark in marks[k] if "label" in mark]

@@ -22,14 +22,12 @@ SUSPICIOUS = 0.5
 
 
 def marks_on(
-    volume: Volume, weights: Path | None, experts: Sequence[str], score: float = SUSPICIOUS
+    volume: Volume, weights: Path | None, experts: Sequence[BodyPart], score: float = SUSPICIOUS
 ) -> list[list[dict[str, Any]]]:
     """Per slice what `part_marked.row` wants of every mark of the detector that reaches `score`: its `sides`, and the
-    label UNSURE where an expert's mark reaches SUSPICIOUS. Without `weights` there are none.
-
-    `experts` are body parts' names; ValueError for one that is none.
+    label UNSURE where a mark of one of the `experts`, labels that the detector knows, reaches SUSPICIOUS. Without
+    `weights` there are none.
     """
-    codes = {int(BodyPart.from_title(name.replace("_", " "))) for name in experts}
     if weights is None:
         return [[] for _ in volume.hu]
     marks: list[list[dict[str, Any]]] = []
@@ -37,7 +35,7 @@ def marks_on(
         found = zip(entry.boxes, entry.scores, entry.labels)
         marks.append(
             [
-                {"sides": (box + 0.5).round(2)} | ({"label": UNSURE} if one >= SUSPICIOUS and label in codes else {})
+                {"sides": (box + 0.5).round(2)} | ({"label": UNSURE} if one >= SUSPICIOUS and label in experts else {})
                 for box, one, label in found
                 if one >= score
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -85,7 +87,7 @@ def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, 
     assert "on 6 slices" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         paste.main(arguments)
-    assert "already holds a boxes.csv: give another folder" in capsys.readouterr().err
+    assert "holds something already: give another folder" in capsys.readouterr().err
 
 
 def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
@@ -132,6 +134,25 @@ def test_what_an_expert_marks_is_suspicious_and_what_others_mark_a_look_alike(mo
     found = SliceBoxes(0, boxes, np.array([0.9, 0.4, 0.9, 0.1]), labels)
     monkeypatch.setattr(marks, "detect_ct", lambda detector, volume: [found])
     monkeypatch.setattr(marks.Detector, "load", lambda path: None)
-    (seen,) = marks.marks_on(None, "weights", ["lung"], 0.2)
+    (seen,) = marks.marks_on(None, "weights", [BodyPart.LUNG], 0.2)
     assert [mark.get("label") for mark in seen] == [part_marked.UNSURE, None, None]
     np.testing.assert_allclose(seen[0]["sides"], [0.5, 0.5, 9.5, 9.5])
+
+
+def test_cts_of_one_name_stay_apart_and_what_cannot_be_is_refused(ct, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    shutil.copy(ct, tmp_path / "b")
+    both = ["--ct", str(ct), str(tmp_path / "b" / ct.name), "--out", str(tmp_path / "out")]
+    normal_slices.main([*both, "--every-mm", "6"])
+    found = data_sets.read(tmp_path / "out", "train")
+    assert (len(found), len({entry.patient for entry in found})) == (6, 2)
+    for options, sentence in (
+        (["--experts", "toe"], "'toe' is not a body part"),
+        (["--every-mm", "0"], "--every-mm must be above 0"),
+        ([], "holds something already: give another folder"),
+    ):
+        with pytest.raises(SystemExit):
+            normal_slices.main([*both, *options])
+        assert sentence in capsys.readouterr().err
+    assert normal_slices.main(["--ct", str(ct), str(tmp_path / "absent"), "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists(), "nothing half-written"
