@@ -3,6 +3,7 @@ find all as it was."""
 
 from __future__ import annotations
 
+import tarfile
 import time
 
 import numpy as np
@@ -22,7 +23,7 @@ from Testing.helpers.mouse import Mouse  # noqa: E402
 from Testing.helpers.scenes import slice_in_view  # noqa: E402
 from Testing.helpers.slicer_application import MODULE, Application, load  # noqa: E402
 
-CT = "ct/totalsegmentator_torso/example_ct.nii.gz"
+CT = "ct/cmb_crc_chest_dicom"
 
 
 def free_end(mouse: Mouse, node, lesion) -> tuple[int, int]:
@@ -42,7 +43,10 @@ def new_panel(application):
 
 
 def test_the_whole_story(shared_data, tmp_path):
-    volume = ct.read(shared_data / CT)
+    (archive,) = (shared_data / CT).glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path / "ct", filter="data")
+    volume = ct.read(tmp_path / "ct")
     application = Application()
     view = application.axial_view()
     node = lesion_scene.add_volume(application.scene, volume)
@@ -102,12 +106,12 @@ def test_the_whole_story(shared_data, tmp_path):
 
     ui.bodyPartComboBox.setCurrentIndex(ui.bodyPartComboBox.findText("Liver"))
     ui.addBoxButton.checked = True
-    for corner in ((50.0, 52.0), (64.0, 66.0)):
+    for corner in ((250.0, 260.0), (290.0, 300.0)):
         mouse.click(mouse.display(mrml.ras(node, (*corner, lesion.key_slice))))
     application.qt.processEvents()
     added = session.review.lesion(session.selected)
     assert (added.body_part, added.key_slice, added.origin) == (BodyPart.LIVER, lesion.key_slice, Origin.READER)
-    assert added.box == pytest.approx((50, 52, 64, 66), abs=0.5) and not ui.addBoxButton.checked
+    assert added.box == pytest.approx((250, 260, 290, 300), abs=0.5) and not ui.addBoxButton.checked
     write_picture(view, tmp_path / "added.png")
     ui.undoButton.click()
     ui.undoButton.click()
