@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from LesionDetectorLib import ct
-from LesionDetectorLib.files import whole_folder
+from LesionDetectorLib.files import is_taken, whole_folder
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.every_mm > 0:
         parser.error("--every-mm must be above 0.")
-    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+    if is_taken(options.out):
         parser.error(f"{options.out} holds something already: give another folder.")
     try:
         with whole_folder(options.out) as folder:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from LesionDetectorLib.ct import Volume, read
-from LesionDetectorLib.files import whole_folder
+from LesionDetectorLib.files import is_taken, whole_folder
 from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.slices import DEFAULT
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error("--count must be at least 1.")
-    if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+    if is_taken(options.out):
         parser.error(f"{options.out} holds something already: give another folder.")
     try:
         nodules = _nodules(options.nodules, options.split)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from LesionDetectorLib.files import whole_folder
+from LesionDetectorLib.files import is_taken, whole_folder
 from LesionDetectorLib.lesion import BodyPart, Recist
 from tqdm import tqdm
 
@@ -196,7 +196,7 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
 
     FileExistsError where the folder holds files already.
     """
-    if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
+    if is_taken(plan.out):
         raise FileExistsError(f"{plan.out} exists and is not empty; choose another --out or remove it.")
     numbers, splits = range(first, first + patients), split_of(patients, percent, plan.seed).tolist()
     with whole_folder(plan.out) as folder:

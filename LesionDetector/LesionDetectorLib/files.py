@@ -51,6 +51,11 @@ def whole(path: Path | str) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
+def is_taken(path: Path) -> bool:
+    """Whether a new folder cannot be written at `path`: it is a file, or a folder that holds something."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `path` once all is written, and vanishes on any failure or Ctrl-C.

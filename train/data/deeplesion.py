@@ -92,11 +92,16 @@ class KeySlice:
         return int(self.name.split("_", 1)[0])
 
     @property
+    def series(self) -> str:
+        """The folder of its series: "000001_01_01"."""
+        return self.name.rsplit("_", 1)[0]
+
+    @property
     def number(self) -> int:
         return int(Path(self.name).stem.rsplit("_", 1)[1])
 
     def path(self, number: int) -> Path:
-        return self.images / self.name.rsplit("_", 1)[0] / f"{number:03d}.png"
+        return self.images / self.series / f"{number:03d}.png"
 
     def read(self, recipe: Recipe = DEFAULT) -> tuple[np.ndarray, int]:
         """The key slice and what is there of its neighbours: HU (k, j, i) int16, and the key slice's k.

@@ -47,7 +47,7 @@ class SubVolume:
 
     @property
     def series(self) -> str:
-        return _series(self.key_slices[0])
+        return self.key_slices[0].series
 
     @property
     def patient(self) -> int:
@@ -97,20 +97,16 @@ def read(folder: Path, split: str | None = None) -> list[SubVolume]:
     # a key slice that training repeats counts once
     marked = {key_slice.name: key_slice for key_slice in read_info(folder, split)}.values()
     found: list[SubVolume] = []
-    for key_slice in sorted(marked, key=lambda entry: (_series(entry), ranges[entry.name])):
+    for key_slice in sorted(marked, key=lambda entry: (entry.series, ranges[entry.name])):
         first, last = ranges[key_slice.name]
         before = found[-1] if found else None
-        if before and before.series == _series(key_slice) and first <= before.last:
+        if before and before.series == key_slice.series and first <= before.last:
             together = (*before.key_slices, key_slice)
             found[-1] = SubVolume(together, before.first, max(before.last, last))
         else:
             found.append(SubVolume((key_slice,), first, last))
     _tell_missing(images, found)
     return found
-
-
-def _series(key_slice: KeySlice) -> str:
-    return key_slice.name.rsplit("_", 1)[0]
 
 
 def _ranges(csv: Path) -> dict[str, tuple[int, int]]:

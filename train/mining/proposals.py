@@ -31,11 +31,6 @@ class Proposals(NamedTuple):
     labels: np.ndarray
 
 
-def series_of(key_slice: KeySlice) -> str:
-    """The series that a slice is of: "000001_01_01"."""
-    return key_slice.name.rsplit("_", 1)[0]
-
-
 def other_slices(key_slices: Sequence[KeySlice], every_mm: float = EVERY_MM) -> list[KeySlice]:
     """The slices of the same series on which nothing is marked, one every `every_mm`, as slices without boxes.
 
@@ -43,7 +38,7 @@ def other_slices(key_slices: Sequence[KeySlice], every_mm: float = EVERY_MM) -> 
     """
     series = defaultdict(list)
     for key_slice in key_slices:
-        series[series_of(key_slice)].append(key_slice)
+        series[key_slice.series].append(key_slice)
     none = np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 2))
     found = []
     for name, marked in sorted(series.items()):

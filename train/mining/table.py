@@ -9,7 +9,6 @@ import pandas as pd
 
 from train.data.deeplesion import NOTHING, ORIGIN, UNKNOWN, KeySlice
 from train.data.layout import MARGIN_PX
-from train.mining.proposals import series_of
 
 _SAME_IN_A_SERIES = (
     "Patient_index",
@@ -33,7 +32,7 @@ def rows(
 
     A box's diameters stand in for a lesion's: without the margin of 5 pixels.
     """
-    series = table[table["File_name"].str.startswith(f"{series_of(key_slice)}_")].iloc[0]
+    series = table[table["File_name"].str.startswith(f"{key_slice.series}_")].iloc[0]
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2] - 2 * MARGIN_PX, 1)
     written = pd.DataFrame(
         {
@@ -47,7 +46,7 @@ def rows(
 
 def row_of_nothing(table: pd.DataFrame, key_slice: KeySlice) -> pd.DataFrame:
     """The row of a slice that was looked at, without a box."""
-    series = table[table["File_name"].str.startswith(f"{series_of(key_slice)}_")].iloc[0]
+    series = table[table["File_name"].str.startswith(f"{key_slice.series}_")].iloc[0]
     blank = {"Bounding_boxes": [""], "Lesion_diameters_Pixel_": [""], "Coarse_lesion_type": [UNKNOWN]}
     return pd.DataFrame(blank).assign(**_of_slice(series, key_slice, table), **{ORIGIN: NOTHING})
 

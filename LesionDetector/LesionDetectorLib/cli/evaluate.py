@@ -15,7 +15,7 @@ import numpy as np
 from LesionDetectorLib import ct
 from LesionDetectorLib.boxes import pairwise_iou
 from LesionDetectorLib.cli.options import Commands, add_command, add_ct, add_detector, share, weights_of
-from LesionDetectorLib.files import whole_folder, write_text
+from LesionDetectorLib.files import is_taken, whole_folder, write_text
 from LesionDetectorLib.known import Known, known_lesions, read_rows
 from LesionDetectorLib.lesion import BodyPart, Lesion, Origin, ReviewStatus
 from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.iou == 0:
         raise Refusal("--iou 0 would make every finding right: give a number above 0.")
-    if options.out is not None and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+    if options.out is not None and is_taken(options.out):
         raise Refusal(f"{options.out} is a file or holds files: give a new folder with --out.")
     rows = read_rows(options.truth)
     unread = sum(row.cell("origin") == Origin.DETECTOR and row.cell("status") == ReviewStatus.PENDING for row in rows)
