@@ -166,9 +166,8 @@ def _looked_at(detector: Detector, options: argparse.Namespace) -> list[Looked]:
 
 
 def _of_key_slice(entry: KeySlice, found: SliceBoxes, source: str, all_marked: bool) -> Looked:
-    complete = ALL_LABELS if all_marked else frozenset(getattr(entry, "complete", ALL_LABELS))
-    patient = getattr(entry, "file", entry.name).replace("_", "/").partition("/")[0]
-    return Looked(found, entry.boxes, entry.labels, complete, patient, source)
+    complete = ALL_LABELS if all_marked else frozenset(entry.complete)
+    return Looked(found, entry.boxes, entry.labels, complete, entry.owner, source)
 
 
 def _of_ct(detector: Detector, path: Path, csv: Path | None) -> list[Looked]:

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from scipy.special import expit, logit
 
 from train import calibrate
+from train.data import data_sets, part_marked
 from train.measuring import calibration
 from train.measuring.calibration import Looked, Marks, Reliability
 
@@ -99,6 +100,20 @@ def test_lines_rise_and_stay_finite_whatever_the_marks(right):
         assert line.slope >= calibration.LEAST_SLOPE and np.isfinite(line.offset)
     nothing = Marks(*(np.zeros(0) for _ in range(4)))
     assert set(calibration.fit(nothing).values()) == {(1.0, 0.0)}
+
+
+def test_patients_whose_names_begin_alike_are_not_one(tmp_path):
+    rows = [
+        part_marked.row(f"lits_{n:03d}", f"lits_{n:03d}/020.png", 20, (0.8, 0.8, 5.0), "test", exhaustive="yes")
+        for n in (1, 2)
+    ]
+    part_marked.write_table(tmp_path, rows)
+    slices = [
+        calibrate._of_key_slice(entry, looked([(HERE, 0.5, LIVER)]).found, "lits", False)
+        for entry in data_sets.read(tmp_path)
+    ]
+    assert [entry.patient for entry in slices] == ["lits_001", "lits_002"]
+    assert all(entry.complete == frozenset() for entry in slices), "the table has no lesion, so no label of its own"
 
 
 def test_a_patient_is_measured_with_what_the_others_gave():

@@ -88,8 +88,13 @@ class KeySlice:
         return np.full(len(self.boxes), origin == MARKED) if self.origins is None else self.origins == origin
 
     @property
+    def owner(self) -> str:
+        """The patient's name: "000001"."""
+        return self.name.split("_", 1)[0]
+
+    @property
     def patient(self) -> int:
-        return int(self.name.split("_", 1)[0])
+        return int(self.owner)
 
     @property
     def series(self) -> str:
