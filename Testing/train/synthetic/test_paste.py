@@ -14,7 +14,8 @@ from train import normal_slices, paste
 from train.data import data_sets, part_marked
 from train.data.layout import write_png
 from train.mining import marks
-from train.synthetic.pasting import nodules_of, room_in_lungs
+from train.synthetic.cutting import lesions_of
+from train.synthetic.pasting import room_in_lungs
 
 SPACING = (1.5, 1.5, 3.0)
 
@@ -63,11 +64,11 @@ def test_lungs_are_found_inside_the_body_alone():
 
 def test_a_nodule_that_lung_does_not_surround_is_left_out(nodules):
     amid, wall = data_sets.read(nodules)
-    assert len(nodules_of(amid)) == 1 and not nodules_of(wall)
+    assert len(lesions_of(amid, [BodyPart.LUNG])) == 1 and not lesions_of(wall, [BodyPart.LUNG])
 
 
 def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, capsys):
-    arguments = ["--nodules", str(nodules), "--ct", str(ct), "--out", str(tmp_path / "out"), "--count", "6"]
+    arguments = ["--lesions", str(nodules), "--ct", str(ct), "--out", str(tmp_path / "out"), "--count", "6"]
     assert paste.main(arguments) == 0
     found = data_sets.read(tmp_path / "out", "train")
     assert len(found) == 6 and not data_sets.read(tmp_path / "out", "test")
@@ -92,7 +93,7 @@ def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, 
 
 def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
     for out in ("one", "two"):
-        paste.main(["--nodules", str(nodules), "--ct", str(ct), "--out", str(tmp_path / out), "--count", "2"])
+        paste.main(["--lesions", str(nodules), "--ct", str(ct), "--out", str(tmp_path / out), "--count", "2"])
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*.*"))]
     assert len(files) >= 5
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
@@ -101,11 +102,11 @@ def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
 def test_a_ct_without_lungs_and_nodules_that_are_none_are_named(nodules, ct, tmp_path, capsys):
     body = SimpleITK.GetImageFromArray(np.pad(np.full((4, 60, 60), 40, np.int16), 9, constant_values=-1000))
     SimpleITK.WriteImage(body, str(tmp_path / "body.nrrd"))
-    common = ["--nodules", str(nodules), "--out", str(tmp_path / "a"), "--ct"]
+    common = ["--lesions", str(nodules), "--out", str(tmp_path / "a"), "--ct"]
     assert paste.main([*common, str(tmp_path / "body.nrrd")]) == 2
-    assert "show no lungs; give a CT of the chest" in capsys.readouterr().err
+    assert "show no lungs; give CTs that do" in capsys.readouterr().err
     assert paste.main([*common, str(ct), "--split", "test"]) == 2
-    assert "holds no lung nodule amid lung in its test split" in capsys.readouterr().err
+    assert "in the test split that can be cut out; give another data set" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 
