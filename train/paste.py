@@ -35,7 +35,7 @@ from train.normal_slices import body_part
 from train.synthetic.cutting import RealLesion, lesions_of
 from train.synthetic.noise import noise_of
 from train.synthetic.pasting import Slab, Tissue, paste, room_in_lungs
-from train.synthetic.places import Body, find_places
+from train.synthetic.places import Body, Place, find_places
 
 LEAST_LUNG_MM = 12.0
 LEAST_ROOM_MM = 3.0
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     if is_taken(options.out):
         parser.error(f"{options.out} holds something already: give another folder.")
     try:
-        lesions = _lesions(options.lesions, options.split, options.labels or list(BodyPart))
+        lesions = _lesions(options.lesions, options.split, options.labels)
         scenes = _scenes(options.ct, options.weights, lesions, options.labels)
         lesions = {label: lesions[label] for label in scenes}
         with whole_folder(options.out) as folder:
@@ -105,20 +105,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lesions(folders: Sequence[Path], split: str, labels: Collection[BodyPart]) -> dict[BodyPart, list[RealLesion]]:
-    """Every lesion that can be pasted, by its label."""
+def _lesions(
+    folders: Sequence[Path], split: str, asked: Collection[BodyPart] | None
+) -> dict[BodyPart, list[RealLesion]]:
+    """Every lesion that can be pasted, by its label; a label that was `asked` for must have some."""
+    labels = asked or list(BodyPart)
     key_slices = [entry for folder in folders for entry in data_sets.read(folder, split)]
     found: dict[BodyPart, list[RealLesion]] = {}
     for entry in tqdm(key_slices, desc="reading lesions", unit="slice"):
         for lesion in lesions_of(entry, labels):
             found.setdefault(lesion.label, []).append(lesion)
-    if not found:
-        names = ", ".join(label.title.lower() for label in labels)
+    wanting = [label for label in asked or (() if found else labels) if label not in found]
+    if wanting:
         raise DeepLesionError(
-            f"{' '.join(map(str, folders))} hold no lesion of {names} in the {split} split that can be cut out; give "
-            "another data set."
+            f"{' '.join(map(str, folders))} hold no lesion of {_names(wanting)} in the {split} split that can be cut "
+            "out; give another data set."
         )
     return found
+
+
+def _names(labels: Collection[BodyPart]) -> str:
+    return ", ".join(label.title.lower() for label in labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,24 +153,26 @@ class Scene:
         """What may hold lesions of a label here."""
         if label == BodyPart.LUNG:
             return [] if self.lungs is None else [Tissue(label, self.lungs)]
-        if self.body is None:
-            return []
-        on_slice = ((place, self.body.room_on(place, self.number)) for place in self.body.places)
         return [
             Tissue(label, self.body.to_pixels(room, self.hu.shape[1:]), place.fit, place.in_dark)
-            for place, room in on_slice
-            if place.body_part == label and room.max() >= LEAST_ROOM_MM
+            for place, room in self._places()
+            if self.body and place.body_part == label
         ]
 
     def labels(self) -> set[BodyPart]:
         """Those of which lesions may lie here."""
-        places = self.body.places if self.body else ()
-        found = {
-            place.body_part
-            for place in places
-            if place.body_part != BodyPart.LUNG and self.body.room_on(place, self.number).max() >= LEAST_ROOM_MM
-        }
-        return found if self.lungs is None else found | {BodyPart.LUNG}
+        return {place.body_part for place, _ in self._places()} | (set() if self.lungs is None else {BodyPart.LUNG})
+
+    def _places(self) -> list[tuple[Place, np.ndarray]]:
+        """The places of its CT that have room here, lungs left out, with their coarse room_mm."""
+        if self.body is None:
+            return []
+        on_slice = ((place, self.body.room_on(place, self.number)) for place in self.body.places)
+        return [
+            (place, room)
+            for place, room in on_slice
+            if place.body_part != BodyPart.LUNG and room.max() >= LEAST_ROOM_MM
+        ]
 
 
 def _scenes(
@@ -181,8 +190,7 @@ def _scenes(
                 found.setdefault(label, []).append(scene)
     wanting = [label for label in asked or (() if found else labels) if label not in found]
     if wanting:
-        names = ", ".join(label.title.lower() for label in wanting)
-        names = "lungs" if wanting == [BodyPart.LUNG] else f"place for lesions of {names}"
+        names = "lungs" if wanting == [BodyPart.LUNG] else f"place for lesions of {_names(wanting)}"
         raise DeepLesionError(f"{' '.join(map(str, paths))} show no {names}; give CTs that do, or other --labels.")
     return {label: found[label] for label in sorted(found)}
 

@@ -172,7 +172,7 @@ def _alone(hu: np.ndarray, depth: np.ndarray, spacing: Sequence[float]) -> np.nd
     weight = np.clip(depth, 0.05, 1) * (depth > 0)
     sigma = SMOOTH_MM / spacing[0]
     total = ndi.gaussian_filter(weight, sigma)
-    rows, columns = ndi.distance_transform_edt(total < 1e-3, return_distances=False, return_indices=True)
+    rows, columns = ndi.distance_transform_edt(total < 0.1 * total.max(), return_distances=False, return_indices=True)
     smooth = [ndi.gaussian_filter(plane * weight, sigma) / np.maximum(total, 1e-6) for plane in hu]
     return np.stack(smooth)[:, rows, columns].astype(np.float32)
 

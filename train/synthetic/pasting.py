@@ -28,7 +28,8 @@ LUNG_FIT = 0.5
 BORDER_FIT = 0.1
 AT_THE_BORDER = 0.25
 """Share of the lung nodules that may lie with their middle at the pleura or the mediastinum."""
-LEAST_MM = 3.0
+LEAST_MM = 4.0
+LEAST_PX = 2
 MOST_SHIFT = 60.0
 """HU, between two contrast phases."""
 FAT_SHIFT = 20.0
@@ -109,11 +110,12 @@ def paste(slab: Slab, lesion: RealLesion, tissue: Tissue, rng: np.random.Generat
     core, radius = patch.depth_mm > 0, float(patch.depth_mm.max())
     fit = BORDER_FIT if lesion.amid_lung and rng.random() < AT_THE_BORDER else tissue.fit
     spots = np.argwhere(tissue.room_mm >= max(fit * radius, 2.0))
-    if 2 * radius < LEAST_MM or not len(spots):
+    if not len(spots):
         return None
     for centre in spots[rng.integers(len(spots), size=SPOTS)]:
         corner = centre - np.round([(np.flatnonzero(core.any(axis))[[0, -1]]).mean() for axis in (1, 0)]).astype(int)
-        window = tuple(slice(first, first + size) for first, size in zip(corner, core.shape))
+        rows, columns = (slice(first, first + size) for first, size in zip(corner, core.shape))
+        window = rows, columns
         if (corner < 0).any() or (corner + core.shape > slab.hu.shape[1:]).any():
             continue
         if not _suits(slab.hu[slab.key][window], core, tissue, tissue.room_mm[window]):
@@ -135,7 +137,7 @@ def _painted(
     rng: np.random.Generator,
 ) -> np.ndarray | None:
     """Paint the patch into a window (rows, columns) of the slab and return its box; None, and no paint, if it cannot be
-    seen or is in the way of another."""
+    seen, is tiny, or is in the way of another."""
     before = slab.hu[(slice(None), *window)]
     inside = tissue.room_mm[window] > 0
     shift = _shift(before[slab.key][inside], tissue, lesion, rng)
@@ -156,6 +158,9 @@ def _painted(
     if shown.sum() < 0.5 * core.sum() or not _is_seen(before[slab.key], painted[slab.key], shown, round_it, slab):
         return None
     box = _box(shown, window)
+    sides = box[2:] - box[:2]
+    if (sides * slab.spacing[:2]).max() < LEAST_MM or sides.min() < LEAST_PX:
+        return None
     if any(_near(box, other) for other in slab.taken):
         return None
     slab.hu[(slice(None), *window)] = painted

@@ -1,4 +1,4 @@
-"""Real nodules pasted into lungs, and normal slices with what a detector takes for lesions."""
+"""The command that pastes real lesions, and normal slices with what a detector takes for lesions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from train.data.layout import write_png
 from train.mining import marks
 from train.synthetic.cutting import lesions_of
 from train.synthetic.pasting import room_in_lungs
+from train.synthetic.places import Body, Place
 
 SPACING = (1.5, 1.5, 3.0)
 
@@ -89,6 +90,67 @@ def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, 
     with pytest.raises(SystemExit):
         paste.main(arguments)
     assert "holds something already: give another folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def liver(tmp_path, monkeypatch):
+    """A data set with a lesion of 100 HU in a liver of 40; the CT has its liver between the lungs."""
+    y, x = np.mgrid[:64, :64]
+    write_png(tmp_path / "livers" / "a" / "001.png", np.where(np.hypot(x - 32, y - 32) < 6, 95, 40))
+    common = "a", "a/001.png", 1, (0.75, 0.75, 2.5), "train"
+    part_marked.write_table(tmp_path / "livers", [part_marked.row(*common, sides=(26, 26, 39, 39), label="liver")])
+    room = np.zeros((6, 160, 200), np.float32)
+    room[:, 30:110, 91:110] = 12
+    body = Body((Place(BodyPart.LIVER, "liver", room, 0.8),), room > 0, (1, 1, 1))
+    monkeypatch.setattr(paste, "find_places", lambda volume: body)
+    return tmp_path / "livers"
+
+
+def test_lesions_of_every_label_go_to_their_organ_and_labels_choose(nodules, liver, ct, tmp_path, capsys):
+    common = ["--lesions", str(nodules), str(liver), "--ct", str(ct), "--count", "5"]
+    assert paste.main([*common, "--out", str(tmp_path / "both")]) == 0
+    found = data_sets.read(tmp_path / "both")
+    labels = np.concatenate([entry.labels for entry in found])
+    assert set(labels) == {BodyPart.LUNG, BodyPart.LIVER}
+    said = capsys.readouterr().out
+    assert f"{(labels == BodyPart.LIVER).sum()} liver, {(labels == BodyPart.LUNG).sum()} lung) on 5 slices" in said
+    for entry in found:
+        for x0, y0, x1, y1 in part_marked.tight(entry)[entry.labels == BodyPart.LIVER]:
+            assert x0 > 88 and x1 < 113 and y0 > 27 and y1 < 113
+    assert paste.main([*common, "--labels", "liver", "--out", str(tmp_path / "liver")]) == 0
+    assert {label for entry in data_sets.read(tmp_path / "liver") for label in entry.labels} == {BodyPart.LIVER}
+
+
+def test_labels_that_are_asked_for_need_lesions_and_places(nodules, liver, ct, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out"), "--ct"]
+    assert paste.main(["--lesions", str(nodules), "--labels", "lung", "soft_tissue", *out, str(ct)]) == 2
+    assert "hold no lesion of soft tissue in the train split" in capsys.readouterr().err
+    assert paste.main(["--lesions", str(liver), "--labels", "liver", *out, str(_slices(tmp_path, "b"))]) == 2
+    assert "show no place for lesions of liver; give CTs that do, or other --labels" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        paste.main(["--lesions", str(nodules), "--labels", "toe", *out, str(ct)])
+    assert "'toe' is not a body part" in capsys.readouterr().err
+
+
+def _slices(folder, patient):
+    """Part-marked slices of a chest, on which all lung lesions are marked, one."""
+    for k, section in enumerate(chest()[:3]):
+        write_png(folder / "chest" / patient / f"{k + 1:03d}.png", section)
+    marked = part_marked.row(
+        patient, f"{patient}/002.png", 2, SPACING, "train", sides=(90, 60, 99, 69), label="lung", exhaustive="yes"
+    )
+    part_marked.write_table(folder / "chest", [marked])
+    return folder / "chest"
+
+
+def test_a_patient_does_not_get_lesions_of_the_own_and_marks_stay(nodules, tmp_path, capsys):
+    common = ["--lesions", str(nodules), "--count", "3", "--ct"]
+    assert paste.main([*common, str(_slices(tmp_path, "amid")), "--out", str(tmp_path / "own")]) == 2
+    assert "No lesion fits into these CTs" in capsys.readouterr().err
+    assert paste.main([*common, str(_slices(tmp_path, "another")), "--out", str(tmp_path / "out")]) == 0
+    for entry in data_sets.read(tmp_path / "out"):
+        assert entry.complete == (BodyPart.LUNG,)
+        assert [90, 60, 99, 69] in part_marked.tight(entry).round(3).tolist() and len(entry.boxes) >= 2
 
 
 def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
