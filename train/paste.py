@@ -202,8 +202,14 @@ def _of_ct(volume: Volume, weights: Path | None, labels: Collection[BodyPart]) -
     reach = int(np.ceil(DEFAULT.neighbour_mm / volume.spacing[2]))
     for k, section in enumerate(tqdm(volume.hu, desc="looking for places", unit="slice")):
         first, unsure = max(k - reach, 0), [mark for mark in marks[k] if "label" in mark]
-        lungs = _lungs(section, volume.spacing) if BodyPart.LUNG in labels else None
+        is_chest = BodyPart.LUNG in labels and (body is None or _has_lung(body, k))
+        lungs = _lungs(section, volume.spacing) if is_chest else None
         yield Scene(volume.hu[first : k + reach + 1], k - first, volume.spacing, unsure, lungs, body, k, noise)
+
+
+def _has_lung(body: Body, number: int) -> bool:
+    """Whether a slice of a CT has lung, not bowel full of gas and stool, which looks alike on a slice alone."""
+    return any(place.body_part == BodyPart.LUNG and body.room_on(place, number).any() for place in body.places)
 
 
 def _of_data_set(folder: Path) -> Iterator[Scene]:

@@ -101,7 +101,8 @@ def liver(tmp_path, monkeypatch):
     part_marked.write_table(tmp_path / "livers", [part_marked.row(*common, sides=(26, 26, 39, 39), label="liver")])
     room = np.zeros((6, 160, 200), np.float32)
     room[:, 30:110, 91:110] = 12
-    body = Body((Place(BodyPart.LIVER, "liver", room, 0.8),), room > 0, (1, 1, 1))
+    places = Place(BodyPart.LIVER, "liver", room, 0.8), Place(BodyPart.LUNG, "lung", room, 0.5)
+    body = Body(places, room > 0, (1, 1, 1))
     monkeypatch.setattr(paste, "find_places", lambda volume: body)
     return tmp_path / "livers"
 
@@ -121,12 +122,17 @@ def test_lesions_of_every_label_go_to_their_organ_and_labels_choose(nodules, liv
     assert {label for entry in data_sets.read(tmp_path / "liver") for label in entry.labels} == {BodyPart.LIVER}
 
 
-def test_labels_that_are_asked_for_need_lesions_and_places(nodules, liver, ct, tmp_path, capsys):
+def test_labels_that_are_asked_for_need_lesions_and_places(nodules, liver, ct, tmp_path, capsys, monkeypatch):
     out = ["--out", str(tmp_path / "out"), "--ct"]
     assert paste.main(["--lesions", str(nodules), "--labels", "lung", "soft_tissue", *out, str(ct)]) == 2
     assert "hold no lesion of soft tissue in the train split" in capsys.readouterr().err
     assert paste.main(["--lesions", str(liver), "--labels", "liver", *out, str(_slices(tmp_path, "b"))]) == 2
     assert "show no place for lesions of liver; give CTs that do, or other --labels" in capsys.readouterr().err
+    no_lung = Body(paste.find_places(None).places[:1], np.ones((6, 160, 200), bool), (1, 1, 1))
+    monkeypatch.setattr(paste, "find_places", lambda volume: no_lung)
+    both = ["--lesions", str(nodules), str(liver), "--labels", "lung", "liver"]
+    assert paste.main([*both, *out, str(ct)]) == 2
+    assert "show no lungs" in capsys.readouterr().err, "what looks like lung on a slice alone may be bowel"
     with pytest.raises(SystemExit):
         paste.main(["--lesions", str(nodules), "--labels", "toe", *out, str(ct)])
     assert "'toe' is not a body part" in capsys.readouterr().err
