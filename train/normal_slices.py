@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--experts",
         nargs="+",
-        type=_body_part,
+        type=body_part,
         default=[],
         metavar="LABEL",
         help="labels that the detector knows: its marks of them from 0.5 on may be lesions, and are left out",
@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _body_part(text: str) -> BodyPart:
+def body_part(text: str) -> BodyPart:
+    """A label as it is written on a command line, "soft tissue" or "soft_tissue"."""
     try:
         return BodyPart.from_title(text.replace("_", " "))
     except ValueError as error:

@@ -57,6 +57,15 @@ class Body:
         step = np.asarray(self.step)
         return np.asarray(index) * step + (step - 1) / 2
 
+    def room_on(self, place: Place, number: int) -> np.ndarray:
+        """The coarse room_mm (j, i) of a place on a slice of the CT."""
+        return place.room_mm[min(number // self.step[0], len(place.room_mm) - 1)]
+
+    def to_pixels(self, room_mm: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """A coarse slice of room_mm on the pixels of a slice of that shape; 0 beyond what it covers."""
+        fine = room_mm.repeat(self.step[1], 0).repeat(self.step[2], 1)
+        return np.pad(fine, [(0, size - have) for size, have in zip(shape, fine.shape)])
+
 
 def find_places(volume: Volume) -> Body:
     """The places of `volume`, an axial CT whose i grows to the patient's left and j to the back, whatever the order
