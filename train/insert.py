@@ -27,18 +27,25 @@ from train.synthetic.insertion import Scan, insert, narrow_view, prepare
 
 
 def write(
-    out: Path, scans: list[Scan], count: int, seed: int, first_patient: int, context_mm: float, narrow: float = 0.0
+    out: Path,
+    scans: list[Scan],
+    count: int,
+    seed: int,
+    first_patient: int,
+    context_mm: float,
+    narrow: float = 0.0,
+    large: float = 0.25,
 ) -> int:
     """Write `count` patients below `out` (Images_png, DL_info.csv) and return the number of lesions.
 
-    `narrow`: share in a narrow view.
+    `narrow`: share in a narrow view; `large`: share of lesions of 30 to 90 mm.
     """
     rows = []
     for number in tqdm(range(count), desc="Inserting lesions", unit="patient"):
         rng = np.random.default_rng([seed, number])
-        slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
+        slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm, large)
         while not lesions:
-            slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
+            slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm, large)
         if rng.random() < narrow:
             slab, spacing, lesions = narrow_view(slab, spacing, lesions, rng)
         patient = first_patient + number
@@ -93,9 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.0,
         help="share of patients in a narrow field of view, fine pixels (%(default)s)",
     )
+    parser.add_argument(
+        "--large",
+        type=float,
+        default=0.25,
+        help="share of lesions of 30 to 90 mm, where their place has room or lets them bulge (%(default)s)",
+    )
     options = parser.parse_args(arguments)
-    if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1:
-        parser.error("--count must be at least 1, --context-mm at least 0, and --narrow 0 to 1.")
+    if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1 or not 0 <= options.large <= 1:
+        parser.error("--count must be at least 1, --context-mm at least 0, --narrow and --large 0 to 1.")
     if (options.out / "DL_info.csv").exists():
         parser.error(f"{options.out} already holds a DL_info.csv: give another folder.")
     try:
@@ -104,7 +117,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     lesions = write(
-        options.out, scans, options.count, options.seed, options.first_patient, options.context_mm, options.narrow
+        options.out,
+        scans,
+        options.count,
+        options.seed,
+        options.first_patient,
+        options.context_mm,
+        options.narrow,
+        options.large,
     )
     print(f"Wrote {lesions} lesions in {options.count} patients to {options.out}.")
     return 0
