@@ -39,11 +39,11 @@ def push(slab: Array, lesion: SyntheticLesion, share: float, spacing: tuple[floa
     none = np.zeros((0, 5), np.float32)
     radius = replace(lesion, fronds=none, spicules=none).radius(x, y, z)
     factor = _shift(radius, share, reach) * _movable(slab[window], spacing)
-    origin = [centre / mm for centre, mm in zip(lesion.centre_mm[::-1], spacing[::-1])]
-    grids = np.ogrid[window]
+    origin = [centre / mm - w.start for centre, mm, w in zip(lesion.centre_mm[::-1], spacing[::-1], window)]
+    grids = np.ogrid[tuple(slice(0, size) for size in factor.shape)]
     source = [grid - factor * (grid - start) for grid, start in zip(grids, origin)]
     pushed = slab.copy()
-    resampled = ndi.map_coordinates(slab, source, order=1, mode="nearest")
+    resampled = ndi.map_coordinates(slab[window], source, order=3, mode="nearest")  # cubic, for it keeps the noise
     pushed[window] = np.where(factor > 0, resampled, slab[window])
     return pushed
 
@@ -61,7 +61,7 @@ def _shift(radius: Array, share: float, reach: float) -> Array:
     """Share of its distance from the centre by which the tissue at a relative radius came outward."""
     outside = np.maximum(radius, 1)
     shift = outside - np.cbrt(outside**3 - share**3)
-    fade = np.clip((reach - outside) / (reach - 1), 0, 1)
+    fade = np.clip((reach - outside) / (0.6 * (reach - 1)), 0, 1)
     return shift * fade**2 * (3 - 2 * fade) / outside
 
 
