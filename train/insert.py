@@ -2,12 +2,15 @@
 
 Each "patient" is a slab of one CT with one to four lesions on its key slice, every one of them in `DL_info.csv` (split
 1, train). Labels get even shares as far as the CT has places for them (`train.places`); sizes follow DeepLesion, with
-more small mediastinal nodes and small liver lesions. The anatomy is scaled a little and its contrast enhancement
-varied; it is never mirrored, for that would move the liver to the left.
+more small mediastinal nodes and small liver lesions, and a share of 30 to 90 mm (`--large`). A lesion pushes its
+neighbours away, so that an organ's contour bulges, or infiltrates them with a ragged edge; large ones may have a dead
+core, in the lung be consolidations with air in their bronchi. Small ones lie off the vessels, those of bone in bone and
+not in the canal. The anatomy is scaled a little and its contrast enhancement varied; it is never mirrored, for that
+would move the liver to the left.
 
 What these slices cannot teach: the CTs may hold real lesions that nobody marked, so a detector learns a few of them as
-background; vessels and normal nodes stay as distractors, but a lesion that pushes its neighbours away, or grows along
-them, is not made.
+background; vessels and normal nodes stay as distractors, but a lesion that grows along a vessel, duct or pleura,
+breaks out of a bone, or shuts a bronchus and what lies behind it, is not made.
 """
 
 from __future__ import annotations
@@ -66,8 +69,7 @@ def write(
     return len(rows)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.insert",
         description="Put synthetic lesions into real CT and write training slices in DeepLesion's layout.",
@@ -106,6 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.25,
         help="share of lesions of 30 to 90 mm, where their place has room or lets them bulge (%(default)s)",
     )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1 or not 0 <= options.large <= 1:
         parser.error("--count must be at least 1, --context-mm at least 0, --narrow and --large 0 to 1.")

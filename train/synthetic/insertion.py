@@ -210,7 +210,7 @@ def _insert_one(
 ) -> Inserted | None:
     """Paint one lesion into `slab`, whose (first, key) slice are `slices`.
 
-    None, and no paint, if it cannot be measured or seen.
+    None, and no paint, if it cannot be measured or seen, or what it may replace is too little.
     """
     first, key = slices
     x, y, z = (np.arange(n, dtype=np.float32) * np.float32(mm) for n, mm in zip(slab.shape[::-1], spacing))
@@ -227,22 +227,25 @@ def _insert_one(
     if min(part.stop - part.start for part in window) < 1:
         return None
     pushed = push(slab, lesion, share, spacing)
+    if any((pushed != slab)[key - first][_box_of(other.recist)].any() for other in others):
+        pushed = slab.copy()  # a lesion that is there already stays where its axes are
     before = pushed[window]
     depth = (np.arange(3) - 1) / 3 * spacing[2]  # three planes through the thickness of a slice
     painted, whole = _paint(lesion, before, x[window[2]], y[window[1]], z[window[0]], depth)
     free = replaceable(before, _within(scan, place, window, first), lesion, place.in_dark, background, spacing)
-    occupancy = _in_one_piece(whole * free, key - first - window[0].start, centre[1:] - [w.start for w in window[1:]])
-    recist = _measured(occupancy[key - first - window[0].start], window, slab.shape[1:], spacing)
+    on = key - first - window[0].start
+    occupancy = _in_one_piece(whole * free, on, centre[1:] - [part.start for part in window[1:]])
+    recist = _measured(occupancy[on], window, slab.shape[1:], spacing)
     if recist is None or recist.short_mm < 2 or not _inside_picture(recist, slab.shape[1:]):
         return None
-    weight = np.divide(occupancy, whole, out=np.zeros_like(whole), where=whole > 1e-3)
+    share_left = np.divide(occupancy, whole, out=np.zeros_like(whole), where=whole > 1e-3)
     noise = lesion.opacity * whole * _noise(rng, before.shape, scan.spectrum, scan.persistence)
-    painted = before + weight * (painted + noise - before)
-    there = occupancy[key - first - window[0].start] > 0.5
-    if there.sum() < LEAST_LEFT * (whole[key - first - window[0].start] > 0.5).sum():
+    painted = before + share_left * (painted + noise - before)
+    there = occupancy[on] > 0.5
+    if there.sum() < LEAST_LEFT * (whole[on] > 0.5).sum():
         return None
-    change = (painted - before)[key - first - window[0].start][there]
-    if abs(float(change.mean())) < max(LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2):
+    change = abs(float((painted - before)[on][there].mean()))
+    if change < max(LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2):
         return None
     pushed[window] = painted
     slab[:] = pushed
@@ -309,6 +312,13 @@ def _background(
 def _inside_picture(recist: Recist, shape: tuple[int, int], margin: int = 6) -> bool:
     points = np.array([*recist.long_axis, *recist.short_axis])
     return bool((points > margin).all() and (points < np.array(shape[::-1]) - 1 - margin).all())
+
+
+def _box_of(recist: Recist) -> tuple[slice, slice]:
+    """The rows and columns that the axes span."""
+    points = np.array([*recist.long_axis, *recist.short_axis])
+    first, end = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int) + 1
+    return slice(first[1], end[1]), slice(first[0], end[0])
 
 
 def _location(body: Body, centre: np.ndarray) -> tuple[float, float, float]:
