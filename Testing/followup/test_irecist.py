@@ -56,7 +56,8 @@ def test_targets(seen, expected):
         (((100, N1), (100,)), "iUPD iSD"),
         (((100, N1), (60, N1)), "iUPD iPR"),
         (((50,), (50, N1), (50, N1)), "iPR iUPD iUPD"),  # no change at all: not back to partial response
-        (((50,), (50, N1), (44, N1)), "iPR iUPD iPR"),
+        (((50,), (50, N1), (45, N1)), "iPR iUPD iPR"),
+        (((50,), (50, N1), (45.1, N1)), "iPR iUPD iUPD"),
         (((100, N1), (0, N1)), "iUPD iPR"),  # a new lesion that stays is no complete response
         (((100, N1), (0,)), "iUPD iCR"),
         (((100, N1), (60, N1), (60, N1), (60, GROWN)), "iUPD iPR iPR iUPD"),

@@ -51,7 +51,8 @@ def sum_figure(assessments: Sequence[Assessment]) -> Figure:
     """The sum of diameters over time, the baseline, the limit of partial response, and at every time point the nadir
     and the limit of progression that it was held against.
 
-    A sum in which a target is missing is hollow. New lesions stand at the top, pending ones in brackets.
+    A sum in which a target is missing is hollow. New lesions stand at the top, pending ones in brackets. There must be
+    targets.
     """
     figure, axes = _figure("Sum of diameters (mm)")
     places = _places(assessments)
