@@ -139,6 +139,17 @@ def test_what_is_back_after_complete_response_is_progression(between):
     assert "asks that the complete response be confirmed" in " ".join(assess(points)[-1].notes)
 
 
+def test_the_sum_decides_first_where_much_is_back_after_complete_response():
+    said = sentences(course(20, 0, 12)[2])[0]
+    assert said.endswith(
+        "12 mm now (2025-05-01): -40 %, progressive disease; at least 20 % and 5 mm above the nadir, 7 mm above that "
+        "limit (5 mm)."
+    )
+    assert sentences(course(20, 0, 4)[2])[0].endswith(
+        "progressive disease; disease is back after complete response: T1."
+    )
+
+
 def test_a_non_target_that_is_back_after_complete_response_is_progression():
     states = (State.PRESENT, ABSENT, State.PRESENT)
     entries = assess([TimePoint(non_targets=(NonTarget("N1", state),)) for state in states])

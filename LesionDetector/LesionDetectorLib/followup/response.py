@@ -256,12 +256,12 @@ def target_response(
     if not missing and all(target.is_gone for target in targets):
         nodes = any(target.node for target in targets)
         return Response.CR, "all targets are absent" + (", nodes below 10 mm" if nodes else "")
-    back = [target.name for target in targets if target.tenths is not None and not target.is_gone]
-    if after_cr and back:
-        return Response.PD, f"disease is back after complete response: {few(back)}"
     if total >= least_progression(nadir):
         without = f", even without {few(missing)}, not evaluated" if missing else ""
         return Response.PD, f"at least 20 % and 5 mm above the nadir{without}"
+    back = [target.name for target in targets if target.tenths is not None and not target.is_gone]
+    if after_cr and back:
+        return Response.PD, f"disease is back after complete response: {few(back)}"
     if missing:
         return Response.NE, f"{few(missing)} not evaluated, and the others prove no progression"
     if total <= most_partial(baseline):
