@@ -93,6 +93,17 @@ def test_cells_look_at_the_pixel_that_their_coordinates_name() -> None:
         assert centre.item() == pytest.approx(256, abs=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("training", "precision", "in_place"),
+    [(True, torch.bfloat16, True), (False, torch.float32, True), (False, torch.bfloat16, False)],
+)
+def test_relu6_is_in_place_where_that_is_faster_or_saves_memory(training, precision, in_place) -> None:
+    conv = Pyramid("mobilenet_v2", 3, 16, (4, 8)).stages[0][0].train(training)
+    before = torch.tensor([-1.0, 0, 3, 6, 9], dtype=precision)
+    after = conv[-1](before)
+    assert after.tolist() == [0, 0, 3, 6, 6] and (after is before) == in_place
+
+
 def test_star_is_the_deformable_convolution_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 6, 7, 9, generator=generator, dtype=torch.float64).requires_grad_()
