@@ -38,6 +38,7 @@ from train.data.deeplesion import (
 )
 from train.mining import embedding, matching
 from train.mining import table as mined_table
+from train.mining.marks import body_part
 from train.mining.proposals import Proposals, other_slices, propose
 from train.mining.suspicion import SIGMA, suspicious
 
@@ -164,13 +165,6 @@ def theta_of(given: str | float, card: dict, path: Path) -> float:
     return float(card["theta"])
 
 
-def _organ(text: str) -> BodyPart:
-    try:
-        return BodyPart.from_title(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the csv stands, 2 with one sentence on stderr when it cannot."""
     parser = _parser()
@@ -222,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a proposal nearer than this to a marked lesion of the patient is one (the embedding's own if left out)",
     )
     parser.add_argument(
-        "--experts", type=_organ, nargs="+", metavar="LABEL", help="for --nrm, of these organs alone (all there are)"
+        "--experts", type=body_part, nargs="+", metavar="LABEL", help="for --nrm, of these organs alone (all there are)"
     )
     parser.add_argument("--embedding", type=Path, help="of train.embed (.safetensors), for --mam")
     parser.add_argument(
