@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss
 from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.backbone import Pyramid
-from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou
+from LesionDetectorLib.models.boxes import ltrb_to_xyxy, paired_iou
 from LesionDetectorLib.models.dense import (
     best_detections,
     by_point,
@@ -27,6 +27,7 @@ from LesionDetectorLib.models.dense import (
     counting,
     initialise,
     learnt_lesions,
+    points_of,
 )
 from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, network_input
 from LesionDetectorLib.models.losses import divisor, varifocal_loss
@@ -100,7 +101,7 @@ class VFNet(nn.Module):
 
         Their sum is to be minimised.
         """
-        points = self._points(raw)
+        points = points_of(raw.logits, self.strides)
         assigned = self.label_points(points, targets)  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
         boxes, labels = learnt_lesions(targets, image, assigned[image, point])
@@ -132,16 +133,13 @@ class VFNet(nn.Module):
         top_k: int = 1000,
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
-        boxes = [ltrb_to_xyxy(points, by_point(ltrb)) for points, ltrb in zip(self._points(raw), raw.refined)]
+        boxes = [
+            ltrb_to_xyxy(points, by_point(ltrb))
+            for points, ltrb in zip(points_of(raw.logits, self.strides), raw.refined)
+        ]
         size = tuple(side * self.strides[0] for side in raw.logits[0].shape[-2:])
         logits = [by_point(level) for level in raw.logits]
         return best_detections(logits, boxes, size, score_threshold, nms_iou, max_detections, top_k)
-
-    def _points(self, raw: RawOutputs) -> list[Tensor]:
-        return [
-            grid_points(level.shape[-2], level.shape[-1], stride, level.device)
-            for level, stride in zip(raw.logits, self.strides)
-        ]
 
 
 class VFNetHead(nn.Module):
