@@ -30,8 +30,7 @@ from train.data import data_sets
 from train.data.deeplesion import UNKNOWN, DeepLesionError
 from train.data.layout import write_png
 from train.data.part_marked import ALL, UNSURE, row, tight, write_table
-from train.mining.marks import marks_on
-from train.normal_slices import body_part
+from train.mining.marks import body_part, marks_on
 from train.synthetic.cutting import RealLesion, lesions_of
 from train.synthetic.noise import noise_of
 from train.synthetic.pasting import Slab, Tissue, paste, room_in_lungs

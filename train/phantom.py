@@ -227,7 +227,7 @@ def _shares(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[BodyP
     for word in words:
         label, equals, share = word.rpartition("=")
         try:
-            parts = [BodyPart.from_title(label.replace("_", " "))] if equals else list(BodyPart)
+            parts = [BodyPart.from_title(label)] if equals else list(BodyPart)
             if not 0 <= float(share) <= 1 or bool(equals) != bool(shares):
                 raise ValueError(word)
         except ValueError:

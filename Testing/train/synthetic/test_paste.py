@@ -101,7 +101,7 @@ def liver(tmp_path, monkeypatch):
     part_marked.write_table(tmp_path / "livers", [part_marked.row(*common, sides=(26, 26, 39, 39), label="liver")])
     room = np.zeros((6, 160, 200), np.float32)
     room[:, 30:110, 91:110] = 12
-    places = Place(BodyPart.LIVER, "liver", room, 0.8), Place(BodyPart.LUNG, "lung", room, 0.5)
+    places = Place(BodyPart.LIVER, "liver", room, 0.8, room > 0), Place(BodyPart.LUNG, "lung", room, 0.5, room > 0)
     body = Body(places, room > 0, (1, 1, 1))
     monkeypatch.setattr(paste, "find_places", lambda volume: body)
     return tmp_path / "livers"
