@@ -29,6 +29,7 @@ GRID_MM = 4.0
 COARSE = 3
 """So many steps of the grid are one of the first guess."""
 STARTS = 2
+TURNED_BETTER_BY = 0.1
 LEAST_OVERLAP_MM = 48.0
 LEAST_SIMILARITY = 0.6
 DOUBTFUL_SIMILARITY, DOUBTFUL_MM = 0.8, 8.0
@@ -275,8 +276,11 @@ class Start(NamedTuple):
 
 
 def _starts(current: Body, prior: Body) -> list[Start]:
-    """The best guesses, best first: none that is a neighbour of a better one."""
-    found = [start for turned in (False, True) for start in _guesses(current, prior, turned)]
+    """The best guesses, best first: none that is a neighbour of a better one, and a turned one only where none that
+    is not turned is nearly as good."""
+    upright, turned = _guesses(current, prior, False), _guesses(current, prior, True)
+    best = max((start.similarity for start in upright), default=0.0)
+    found = upright + [start for start in turned if start.similarity > best + TURNED_BETTER_BY]
     kept: list[Start] = []
     for start in sorted(found, key=lambda start: -start.similarity):
         near = 1.5 * COARSE * GRID_MM
@@ -298,7 +302,7 @@ def _guesses(current: Body, prior: Body, turned: bool) -> list[Start]:
     for offset in range(least - len(theirs.mask), len(ours.mask) - least + 1):
         first, last = max(0, offset), min(len(ours.mask), offset + len(theirs.mask))
         here, there = ours.part(first, last), theirs.part(first - offset, last - offset)
-        if not (here.mask.any() and there.mask.any()):
+        if not (here.tone.any() and there.tone.any()):
             continue
         similarity = _similarity(here, there)
         middle, other = here.middle, there.middle
@@ -323,8 +327,8 @@ class _Slices(NamedTuple):
 
     @property
     def middle(self) -> np.ndarray:
-        """(i, j) of the middle of the body."""
-        shadow = self.mask.sum(axis=0)
+        """(i, j) of the middle of the body's tissue: of what the mask takes in beside it, such as air, little counts."""
+        shadow = self.tone.sum(axis=0)
         rows, columns = np.arange(shadow.shape[0]), np.arange(shadow.shape[1])
         return np.array([shadow.sum(axis=0) @ columns, shadow.sum(axis=1) @ rows]) / shadow.sum()
 
