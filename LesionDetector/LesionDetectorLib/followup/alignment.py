@@ -11,6 +11,8 @@ its pixels, a half turn about z is found and told.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -376,8 +378,22 @@ def _refined(current: Body, prior: Body, start: sitk.Transform) -> tuple[sitk.Tr
     method.SetOptimizerAsRegularStepGradientDescent(3.0, 0.05, 60, 0.6, gradientMagnitudeTolerance=1e-7)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(start, True)
-    method.Execute(current.image, prior.image)
+    with _quiet():
+        method.Execute(current.image, prior.image)
     return start, -method.GetMetricValue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the words of ITK on a map that leads out of the body: how alike the bodies are says it."""
+    import SimpleITK as sitk  # noqa: N813
+
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _as_affine(rigid: sitk.Transform) -> sitk.AffineTransform:
