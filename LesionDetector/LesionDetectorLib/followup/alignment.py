@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from LesionDetectorLib.ct import Volume
 
+    Linear = sitk.Euler3DTransform | sitk.AffineTransform
+
 GRID_MM = 4.0
 COARSE = 3
 """So many steps of the grid are one of the first guess."""
@@ -314,7 +316,7 @@ def _guesses(current: Body, prior: Body, turned: bool) -> list[Start]:
             body.origin[:2] + place * step + (step - GRID_MM) / 2 for body, place in ((current, middle), (prior, other))
         ]
         shift = prior.origin[2] - current.origin[2] - offset * step
-        found.append(Start(similarity, turned, *places, float(shift)))
+        found.append(Start(similarity, turned, places[0], places[1], float(shift)))
     return found
 
 
@@ -361,7 +363,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 # ------ the map
 
 
-def _refined(current: Body, prior: Body, start: sitk.Transform) -> tuple[sitk.Transform, float]:
+def _refined(current: Body, prior: Body, start: Linear) -> tuple[Linear, float]:
     """The map with as many parameters as `start` at which the bodies are most alike, and how alike, at most 1."""
     import SimpleITK as sitk  # noqa: N813
 
@@ -396,7 +398,7 @@ def _quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def _as_affine(rigid: sitk.Transform) -> sitk.AffineTransform:
+def _as_affine(rigid: Linear) -> sitk.AffineTransform:
     import SimpleITK as sitk  # noqa: N813
 
     affine = sitk.AffineTransform(3)
@@ -406,7 +408,7 @@ def _as_affine(rigid: sitk.Transform) -> sitk.AffineTransform:
     return affine
 
 
-def _matrix(affine: sitk.AffineTransform) -> np.ndarray:
+def _matrix(affine: Linear) -> np.ndarray:
     """(4, 4) from the LPS mm of the current CT to the prior's."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
