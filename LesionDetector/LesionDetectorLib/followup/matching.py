@@ -142,6 +142,24 @@ def match(studies: Sequence[Study]) -> list[Track]:
     return [_track(studies, group, links) for group in sorted(groups, key=_first_seen)]
 
 
+def arranged(studies: Sequence[Study], groups: Sequence[Sequence[Sequence[str]]]) -> list[Track]:
+    """The tracks that a reader makes, in the order of `groups`: of each lesion over time, for each study, the ids of
+    the lesions that are it. Raises Refusal for an id that no lesion of that study has."""
+    nodes = [
+        {lesion.id: _node(number, study, lesion) for lesion in study.reading.lesions}
+        for number, study in enumerate(studies)
+    ]
+    tracks = []
+    for group in groups:
+        for number, ids in enumerate(group):
+            unknown = [name for name in ids if name not in nodes[number]]
+            if unknown:
+                raise Refusal(f"Study {number + 1} has no lesion {unknown[0]}; let the pairs be proposed anew.")
+        own = [[nodes[number][name] for name in ids] for number, ids in enumerate(group)]
+        tracks.append(_track(studies, own, _links([here[:1] for here in own])))
+    return tracks
+
+
 def _first_seen(group: list[list[_Node]]) -> tuple[int, int, str]:
     study = next(number for number, here in enumerate(group) if here)
     return study, group[study][0].lesion.key_slice, group[study][0].lesion.id
