@@ -11,7 +11,7 @@ from LesionDetectorLib.followup.response import Response, State, assess
 from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
 from LesionDetectorLib.refusal import Refusal
 
-from Testing.followup.test_matching import at, study
+from Testing.helpers.followed import at, study
 
 ACCEPTED = {"status": ReviewStatus.ACCEPTED}
 TARGET = {**ACCEPTED, "marks": (Mark.TARGET,)}
