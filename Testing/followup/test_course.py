@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pytest
-from LesionDetectorLib.followup.course import Course, Decision, Visit, decided, propose, time_points
+from LesionDetectorLib.followup.alignment import Alignment
+from LesionDetectorLib.followup.course import Course, Decision, Visit, decided, place, propose, time_points, tracked
 from LesionDetectorLib.followup.matching import Fate
 from LesionDetectorLib.followup.response import Response, State, assess
 from LesionDetectorLib.lesion import BodyPart, Mark, ReviewStatus
@@ -138,3 +140,62 @@ def test_without_a_lesion_that_a_reader_accepted_there_is_no_response():
     points, notes = time_points(decided(proposed, [Decision(0, 1, "a", True), Decision(1, 1, "b", True)]))
     assert [point.targets[0].mm for point in points] == [20.0, 20.0]
     assert notes == ["No reader has chosen targets; the largest stand in: 1 Liver."]
+
+
+def test_a_confirmed_lesion_is_tracked_by_the_id_that_it_had_first():
+    assert {lesion.id for lesion in tracked(course(), 1).lesions} == {"A", "new"}, "nothing is confirmed"
+    done = decided(course(), YES)
+    assert [{lesion.id for lesion in tracked(done, number).lesions} for number in (0, 1)] == [{"a", "b"}, {"a", "new"}]
+
+
+def test_an_id_that_another_lesion_of_the_study_has_is_not_given_twice():
+    before, after = (at("a", 50, 0, 100, 40, **TARGET),), (at("A", 52, 0, 100, 38), at("a", 0, -80, 40, 15))
+    done = decided(propose(visits(before, after)), [Decision(1, 1, "A", True)])
+    assert sorted(lesion.id for lesion in tracked(done, 1).lesions) == ["A", "a"]
+
+
+def test_studies_that_call_a_lesion_by_one_id_keep_each_its_match():
+    proposed = propose(visits(*((at("a", x, 0, 100, 40),) for x in (0, 1, 7))))
+    (lesion,) = proposed.lesions
+    assert [step.match and round(step.match.apart_mm) for step in lesion.steps] == [None, 1, 6]
+
+
+def test_a_place_is_that_of_the_lesion_or_of_the_nearest_study_that_shows_it():
+    gone = course().lesions[1]
+    assert [place(course(), gone, number).tolist() for number in (0, 1)] == [[140.0, 220.0, 50.0]] * 2
+    moved = study(at("a", 50, 0, 100, 40, **TARGET), alignment=Alignment(matrix=shifted(10, 0, 40)))
+    both = propose([Visit(date(2025, 1, 1), moved), Visit(date(2025, 2, 1), study())])
+    assert place(both, both.lesions[0], 1) == pytest.approx([240.0, 200.0, 15.0])
+
+
+def shifted(*mm: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = mm
+    return matrix
+
+
+def test_a_rejected_lesion_may_be_refused_again():
+    before = at("a", 50, 0, 100, 40, **TARGET), at("x", -60, 20, 200, 20, status=ReviewStatus.REJECTED)
+    proposed = propose(visits(before, (at("A", 52, 0, 100, 20),)))
+    assert [lesion.first.id for lesion in decided(proposed, [Decision(0, 2, "x", False)]).lesions] == ["a"]
+    with pytest.raises(Refusal, match="has no lesion x"):
+        decided(proposed, [Decision(0, 2, "x", True)])
+
+
+@pytest.mark.parametrize(
+    ("decision", "sentence"),
+    [
+        (Decision(1, 1, "A", True, State.PROGRESSED), "is a target, and those are never 'unequivocal progression'"),
+        (Decision(1, 2, "N", True, State.TOO_SMALL), "is a non-target, and those are never 'too small to measure'"),
+    ],
+)
+def test_a_state_that_a_lesion_of_its_kind_has_not_is_refused(decision, sentence):
+    before = at("a", 50, 0, 100, 40, **TARGET), at("n", -60, 20, 200, 8, **ACCEPTED)
+    proposed = propose(visits(before, (at("A", 50, 0, 100, 40), at("N", -60, 20, 200, 9))))
+    with pytest.raises(Refusal, match=sentence):
+        time_points(decided(proposed, [decision]))
+
+
+def test_a_lesion_that_is_confirmed_as_absent_and_shown_is_refused():
+    with pytest.raises(Refusal, match="confirmed as absent, and another row shows it"):
+        decided(course(), [Decision(1, 2, "", True), Decision(1, 2, "new", True)])

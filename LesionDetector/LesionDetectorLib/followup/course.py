@@ -13,11 +13,22 @@ from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 
+import numpy as np
+
 from LesionDetectorLib.followup import baseline
 from LesionDetectorLib.followup.baseline import Category, Entry
-from LesionDetectorLib.followup.matching import Fate, Match, Study, Track, arranged, match
-from LesionDetectorLib.followup.response import NewLesion, NonTarget, State, Target, TimePoint
+from LesionDetectorLib.followup.matching import Fate, Match, Study, Track, arranged, match, middle
+from LesionDetectorLib.followup.response import (
+    OF_NON_TARGETS,
+    OF_TARGETS,
+    NewLesion,
+    NonTarget,
+    State,
+    Target,
+    TimePoint,
+)
 from LesionDetectorLib.lesion import Axis, Lesion, Mark, ReviewStatus
+from LesionDetectorLib.reading import Reading
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.words import few
 
@@ -27,12 +38,17 @@ TO_CONFIRM = SHOWN | {Fate.VANISHED}
 IN_PLAY = {Category.TARGET, Category.CANDIDATE, Category.NON_TARGET}
 
 
+class NoBaseline(Refusal):
+    """No reader has accepted a lesion of the first study."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Visit:
-    """One study of the patient and its date."""
+    """One study of the patient, its date, and who says so, such as "DICOM StudyDate"."""
 
     date: date
     study: Study
+    dated_by: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,7 +125,7 @@ def propose(visits: Sequence[Visit]) -> Course:
 
     Raises Refusal for fewer than two visits, or those that are not in order of time.
     """
-    _check_dates(visits)
+    check_dates([visit.date for visit in visits])
     tracks = match([visit.study for visit in visits])
     return Course(tuple(visits), tuple(_followed(number, track) for number, track in enumerate(tracks, start=1)))
 
@@ -135,13 +151,14 @@ def decided(course: Course, decisions: Sequence[Decision]) -> Course:
 def time_points(course: Course) -> tuple[list[TimePoint], list[str]]:
     """The course as the response takes it, and sentences on what was left out and why.
 
-    Targets and non-targets are those of the RECIST 1.1 baseline of the first visit; Refusal where it has neither.
+    Targets and non-targets are those of the RECIST 1.1 baseline of the first visit; NoBaseline where it has neither.
+    Refusal where a reader gave a target the state of a non-target, or the other way round.
     """
     entries = {entry.lesion.id: entry for entry in baseline.assess(course.visits[0].study.reading).entries}
     followed = [(lesion, entries.get(lesion.first.id)) for lesion in course.lesions if lesion.steps[0].lesions]
     counted = [(lesion, entry) for lesion, entry in followed if entry is not None and entry.category in IN_PLAY]
     if not counted:
-        raise Refusal(
+        raise NoBaseline(
             "No reader has accepted a lesion of the first study, so there is no baseline and no response: review its "
             "lesions first."
         )
@@ -149,24 +166,58 @@ def time_points(course: Course) -> tuple[list[TimePoint], list[str]]:
     return points, list(_notes(course, counted))
 
 
+def place(course: Course, lesion: Followed, number: int) -> np.ndarray:
+    """Where a lesion lies in the CT of a visit, as continuous (i, j, k): its middle on its key slice, or, where nothing
+    shows it, the place over which the alignment lays it from the nearest visit that does."""
+    shown = [at for at, step in enumerate(lesion.steps) if step.lesions]
+    nearest = min(shown, key=lambda at: (abs(at - number), at))
+    found = lesion.steps[nearest].lesions[0]
+    index = np.array([*middle(found)[:2], found.key_slice])
+    if nearest == number:
+        return index
+    there, here = course.visits[nearest].study, course.visits[number].study
+    points = there.alignment.to_current(there.reading.geometry.to_lps([index]))
+    return here.reading.geometry.to_index(here.alignment.to_prior(points))[0]
+
+
+def tracked(course: Course, number: int) -> Reading:
+    """The reading of a visit in which every lesion that a reader confirmed as that of an earlier visit has the id which
+    it has there, so that DICOM tracks it by one UID. Parts of a lesion that split keep their own, but for the first."""
+    reading = course.visits[number].study.reading
+    same = {
+        lesion.steps[number].lesions[0].id: lesion.first.id
+        for lesion in course.lesions
+        if lesion.steps[number].lesions and lesion.steps[number].confirmed
+    }
+    taken = {lesion.id for lesion in reading.lesions}
+    lesions = []
+    for lesion in reading.lesions:
+        name = same.get(lesion.id, lesion.id)
+        if name not in taken:
+            taken.add(name)
+            lesion = lesion.edited(id=name)
+        lesions.append(lesion)
+    return replace(reading, lesions=tuple(lesions))
+
+
 # ------ decisions
 
 
-def _check_dates(visits: Sequence[Visit]) -> None:
-    for earlier, later in pairwise(visits):
-        if later.date <= earlier.date:
+def check_dates(dates: Sequence[date]) -> None:
+    """Refusal for dates of visits that are not in order of time."""
+    for earlier, later in pairwise(dates):
+        if later <= earlier:
             raise Refusal(
-                f"The study of {later.date} is given after that of {earlier.date}: give the studies in order of time, "
-                "one a day."
+                f"The study of {later} is given after that of {earlier}: give the studies in order of time, one a day."
             )
 
 
 def _followed(number: int, track: Track) -> Followed:
-    matches = {found.later.id: found for found in track.matches}
+    matches = {id(found.later): found for found in track.matches}  # two studies may call a lesion by one id
     steps = []
     for place, (lesions, fate) in enumerate(zip(track.lesions, track.fates)):
         accepted = bool(lesions) and place == 0 and lesions[0].status is ReviewStatus.ACCEPTED
-        steps.append(Step(lesions, fate, matches.get(lesions[0].id) if lesions else None, accepted))
+        steps.append(Step(lesions, fate, matches.get(id(lesions[0])) if lesions else None, accepted))
     return Followed(number, tuple(steps))
 
 
@@ -181,6 +232,8 @@ def _said(course: Course, decisions: Iterable[Decision]) -> _Said:
         if not 0 <= decision.visit < len(course.visits):
             raise Refusal(f"Study {decision.visit + 1} is decided on, and there are {len(course.visits)} studies.")
         if decision.id and decision.id not in ids[decision.visit]:
+            if decision.confirmed is False and _is_rejected(course, decision):
+                continue
             raise Refusal(
                 f"Study {decision.visit + 1} of {course.visits[decision.visit].date} has no lesion {decision.id}: the "
                 "decisions are of other studies, or of another reading of them; let the pairs be proposed anew."
@@ -190,6 +243,12 @@ def _said(course: Course, decisions: Iterable[Decision]) -> _Said:
             raise Refusal(f"Lesion {decision.lesion} of study {decision.visit + 1} is decided on twice; keep one.")
         said[key] = decision
     return said
+
+
+def _is_rejected(course: Course, decision: Decision) -> bool:
+    """Whether the reading has it rejected already."""
+    lesions = course.visits[decision.visit].study.reading.lesions
+    return any(lesion.id == decision.id and lesion.status is ReviewStatus.REJECTED for lesion in lesions)
 
 
 def _steps(course: Course, visit: int) -> Iterator[Step]:
@@ -243,6 +302,11 @@ def _regrouped(course: Course, said: _Said) -> dict[int, list[list[str]]]:
 def _decided(lesion: Followed, place: int, said: _Said) -> Step:
     """A step with what the reader said of it."""
     step = lesion.steps[place]
+    absent = said.get((place, f"#{lesion.number}"))
+    if step.lesions and absent is not None and absent.confirmed:
+        raise Refusal(
+            f"Lesion {lesion.number} of study {place + 1} is confirmed as absent, and another row shows it; keep one."
+        )
     keys = [shown.id for shown in step.lesions] or [f"#{lesion.number}"]
     decisions = [said[place, key] for key in keys if (place, key) in said]
     states = {decision.state for decision in decisions if decision.state is not None}
@@ -260,8 +324,10 @@ def _time_point(course: Course, number: int, counted: Sequence[tuple[Followed, E
     targets, non_targets = [], []
     for lesion, entry in counted:
         if entry.is_target:
+            _check_state(lesion, number, OF_TARGETS, "target")
             targets.append(_target(lesion, lesion.steps[number], entry))
         else:
+            _check_state(lesion, number, OF_NON_TARGETS, "non-target")
             state = _state_of_non_target(lesion.steps[number])
             non_targets.append(NonTarget(lesion.name, state, site=entry.organ))
     new = [
@@ -285,10 +351,20 @@ def _target(lesion: Followed, step: Step, entry: Entry) -> Target:
     return Target(lesion.name, mm if state is State.MEASURED else None, state, entry.axis is Axis.SHORT, entry.organ)
 
 
+def _check_state(lesion: Followed, number: int, known: set[State], what: str) -> None:
+    """Refusal for a state that lesions of this kind have not."""
+    state = lesion.steps[number].state
+    if state is not None and state not in known:
+        raise Refusal(
+            f"Lesion {lesion.name} of study {number + 1} is a {what}, and those are never '{state}': give it another "
+            "state, or none."
+        )
+
+
 def _state_of_target(step: Step) -> State:
     if not step.confirmed or step.fate is Fate.NOT_COVERED:
         return State.NOT_EVALUATED
-    if step.state in (State.ABSENT, State.TOO_SMALL, State.NOT_EVALUATED):
+    if step.state is not None and step.state is not State.MEASURED:
         return step.state
     if step.fate is Fate.VANISHED:
         return State.ABSENT
@@ -299,7 +375,7 @@ def _state_of_target(step: Step) -> State:
 def _state_of_non_target(step: Step) -> State:
     if not step.confirmed or step.fate is Fate.NOT_COVERED:
         return State.NOT_EVALUATED
-    if step.state in (State.ABSENT, State.PROGRESSED, State.NOT_EVALUATED):
+    if step.state is not None:
         return step.state
     return State.ABSENT if step.fate is Fate.VANISHED else State.PRESENT
 
