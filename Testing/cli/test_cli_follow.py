@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from LesionDetectorLib import ct
 from LesionDetectorLib.cli import __main__ as cli
+from LesionDetectorLib.cli import follow as command
 from LesionDetectorLib.exchange import course_json, lesions_json
 from LesionDetectorLib.followup import alignment
 from LesionDetectorLib.lesion import ReviewStatus
@@ -271,6 +272,20 @@ def test_dates_that_are_given_win_and_the_patient_may_be_taken_for_one(studies, 
     assert "Study 2 is dated 2025-06-02 as given; its DICOM StudyDate is 2025-06-01." in printed.err
     assert "Study 2: 2025-06-02 (given)" in printed.out and "they were taken for one" in printed.out
     assert "Study 2 has no lesion to report, so there is no lesions_2.dcm." in printed.err
+
+
+def test_a_study_without_lesions_is_read_by_the_detector(studies, tmp_path, monkeypatch, capsys):
+    path, _, given = studies[1].partition("=")
+    found = []
+    monkeypatch.setattr(command, "load_detectors", lambda _: ["a detector"])
+    monkeypatch.setattr(
+        command,
+        "find",
+        lambda volume, detectors, *_: found.append((volume.source, detectors)) or lesions_json.read(given),
+    )
+    assert follow(studies[0], path, "--out", tmp_path / "out") == 0
+    assert found == [(Path(path), ["a detector"])]
+    assert "1 Liver, 2025-06-01: matched" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_what_was_there(proposed, studies, tmp_path, monkeypatch, capsys):
