@@ -16,7 +16,7 @@ GROUND_FLOOR = {
     f"{LIB}{name}"
     for name in (
         *("", ".lesion", ".reading", ".ct.geometry", ".boxes", ".files", ".looks", ".regrid", ".captions"),
-        *(".printable", ".refusal", ".scratch", ".words"),
+        *(".printable", ".refusal", ".scratch", ".spreadsheet", ".words"),
     )
 }
 ALLOWED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -69,6 +69,56 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.is_dir():
             path.rmdir()  # one that is not empty stays
         unfinished.replace(path)
+
+
+@contextmanager
+def new_results(out: Path, results: Callable[[Path], list[Path]]) -> Iterator[Path]:
+    """A folder to write results into, which move to `out` once all are written; on any failure or Ctrl-C `out` is as it
+    was before.
+
+    A new folder appears at once and whole. In one that there is, an older run's results, as `results` lists them
+    relative to a folder, give way, and everything else stays. Raises OSError.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Scratch(f".{out.name}-unfinished-", out if out.is_dir() else out.parent) as folder:
+        whole = folder / "whole"
+        whole.mkdir()
+        yield whole
+        if out.is_dir():
+            replace_results(whole, out, folder / "old", results)
+        else:
+            whole.replace(out)
+
+
+def replace_results(new: Path, out: Path, old: Path, results: Callable[[Path], list[Path]]) -> None:
+    """Move the `results` in `out` to `old`, all of them, and those in `new` to `out`.
+
+    If one cannot be moved, `out` is as before.
+
+    The first of them goes first and comes last: `out` never holds results of two runs, and those beside it are whole.
+    """
+    outdated, fresh = results(out), results(new)[::-1]
+    try:
+        for result in outdated:
+            _move(out / result, old / result)
+        for result in fresh:
+            _move(new / result, out / result)
+    except BaseException:
+        for result in fresh:
+            if not (new / result).exists():
+                _move(out / result, new / result)
+        for result in outdated[::-1]:
+            if not (out / result).exists():
+                _move(old / result, out / result)
+        raise
+    for folder in {(out / result).parent for result in outdated} - {out}:
+        with suppress(OSError):  # the user's files are in it
+            folder.rmdir()
+
+
+def _move(old: Path, new: Path) -> None:
+    new.parent.mkdir(parents=True, exist_ok=True)
+    old.replace(new)
 
 
 def write_figure(path: Path, figure: Figure, **how: Any) -> None:

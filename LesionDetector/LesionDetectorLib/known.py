@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from LesionDetectorLib import spreadsheet
 from LesionDetectorLib.lesion import BodyPart, Box
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import Refusal
+from LesionDetectorLib.spreadsheet import Row
 
 if TYPE_CHECKING:
     from LesionDetectorLib.ct import Volume
@@ -37,60 +37,12 @@ class Known:
         return max(self.boxes, key=lambda entry: math.hypot(entry[1][2] - entry[1][0], entry[1][3] - entry[1][1]))
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the csv: where it stands, for a sentence, and its cells by their columns."""
-
-    place: str
-    cells: dict[str, str]
-
-    def cell(self, *names: str) -> str:
-        """What stands in the column that has one of these names, "" where nothing does."""
-        return next((self.cells[name] for name in names if name in self.cells), "")
-
-    def number(self, *names: str) -> float:
-        """The number there; Refusal where it is none."""
-        value = self.cell(*names)
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise Refusal(f"{self.place}, column {names[0]}: a number is expected, not '{value}'.")
-        return number
-
-
 def read_rows(path: Path) -> list[Row]:
     """The lines of a csv that are not empty; Refusal if it is no such csv."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise Refusal(f"{path} does not exist: give a csv of the known lesions.") from error
-    except UnicodeDecodeError as error:
-        raise Refusal(f"{path} is not a text in UTF-8: save it as a csv in UTF-8.") from error
-    head = content.partition("\n")[0]
-    # spreadsheets write semicolons where numbers have a comma
-    european = head.count(";") > head.count(",")
-    reader = csv.DictReader(io.StringIO(content), delimiter=";" if european else ",", restval="")
-    try:
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        _check_columns(path, columns)
-        rows = []
-        for values in reader:
-            if any(values.pop(None, ())):  # type: ignore[call-overload]
-                raise Refusal(f"{path}, line {reader.line_num}: it has more cells than the header; correct the line.")
-            cells = {name: value.strip() for name, value in zip(columns, values.values())}
-            if any(cells.values()):
-                rows.append(Row(f"{path}, line {reader.line_num}", _with_points(cells) if european else cells))
-    except csv.Error as error:
-        raise Refusal(f"{path} cannot be read as a csv: {error}.") from error
-    return rows
+    return spreadsheet.read_rows(path, "a csv of the known lesions", _check_columns)
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    twice = [name for name in columns if name and columns.count(name) > 1]
-    if twice:
-        raise Refusal(f"{path} has two columns {twice[0]}: keep the one that is right.")
     missing = [names[0] for names in SIDES if not set(names) & set(columns)]
     if not {"slice", "slice_file"} & set(columns):
         missing.insert(0, "slice")
@@ -98,12 +50,6 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         raise Refusal(f"{path} lacks the column {missing[0]}: it needs slice (or slice_file), x1, y1, x2 and y2.")
     if {"slice", "slice_file"} <= set(columns):
         raise Refusal(f"{path} has the columns slice and slice_file: keep the one that is right.")
-
-
-def _with_points(cells: dict[str, str]) -> dict[str, str]:
-    """The cells with points in the numbers of a box."""
-    sides = {name for names in SIDES for name in names}
-    return {name: value.replace(",", ".") if name in sides else value for name, value in cells.items()}
 
 
 def known_lesions(rows: Sequence[Row], volume: Volume, path: Path, margin_px: float = 0.0) -> list[Known]:

@@ -1,4 +1,4 @@
-"""Numbers and lists as a sentence says them."""
+"""Numbers and lists as a sentence says them, and tables of text."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def ranges(numbers: Sequence[int]) -> str:
     starts = [number for number in numbers if number - 1 not in numbers]
     ends = [number for number in numbers if number + 1 not in numbers]
     return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows below a head, columns as wide as they must be; "" for no row."""
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (head, *rows)]
+    return "\n".join(lines)

@@ -20,9 +20,11 @@ import SimpleITK
 import torch
 from LesionDetectorLib.cli import __main__ as cli
 from LesionDetectorLib.cli import detect
+from LesionDetectorLib.cli.finding import Progress
 from LesionDetectorLib.ct import CTError
 from LesionDetectorLib.ct.geometry import Geometry
 from LesionDetectorLib.exchange import lesions_json
+from LesionDetectorLib.files import replace_results
 from LesionDetectorLib.lesion import BodyPart, Recist
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.vfnet import VFNet
@@ -265,7 +267,7 @@ def two_runs(tmp_path):
 
 
 def test_new_results_take_the_place_of_all_old_ones_and_the_users_files_stay(two_runs):
-    detect._replace_results(*two_runs)
+    replace_results(*two_runs, detect._results)
     assert files(two_runs[1]) == dict.fromkeys(NEW, "new") | USERS
 
 
@@ -276,7 +278,7 @@ def test_results_that_cannot_be_replaced_stay_as_they_were(two_runs, monkeypatch
     )
     before = files(two_runs[1])
     with pytest.raises(PermissionError):
-        detect._replace_results(*two_runs)
+        replace_results(*two_runs, detect._results)
     assert files(two_runs[1]) == before and files(two_runs[0]) == dict.fromkeys(NEW, "new")
 
 
@@ -301,7 +303,7 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
             monkeypatch.setattr(
                 Path, "replace", stops_once(moves, Path.replace, lambda: os.kill(os.getpid(), signal.SIGKILL))
             )
-            detect._replace_results(*two_runs)
+            replace_results(*two_runs, detect._results)
         finally:
             os._exit(0)
     os.waitpid(killed, 0)
@@ -313,9 +315,7 @@ def test_a_kill_while_results_are_replaced_leaves_no_mixture(two_runs, monkeypat
 
 
 def write(out: Path) -> None:
-    detect._write(
-        None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), detect._Progress(as_json=True)
-    )
+    detect._write(None, READING, SimpleNamespace(out=out, lesions_only=True, no_scene=True), Progress(as_json=True))
 
 
 @pytest.mark.parametrize("there_is_one", [False, True])

@@ -1,4 +1,5 @@
-"""The command line: ``lesion-detector detect``, ``batch``, ``bench``, ``evaluate``, ``measure`` and ``report``.
+"""The command line: ``lesion-detector detect``, ``batch``, ``bench``, ``evaluate``, ``follow``, ``measure``
+and ``report``.
 
 Exit codes: 0 done; 1 a fault of the program, stderr has its traceback; 2 the input or an option cannot be used, one
 sentence on stderr says why; 130 stopped by Ctrl-C.
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from LesionDetectorLib import __version__
-from LesionDetectorLib.cli import batch, bench, detect, evaluate, measure, report
+from LesionDetectorLib.cli import batch, bench, detect, evaluate, follow, measure, report
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import FAULT, Refusal, refusal
 from LesionDetectorLib.report import text
@@ -31,6 +32,7 @@ examples:
   lesion-detector detect scans/ct1 --out found
   lesion-detector detect ct.nii.gz --out found --confidence 0.3 --device cpu
   lesion-detector detect study --series 1.2.840.1 --out found --progress json
+  lesion-detector follow scans/march scans/june --out followed
   lesion-detector evaluate scans/ct1 --truth known_lesions.csv
   lesion-detector measure ct.nrrd --slice 51 --box 210.5 180 262 231
   lesion-detector report found/lesions.json --ct scans/ct1 --format html --out report.html
@@ -88,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{detect,batch,evaluate,bench,measure,report}")
-    for command in (detect, batch, evaluate, bench, measure, report):
+    commands = parser.add_subparsers(required=True, metavar="{detect,batch,follow,evaluate,bench,measure,report}")
+    for command in (detect, batch, follow, evaluate, bench, measure, report):
         command.add(commands)
     return parser
 

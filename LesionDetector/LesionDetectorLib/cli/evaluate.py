@@ -22,7 +22,7 @@ from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
 from LesionDetectorLib.printable import printable
 from LesionDetectorLib.refusal import Refusal
 from LesionDetectorLib.report import text
-from LesionDetectorLib.words import plural, ranges
+from LesionDetectorLib.words import plural, ranges, table
 
 if TYPE_CHECKING:
     from LesionDetectorLib.stack import Candidate
@@ -248,18 +248,18 @@ def report(result: dict[str, Any]) -> str:
         f"{plural(now['findings'], 'finding')} with a confidence of at least {_percent(now['confidence'])}: "
         f"{now['right']} right, {now['wrong']} wrong. "
         f"{now['lesions_found']} of {plural(len(known), 'known lesion')} found.",
-        _table(
+        table(
             ("known lesion", "slices", "label", "found", "slice", "confidence", "label of the finding"),
             [_line(lesion) for lesion in known],
         ),
-        _table(
+        table(
             ("wrong finding", "slice", "label", "confidence"),
             [
                 (str(number), str(each["slice"]), each["body_part"], _percent(each["confidence"]))
                 for number, each in enumerate(wrong, start=1)
             ],
         ),
-        _table(
+        table(
             ("confidence from", "findings", "right", "wrong", "lesions found", "sensitivity", "with the right label"),
             [_step(step) for step in result["by_confidence"]],
         ),
@@ -288,15 +288,6 @@ def _step(step: dict[str, Any]) -> tuple[str, ...]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows below a head, columns as wide as they must be; "" for no row."""
-    if not rows:
-        return ""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (head, *rows)]
-    return "\n".join(lines)
 
 
 class _Missed(Lesion):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,13 +107,13 @@ def _given(form: Format, reading: Reading, options: argparse.Namespace) -> dict[
     return given
 
 
-def ct_of(reading: Reading, path: Path) -> ct.Volume:
+def ct_of(reading: Reading, path: Path, progress: Callable[[int, int], None] | None = None) -> ct.Volume:
     """The CT at `path`, which must be the one on which the lesions of `reading` lie.
 
     Raises Refusal where it is another.
     """
     wanted = reading.dicom.series_uid if reading.dicom and path.is_dir() else ""
-    volume = ct.read(path, wanted or None)
+    volume = ct.read(path, wanted or None, progress)
     found = Reading.of(volume, [])
     same_kind = bool(found.dicom) == bool(reading.dicom)
     if same_kind and reading.series_uid not in ("", found.series_uid):

@@ -142,6 +142,37 @@ def match(studies: Sequence[Study]) -> list[Track]:
     return [_track(studies, group, links) for group in sorted(groups, key=_first_seen)]
 
 
+def arranged(studies: Sequence[Study], groups: Sequence[Sequence[Sequence[str]]]) -> list[Track]:
+    """The tracks that a reader makes, in the order of `groups`: of each lesion over time, for each study, the ids of
+    the lesions that are it. Raises Refusal for an id that no lesion of that study has."""
+    nodes = [
+        {lesion.id: _node(number, study, lesion) for lesion in study.reading.lesions}
+        for number, study in enumerate(studies)
+    ]
+    tracks = []
+    for group in groups:
+        for number, ids in enumerate(group):
+            unknown = [name for name in ids if name not in nodes[number]]
+            if unknown:
+                raise Refusal(f"Study {number + 1} has no lesion {unknown[0]}; let the pairs be proposed anew.")
+        own = [[nodes[number][name] for name in ids] for number, ids in enumerate(group)]
+        tracks.append(_track(studies, own, _links([here[:1] for here in own])))
+    return tracks
+
+
+def middle(lesion: Lesion) -> np.ndarray:
+    """The middle of a lesion, of its axes where it is measured, else of its box, as continuous (i, j, k)."""
+    corners = _corners(lesion)
+    return np.array([*(corners.min(axis=0) + corners.max(axis=0)) / 2, sum(lesion.slices) / 2])
+
+
+def _corners(lesion: Lesion) -> np.ndarray:
+    """(n, 2) places (i, j) that its axes, or its box, reach."""
+    if lesion.recist is None:
+        return np.reshape(lesion.box, (2, 2))
+    return np.array([*lesion.recist.long_axis, *lesion.recist.short_axis])
+
+
 def _first_seen(group: list[list[_Node]]) -> tuple[int, int, str]:
     study = next(number for number, here in enumerate(group) if here)
     return study, group[study][0].lesion.key_slice, group[study][0].lesion.id
@@ -167,17 +198,14 @@ def _node(number: int, study: Study, lesion: Lesion) -> _Node:
     geometry = study.reading.geometry
     spacing = np.array(geometry.spacing)
     if lesion.recist is None:
-        corners = np.reshape(lesion.box, (2, 2))
-        sides = np.maximum(np.ptp(corners, axis=0) * spacing[:2] - 2 * margin_mm(lesion.origin), 1.0)
+        sides = np.maximum(np.ptp(_corners(lesion), axis=0) * spacing[:2] - 2 * margin_mm(lesion.origin), 1.0)
         long_mm, short_mm = float(sides.max()), float(sides.min())
     else:
-        corners = np.array([*lesion.recist.long_axis, *lesion.recist.short_axis])
         long_mm, short_mm = lesion.recist.long_mm, max(lesion.recist.short_mm, 1.0)
-    place = [*(corners.min(axis=0) + corners.max(axis=0)) / 2, sum(lesion.slices) / 2]
-    (middle,) = study.alignment.to_current(geometry.to_lps([place]))
+    (place,) = study.alignment.to_current(geometry.to_lps([middle(lesion)]))
     off = study.alignment.residual_mm / _P90 + spacing[2] / 2 * np.abs(np.array(geometry.direction)[:, 2])
     embedding = study.embeddings.get(lesion.id)
-    return _Node(number, lesion, middle, long_mm, float(np.sqrt(long_mm * short_mm)), off, embedding)
+    return _Node(number, lesion, place, long_mm, float(np.sqrt(long_mm * short_mm)), off, embedding)
 
 
 _P90 = 2.5

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from matplotlib.transforms import Bbox
 
 from LesionDetectorLib.captions import place_caption
 from LesionDetectorLib.files import write_figure
-from LesionDetectorLib.lesion import Lesion
+from LesionDetectorLib.lesion import BodyPart, Lesion
 from LesionDetectorLib.looks import colour, window
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 NOTE = "Research use only. Not a medical device."
 ZOOM_MM = 60.0
 DPI = 100
-PANEL_INCHES, PANEL_DPI = 4.2, 150
+PANEL_INCHES, SMALL_INCHES, PANEL_DPI = 4.2, 2.4, 150
 OUTLINED = {"path_effects": [withStroke(linewidth=2.5, foreground="black")]}
 
 # The letter at the positive and at the negative end of each LPS axis.
@@ -99,10 +100,42 @@ def jpeg(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG, for lines and letters on white."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
 def enlarged_mm(volume: Volume, lesion: Lesion) -> float:
     """How wide the square is that a picture enlarges."""
     box = _box_mm(volume, lesion)
     return max(ZOOM_MM, 2 * box.width, 2 * box.height)
+
+
+def place_figure(
+    volume: Volume, place: np.ndarray, width_mm: float, body_part: BodyPart, lesions: Sequence[Lesion]
+) -> Figure:
+    """The slice through a place, continuous (i, j, k), `width_mm` of it round the place, in the window of a body part:
+    with the `lesions` that lie there, or, if there are none, with a thin cross at the place."""
+    figure = Figure(figsize=(SMALL_INCHES, SMALL_INCHES), dpi=PANEL_DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    k = int(np.clip(round(place[2]), 0, len(volume.hu) - 1))
+    _draw_slice(axes, volume, k, body_part)
+    _draw_orientation(axes, volume)
+    x, y = place[:2] * volume.spacing[:2]
+    for lesion in lesions:
+        if lesion.key_slice == k:
+            _draw_lesion(axes, volume, lesion, 1.6, measured=True)
+    if not lesions:
+        near, far = width_mm / 30, width_mm / 10  # open in the middle, so that it hides nothing
+        for side in (-1, 1):
+            for ends in (([x + side * near, x + side * far], [y, y]), ([x, x], [y + side * near, y + side * far])):
+                axes.plot(*ends, color="white", linewidth=0.7, **OUTLINED)
+    axes.set_xlim(x - width_mm / 2, x + width_mm / 2)
+    axes.set_ylim(y + width_mm / 2, y - width_mm / 2)
+    return figure
 
 
 def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
@@ -116,7 +149,7 @@ def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
     for number, lesion in enumerate(lesions, 1):
         row, column = divmod(number - 1, columns)
         axes = figure.add_axes((column / columns + 0.005, 1 - (row + 1) * height, 1 / columns - 0.01, height * 0.91))
-        _draw_slice(axes, volume, lesion)
+        _draw_slice(axes, volume, lesion.key_slice, lesion.body_part)
         _zoom_to(axes, volume, lesion)
         _draw_lesions(axes, volume, lesions, number, captions=False)
         axes.set_title(lesion.caption(number), color=colour(lesion), fontsize=9, pad=3)
@@ -129,19 +162,19 @@ def overview_figure(volume: Volume, lesions: list[Lesion]) -> Figure:
 def _draw_panel(axes: Axes, volume: Volume, lesions: list[Lesion], number: int, enlarged: bool) -> None:
     """The key slice of lesion `number`: the whole of it with captions, or the lesion `enlarged`."""
     lesion = lesions[number - 1]
-    _draw_slice(axes, volume, lesion)
+    _draw_slice(axes, volume, lesion.key_slice, lesion.body_part)
     _draw_orientation(axes, volume)
     if enlarged:
         _zoom_to(axes, volume, lesion)
     _draw_lesions(axes, volume, lesions, number, captions=not enlarged)
 
 
-def _draw_slice(axes: Axes, volume: Volume, lesion: Lesion) -> None:
+def _draw_slice(axes: Axes, volume: Volume, k: int, body_part: BodyPart) -> None:
     rows, columns = volume.hu.shape[1:]
     si, sj = volume.spacing[:2]
-    low, high = window(lesion.body_part)
+    low, high = window(body_part)
     extent = (-0.5 * si, (columns - 0.5) * si, (rows - 0.5) * sj, -0.5 * sj)
-    axes.imshow(volume.hu[lesion.key_slice], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+    axes.imshow(volume.hu[k], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     axes.axis("off")
 
 
@@ -170,15 +203,19 @@ def _draw_lesions(axes: Axes, volume: Volume, lesions: list[Lesion], current: in
     key_slice = lesions[current - 1].key_slice
     shown = [number for number, lesion in enumerate(lesions, 1) if lesion.key_slice == key_slice]
     for number in shown:
-        lesion = lesions[number - 1]
-        box, own_colour = _box_mm(volume, lesion), colour(lesion)
-        width = 1.6 if number == current else 0.8
-        axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=own_colour, linewidth=width))
-        if number == current and lesion.recist is not None:
-            for ends in (lesion.recist.long_axis, lesion.recist.short_axis):
-                axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=own_colour, linewidth=1.0)
+        current_one = number == current
+        _draw_lesion(axes, volume, lesions[number - 1], 1.6 if current_one else 0.8, measured=current_one)
     if captions:
         _draw_captions(axes, volume, lesions, current, shown)
+
+
+def _draw_lesion(axes: Axes, volume: Volume, lesion: Lesion, width: float, measured: bool) -> None:
+    """Its box in lines of so many points and, with `measured`, its axes."""
+    box, own_colour = _box_mm(volume, lesion), colour(lesion)
+    axes.add_patch(Rectangle(box.min, box.width, box.height, fill=False, edgecolor=own_colour, linewidth=width))
+    if measured and lesion.recist is not None:
+        for ends in (lesion.recist.long_axis, lesion.recist.short_axis):
+            axes.plot(*(np.array(ends) * volume.spacing[:2]).T, color=own_colour, linewidth=1.0)
 
 
 def _draw_captions(axes: Axes, volume: Volume, lesions: list[Lesion], current: int, shown: list[int]) -> None:

@@ -1,6 +1,6 @@
 """The page: a whole reading with its pictures in one HTML file that needs nothing else, for a screen, a phone or paper.
 
-Its layout and wording are in page.html beside this file. Jinja escapes whatever is put in there.
+Its layout and wording are in page.html and style.css beside this file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from LesionDetectorLib.report import text
 from LesionDetectorLib.words import plural
 
 if TYPE_CHECKING:
-    from LesionDetectorLib.ct import Volume
+    from jinja2 import Template
 
-TEMPLATE = Path(__file__).with_name("page.html")
+    from LesionDetectorLib.ct import Volume
 
 
 def compose(
@@ -43,13 +43,8 @@ def compose(
         `ct.dicom.read_patient`; None says nothing.
     progress: is told how many lesions have their pictures, of how many; it may raise to stop.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     lesions = reading.reported
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return template("page.html").render(
         reading=reading,
         patient=patient or {},
         facts=_facts(reading),
@@ -63,6 +58,24 @@ def compose(
         disclaimer=text.NOT_A_MEDICAL_DEVICE,
         footer=text.FOOTER.format(version=reading.software_version),
     )
+
+
+def template(name: str) -> Template:
+    """The template beside this file; it escapes whatever is put in there."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
+
+
+def data_uri(picture: bytes, kind: str = "jpeg") -> str:
+    """A picture as it stands in a page that needs no other file."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _facts(reading: Reading) -> dict[str, str]:
@@ -123,17 +136,16 @@ def _pictures(
     them."""
     from LesionDetectorLib.report import figures
 
-    def data_uri(number: int, enlarged: bool) -> str:
-        picture = figures.jpeg(figures.panel_figure(volume, lesions, number, enlarged))
-        return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    def picture(number: int, enlarged: bool) -> str:
+        return data_uri(figures.jpeg(figures.panel_figure(volume, lesions, number, enlarged)))
 
     pictures: list[dict[str, str | float]] = []
     for number, lesion in enumerate(lesions, start=1):
         progress(number - 1, len(lesions))
         pictures.append(
             {
-                "whole": data_uri(number, enlarged=False),
-                "enlarged": data_uri(number, enlarged=True),
+                "whole": picture(number, enlarged=False),
+                "enlarged": picture(number, enlarged=True),
                 "window": "{} to {} HU".format(*window(lesion.body_part)),
                 "width_mm": figures.enlarged_mm(volume, lesion),
             }

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 
 from LesionDetectorLib.followup.baseline import Entry, assess
 from LesionDetectorLib.lesion import Lesion
 from LesionDetectorLib.reading import Reading
+from LesionDetectorLib.spreadsheet import safe
 
 BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 ENDS = ("long_x0", "long_y0", "long_x1", "long_y1", "short_x0", "short_y0", "short_x1", "short_y1")
@@ -20,12 +20,6 @@ COLUMNS = (
     *("origin", "marks", "k", "first_k", "last_k", *BOX, *ENDS, *CENTRE, "id"),
 )
 BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
-
-
-FORMULA = re.compile(r"(^|[,;\t\r\n])(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
-"""What a spreadsheet may take for the start of a formula: at the start of a cell, or where it splits one at another
-separator."""
-NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 def compose(reading: Reading, baseline: bool = False) -> str:
@@ -62,8 +56,8 @@ def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
         "confidence": _rounded(lesion.confidence, 3),
         "long_axis_mm": _rounded(None if recist is None else recist.long_mm, 1),
         "short_axis_mm": _rounded(None if recist is None else recist.short_mm, 1),
-        "study": _text(reading.study),
-        "series": _text(reading.series),
+        "study": safe(reading.study),
+        "series": safe(reading.series),
         "slice": reading.slice_number(lesion.key_slice),
         "status": lesion.status.value,
         "origin": lesion.origin.value,
@@ -74,7 +68,7 @@ def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
         **{name: _rounded(value, 3) for name, value in zip(BOX, lesion.box, strict=True)},
         **{name: _rounded(value, 3) for name, value in zip(ENDS, ends, strict=True)},
         **{name: _rounded(value, 3) for name, value in zip(CENTRE, centre, strict=True)},
-        "id": _text(lesion.id),
+        "id": safe(lesion.id),
     }
 
 
@@ -82,10 +76,6 @@ def _recist(entry: Entry) -> dict[str, str]:
     """What stands under each of the `BASELINE_COLUMNS`."""
     target_mm = _rounded(entry.diameter_mm if entry.is_target else None, 1)
     return {"recist_category": entry.category.value, "recist_target_mm": target_mm, "recist_reason": entry.reason}
-
-
-def _text(value: str) -> str:
-    return value if NUMBER.fullmatch(value) else FORMULA.sub(r"\1'\2", value)
 
 
 def _rounded(value: float | None, digits: int) -> str:
