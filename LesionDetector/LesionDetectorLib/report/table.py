@@ -19,6 +19,7 @@ COLUMNS = (
     *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status"),
     *("origin", "marks", "k", "first_k", "last_k", *BOX, *ENDS, *CENTRE, "id"),
 )
+LOCATION_COLUMNS = ("location_x", "location_y", "location_z", "region")
 BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
 
 
@@ -33,13 +34,14 @@ def compose(reading: Reading, baseline: bool = False) -> str:
 
     Diameters are in mm, the centre of the box is in LPS mm, `slice` is the number that the report prints; k, box and
     end points are continuous voxel indices of the CT. What is not known is empty. With `baseline`, more columns have
-    the RECIST 1.1 baseline; those of recist_target_mm add up to its sum of diameters. Text that a spreadsheet would
-    calculate gets an apostrophe before it.
+    the RECIST 1.1 baseline; those of recist_target_mm add up to its sum of diameters. The last columns say where in
+    the body the lesion lies (`Location`). Text that a spreadsheet would calculate gets an apostrophe before it.
     """
     shown = reading.reported
     entries = assess(reading).entries if baseline else [None] * len(shown)
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS, lineterminator="\n")
+    columns = COLUMNS + (BASELINE_COLUMNS if baseline else ()) + LOCATION_COLUMNS
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for number, (lesion, entry) in enumerate(zip(shown, entries, strict=True), start=1):
         writer.writerow(_row(reading, lesion, number) | ({} if entry is None else _recist(entry)))
@@ -47,7 +49,7 @@ def compose(reading: Reading, baseline: bool = False) -> str:
 
 
 def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
-    """What stands under each of the `COLUMNS`."""
+    """What stands under each of the `COLUMNS` and the `LOCATION_COLUMNS`."""
     x0, y0, x1, y1 = lesion.box
     recist = lesion.recist
     ends = (
@@ -75,7 +77,15 @@ def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
         **{name: _rounded(value, 3) for name, value in zip(ENDS, ends, strict=True)},
         **{name: _rounded(value, 3) for name, value in zip(CENTRE, centre, strict=True)},
         "id": _text(lesion.id),
+        **dict(zip(LOCATION_COLUMNS, _location(lesion), strict=True)),
     }
+
+
+def _location(lesion: Lesion) -> list[str]:
+    """What stands under each of the `LOCATION_COLUMNS`."""
+    if lesion.location is None:
+        return [""] * len(LOCATION_COLUMNS)
+    return [*(_rounded(value, 3) for value in lesion.location), lesion.location.region]
 
 
 def _recist(entry: Entry) -> dict[str, str]:
