@@ -15,7 +15,7 @@ from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.lesion import Box, Location, Region
 from LesionDetectorLib.models import body_part_regressor
 from LesionDetectorLib.models.body_part_regressor import PIXEL_MM, BodyPartRegressor
-from LesionDetectorLib.plausible import patient_mask
+from LesionDetectorLib.plausible import TISSUE_HU, patient_mask
 
 SLICES_MM = 4.0
 """Slices are looked at so far apart; those between lie between."""
@@ -107,7 +107,8 @@ def seen(volume: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     step = max(int(SLICES_MM // volume.spacing[2]), 1)
     ks = np.arange((len(volume.hu) - 1) % step // 2, len(volume.hu), step)
     slices = body_part_regressor.coarse(volume.hu[ks], volume.spacing)
-    body = _without_arms(patient_mask(slices, PIXEL_MM))
+    tissue = (slices > TISSUE_HU).any(axis=(1, 2), keepdims=True)  # a CT without any is all body to patient_mask
+    body = _without_arms(patient_mask(slices, PIXEL_MM) & tissue)
     return ks, body_part_regressor.prepared(slices, body), body
 
 
