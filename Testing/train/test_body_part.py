@@ -86,7 +86,7 @@ def test_changed_slices_stay_slices() -> None:
     for seed in range(30):
         found = changed(hu, np.random.default_rng(seed))
         assert found.shape == hu.shape and found.isfinite().all() and found.min() >= AIR_HU
-        assert 0.3 < (found > -300).float().mean() / (hu > -300).float().mean() < 2.5
+        assert found[0, 40:50, 40:50].mean() > found[0, :8].mean() - 150
 
 
 def test_the_command_learns_resumes_measures_and_ships(torsos: Path, table: Path, tmp_path: Path) -> None:
