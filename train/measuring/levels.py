@@ -52,6 +52,8 @@ def measured(model: BodyPartRegressor, card: Mapping, series: Sequence[Series]) 
 def _row(score: np.ndarray, series: Series, line: Mapping[str, float]) -> dict:
     raw = line["offset"] + line["slope"] * score
     z, order = fitted(raw, series.places, series.places, line["per_mm"])
+    if order is SliceOrder.UNORDERED:
+        z = raw
     row = {
         "slices": len(score),
         "rank_correlation": float(spearmanr(score, series.places).statistic),
@@ -60,7 +62,7 @@ def _row(score: np.ndarray, series: Series, line: Mapping[str, float]) -> dict:
         "length_of_usual": float(np.polyfit(series.places, raw, 1)[0]) / line["per_mm"],
         "bend_mm": float(np.median(np.abs(raw - z)) / line["per_mm"]),
     }
-    if series.z is not None and order is not SliceOrder.UNORDERED:
+    if series.z is not None:
         row["median_error_mm"] = float(np.median(np.abs(z - series.z)) / line["per_mm"])
         row["in_their_region"] = float(np.mean([Region.at(a) is Region.at(b) for a, b in zip(z, series.z)]))
     return row
