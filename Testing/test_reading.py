@@ -40,6 +40,13 @@ def volume(**changes) -> Volume:
     return Volume(**facts | changes)
 
 
+def test_a_body_part_is_known_by_its_title_however_it_is_written():
+    for title in ("Soft tissue", "soft_tissue", " SOFT_TISSUE "):
+        assert BodyPart.from_title(title) is BodyPart.SOFT_TISSUE
+    with pytest.raises(ValueError, match="'soft-tissue' is not a body part; use one of: Bone, "):
+        BodyPart.from_title("soft-tissue")
+
+
 def test_reading_of_a_volume():
     found = [lesion(BodyPart.LUNG, 0.7, k=2), lesion(BodyPart.LIVER, 0.9, k=1)]
     made = Reading.of(volume(), found, confidence=0.6)

@@ -120,14 +120,18 @@ def calibrate(options: argparse.Namespace) -> str:
 
     Raises Refusal for what cannot be used, OSError where nothing can be written.
     """
-    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector
+    from LesionDetectorLib.detect import DEFAULT_WEIGHTS, Detector, pick_device
 
     source = options.weights or DEFAULT_WEIGHTS
     if options.out.resolve() == source.resolve():
         raise Refusal(f"{options.out} are the weights themselves; give another file with --out.")
-    loaded = Detector.load(source, options.device)
-    raw = Detector(loaded.model, loaded.device, loaded.labels)
-    slices = _looked_at(raw, options)
+    picture = options.picture or options.out.with_suffix(".png")
+    for file in (options.out, picture):
+        if not file.parent.is_dir():
+            raise Refusal(f"There is no folder {file.parent} to write {file.name} to; make it first.")
+    model, card = weights.load(source)
+    labels = card["labels"]
+    slices = _looked_at(Detector(model, pick_device(options.device), labels), options)
     shares = {entry.source: 1.0 for entry in slices} | dict(options.share)
     if unknown := sorted(dict(options.share).keys() - {entry.source for entry in slices}):
         raise Refusal(f"--share names {unknown[0]}, which is none of: {', '.join(sorted(shares.keys() - {*unknown}))}.")
@@ -140,11 +144,10 @@ def calibrate(options: argparse.Namespace) -> str:
     after = calibration.marks(calibration.moved_by_others(slices, shares), shares)
     lines = calibration.fit(before)
     tables = Reliability.of(before), Reliability.of(after)
-    own = {label: lines[part]._asdict() for label, part in zip(loaded.labels, weights.body_parts(loaded.labels))}
-    _, card = weights.load(source)
+    own = {label: lines[part]._asdict() for label, part in zip(labels, weights.body_parts(labels))}
     results = {**card.get("results", {}), "calibration": _statement(slices, before, *tables)}
     weights.copy(source, options.out, {"name": options.out.stem, "calibration": own, "results": results})
-    plots.reliability(*tables, options.picture or options.out.with_suffix(".png"))
+    plots.reliability(*tables, picture)
     return "\n".join([*_table(*tables), "", *_lines(lines, before), "", f"Written to {options.out}."])
 
 

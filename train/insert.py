@@ -2,12 +2,15 @@
 
 Each "patient" is a slab of one CT with one to four lesions on its key slice, every one of them in `DL_info.csv` (split
 1, train). Labels get even shares as far as the CT has places for them (`train.places`); sizes follow DeepLesion, with
-more small mediastinal nodes and small liver lesions. The anatomy is scaled a little and its contrast enhancement
-varied; it is never mirrored, for that would move the liver to the left.
+more small mediastinal nodes and small liver lesions, and a share of 30 to 90 mm (`--large`). A lesion pushes its
+neighbours away, so that an organ's contour bulges, or infiltrates them with a ragged edge; large ones may have a dead
+core, in the lung be consolidations with air in their bronchi. Small ones lie off the vessels, those of bone in bone and
+not in the canal. The anatomy is scaled a little and its contrast enhancement varied; it is never mirrored, for that
+would move the liver to the left.
 
 What these slices cannot teach: the CTs may hold real lesions that nobody marked, so a detector learns a few of them as
-background; vessels and normal nodes stay as distractors, but a lesion that pushes its neighbours away, or grows along
-them, is not made.
+background; vessels and normal nodes stay as distractors, but a lesion that grows along a vessel, duct or pleura,
+breaks out of a bone, or shuts a bronchus and what lies behind it, is not made.
 """
 
 from __future__ import annotations
@@ -27,18 +30,25 @@ from train.synthetic.insertion import Scan, insert, narrow_view, prepare
 
 
 def write(
-    out: Path, scans: list[Scan], count: int, seed: int, first_patient: int, context_mm: float, narrow: float = 0.0
+    out: Path,
+    scans: list[Scan],
+    count: int,
+    seed: int,
+    first_patient: int,
+    context_mm: float,
+    narrow: float = 0.0,
+    large: float = 0.25,
 ) -> int:
     """Write `count` patients below `out` (Images_png, DL_info.csv) and return the number of lesions.
 
-    `narrow`: share in a narrow view.
+    `narrow`: share in a narrow view; `large`: share of lesions of 30 to 90 mm.
     """
     rows = []
     for number in tqdm(range(count), desc="Inserting lesions", unit="patient"):
         rng = np.random.default_rng([seed, number])
-        slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
+        slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm, large)
         while not lesions:
-            slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm)
+            slab, key, spacing, lesions = insert(scans[rng.integers(len(scans))], rng, context_mm, large)
         if rng.random() < narrow:
             slab, spacing, lesions = narrow_view(slab, spacing, lesions, rng)
         patient = first_patient + number
@@ -59,8 +69,7 @@ def write(
     return len(rows)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.insert",
         description="Put synthetic lesions into real CT and write training slices in DeepLesion's layout.",
@@ -93,9 +102,21 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.0,
         help="share of patients in a narrow field of view, fine pixels (%(default)s)",
     )
+    parser.add_argument(
+        "--large",
+        type=float,
+        default=0.25,
+        help="share of lesions of 30 to 90 mm, where their place has room or lets them bulge (%(default)s)",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1:
-        parser.error("--count must be at least 1, --context-mm at least 0, and --narrow 0 to 1.")
+    if options.count < 1 or options.context_mm < 0 or not 0 <= options.narrow <= 1 or not 0 <= options.large <= 1:
+        parser.error("--count must be at least 1, --context-mm at least 0, --narrow and --large 0 to 1.")
     if (options.out / "DL_info.csv").exists():
         parser.error(f"{options.out} already holds a DL_info.csv: give another folder.")
     try:
@@ -104,7 +125,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     lesions = write(
-        options.out, scans, options.count, options.seed, options.first_patient, options.context_mm, options.narrow
+        options.out,
+        scans,
+        options.count,
+        options.seed,
+        options.first_patient,
+        options.context_mm,
+        options.narrow,
+        options.large,
     )
     print(f"Wrote {lesions} lesions in {options.count} patients to {options.out}.")
     return 0

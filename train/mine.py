@@ -36,8 +36,9 @@ from train.data.deeplesion import (
     read_info,
     read_table,
 )
-from train.mining import embedding, matching
+from train.mining import embedding, matching, proposals
 from train.mining import table as mined_table
+from train.mining.marks import body_part
 from train.mining.proposals import Proposals, other_slices, propose
 from train.mining.suspicion import SIGMA, suspicious
 
@@ -83,8 +84,13 @@ def mine(
     mining: Mining,
     model: embedding.Embedding | None = None,
     cache: Path | None = None,
+    kept: Path | None = None,
 ) -> pd.DataFrame:
-    """The rows of a data set, `source` as `read_info` takes it, with those of what is mined."""
+    """The rows of a data set, `source` as `read_info` takes it, with those of what is mined.
+
+    `kept` is a csv of what all experts propose, written if it is not there: for several minings with one detector that
+    look at the same slices.
+    """
     csv, images = located(source)
     table = read_table(csv)
     key_slices = list({entry.name: entry for entry in read_info(csv, "train", images)}.values())  # each once
@@ -92,17 +98,30 @@ def mine(
         raise DeepLesionError(f"{csv} holds no slice of the train split; mining looks at no others.")
     looked_at = [*key_slices, *drawn(other_slices(key_slices), mining.added * len(key_slices), mining.seed)]
     experts = mining.experts(detector.model.organs)
-    proposed = propose(detector, looked_at, [UNIVERSAL, *experts], matching.LOWEST_SCORE, matching.MOST, cache)
+    proposed = _proposed(detector, looked_at, [UNIVERSAL, *experts], cache, kept)
     lesions: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros((0, 4)), np.zeros(0, int))] * len(looked_at)
     if model is not None:
         marks = matching.marks_of(model, key_slices, cache)
         found = matching.match(model, looked_at, [each[0] for each in proposed], marks, cache)
         lesions = [tuple(each.nearer_than(mining.theta))[:2] for each in found]
     organs = list(experts.values())
-    parts = [table.assign(**{ORIGIN: MARKED})]
-    for key_slice, mined, proposals in zip(looked_at, lesions, proposed):
-        parts += _rows(table, key_slice, mined, _suspicious(key_slice, mined[0], proposals[1:], organs, mining), mining)
+    parts, series = [table.assign(**{ORIGIN: MARKED})], mined_table.series_of(table)
+    for key_slice, mined, said in zip(looked_at, lesions, proposed):
+        places = _suspicious(key_slice, mined[0], said[1:], organs, mining)
+        parts += _rows(series, key_slice, mined, places, mining)
     return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _proposed(
+    detector: Detector, slices: list[KeySlice], experts: Sequence[int], cache: Path | None, kept: Path | None
+) -> list[list[Proposals]]:
+    """What the experts propose on the slices, from the csv `kept` if there is one."""
+    if kept is None:
+        return propose(detector, slices, experts, matching.LOWEST_SCORE, matching.MOST, cache)
+    if not kept.exists():
+        every = range(1 + len(detector.model.organs))
+        proposals.write(kept, slices, every, _proposed(detector, slices, every, cache, None))
+    return proposals.read(kept, slices, experts)
 
 
 def drawn(slices: list[KeySlice], count: float, seed: int) -> list[KeySlice]:
@@ -122,7 +141,7 @@ def _suspicious(
 
 
 def _rows(
-    table: pd.DataFrame,
+    series: mined_table.Series,
     key_slice: KeySlice,
     mined: tuple[np.ndarray, np.ndarray],
     places: tuple[np.ndarray, np.ndarray],
@@ -132,10 +151,10 @@ def _rows(
     boxes, organs = places
     origin, labels = (MINED, organs) if mining.as_lesions else (SUSPICIOUS, np.full(len(boxes), UNKNOWN))
     if not len(key_slice.boxes) + len(mined[0]) + len(boxes):
-        return [mined_table.row_of_nothing(table, key_slice)]
+        return [mined_table.row_of_nothing(series, key_slice)]
     return [
-        mined_table.rows(table, key_slice, *mined, MINED),
-        mined_table.rows(table, key_slice, boxes, labels, origin),
+        mined_table.rows(series, key_slice, *mined, MINED),
+        mined_table.rows(series, key_slice, boxes, labels, origin),
     ]
 
 
@@ -162,13 +181,6 @@ def theta_of(given: str | float, card: dict, path: Path) -> float:
     if "theta" not in card:
         raise Refusal(f"{path} has no threshold; give one after --mam, or run python -m train.embed calibrate.")
     return float(card["theta"])
-
-
-def _organ(text: str) -> BodyPart:
-    try:
-        return BodyPart.from_title(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a proposal nearer than this to a marked lesion of the patient is one (the embedding's own if left out)",
     )
     parser.add_argument(
-        "--experts", type=_organ, nargs="+", metavar="LABEL", help="for --nrm, of these organs alone (all there are)"
+        "--experts", type=body_part, nargs="+", metavar="LABEL", help="for --nrm, of these organs alone (all there are)"
     )
     parser.add_argument("--embedding", type=Path, help="of train.embed (.safetensors), for --mam")
     parser.add_argument(

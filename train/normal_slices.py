@@ -15,13 +15,12 @@ from pathlib import Path
 
 from LesionDetectorLib import ct
 from LesionDetectorLib.files import is_taken, whole_folder
-from LesionDetectorLib.lesion import BodyPart
 from LesionDetectorLib.refusal import Refusal
 from tqdm import tqdm
 
 from train.data.layout import write_png
 from train.data.part_marked import row, write_table
-from train.mining.marks import marks_on
+from train.mining.marks import body_part, marks_on
 
 BODY_SHARE = 0.02
 """Of a slice that is worth learning from."""
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--experts",
         nargs="+",
-        type=_body_part,
+        type=body_part,
         default=[],
         metavar="LABEL",
         help="labels that the detector knows: its marks of them from 0.5 on may be lesions, and are left out",
@@ -72,13 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"Wrote {len({line['file'] for line in rows})} slices to {options.out}.")
     return 0
-
-
-def _body_part(text: str) -> BodyPart:
-    try:
-        return BodyPart.from_title(text.replace("_", " "))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _write(volume: ct.Volume, name: str, out: Path, options: argparse.Namespace) -> list[dict]:

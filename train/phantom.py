@@ -8,6 +8,11 @@ Like the marks of readers, those of a set may be some of its lesions only (`--ma
 (`--annotate`). Where whole series are written (`--slices all`), `lesions.csv` has every lesion on every slice, marked
 or not: a row as of `DL_info.csv`, the number of the lesion in its patient, whether it is its key slice, and
 whether `DL_info.csv` has it.
+
+With `--studies`, DeepLesion's layout follows the same lesions up, for training. NRRD and DICOM follow a patient up as
+in life: lesions grow and shrink, from study to study a fifth vanishes and a fifth as many come new, some split, and
+table, scanner and day differ. `follow_up.csv` has a row for each lesion of every study: which of the patient's it is,
+where its middle lies in LPS mm of the file, its label, and its slice number and axes where it can be measured.
 """
 
 from __future__ import annotations
@@ -33,6 +38,10 @@ from train.synthetic.lesions import SyntheticLesion
 from train.synthetic.shapes import Array
 from train.synthetic.sites import LOG_LESIONS, LOG_LESIONS_SPREAD, MOST_LESIONS, REGIONS
 from train.synthetic.study import Study
+from train.synthetic.visits import Visit, course
+
+FOLLOWED = ("Patient", "Study", "Series", "Date", "Lesion", "Label", "X", "Y", "Z", "Slice", "Long_mm", "Short_mm")
+"""The columns of `follow_up.csv`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Plan:
 
     lesions: of a patient; None for as many as in DeepLesion. marks: of each label the share of lesions that is marked,
     None for all. whole: every slice is written. annotate_all: marks are on every slice, not on key slices alone.
-    studies: of a patient, with the same lesions.
+    studies: of a patient, with the same lesions, or, but in DeepLesion's layout, as `visits.course` changes them.
     """
 
     out: Path
@@ -59,26 +68,63 @@ class Plan:
     studies: int = 1
 
 
-def write_patient(plan: Plan, number: int, split: int) -> list[dict]:
-    """Render and write patient `number`; the rows of its `DL_info.csv`."""
+def write_patient(plan: Plan, number: int, split: int) -> tuple[list[dict], list[dict]]:
+    """Render and write patient `number`; the rows of its `DL_info.csv` and of its `follow_up.csv`."""
     lesions = natural_lesions(plan.seed, number) if plan.lesions is None else plan.lesions
     study = Study((plan.seed, number), lesions, plan.balanced, plan.size, plan.region, plan.interval)
-    series = layout.series_folder(number)
     if plan.layout == "deeplesion":
         rows = _write_study(plan, study, number, split)
         for again in range(2, plan.studies + 1):
             later = study.follow_up((plan.seed, number, again), plan.region, plan.interval)
             rows += _write_study(plan, later, number, split, again)
-        return rows
-    rows, _ = _rows(study, number, split, None, from_feet=True)
-    hu = np.stack([study.render(k) for k in range(study.slices - 1, -1, -1)])
+        return rows, []
+    visits = course(study, (plan.seed, number), plan.studies, [plan.region], plan.interval)
+    rows, truth = [], []
+    for index, visit in enumerate(visits, start=1):
+        rows += _write_visit(plan, visit, number, split, index)
+        truth += _truth(visit, number, index)
+    return rows, truth
+
+
+def _write_visit(plan: Plan, visit: Visit, number: int, split: int, index: int) -> list[dict]:
+    """Write a study as one volume; its rows."""
+    study, series = visit.study, layout.series_folder(number, index)
+    shown = range(study.slices - 1, -1, -1)
+    hu = np.stack([study.render(k) for k in shown])
     if plan.layout == "nrrd":
         image = SimpleITK.GetImageFromArray(hu)
         image.SetSpacing((study.frame.pixel, study.frame.pixel, study.scanner.interval))
-        image.SetOrigin((study.frame.x, study.frame.y, study.z(study.slices - 1)))
+        image.SetOrigin(np.add((study.frame.x, study.frame.y, study.z(shown[0])), visit.shift_mm).tolist())
         SimpleITK.WriteImage(image, str(plan.out / f"{series}.nrrd"), True)
     else:
-        write_dicom(study, hu, number, plan.seed, plan.out / series)
+        write_dicom(visit, hu, number, plan.seed, plan.out / series, index)
+    return _rows(study, number, split, None, from_feet=True, index=index)[0]
+
+
+def _truth(visit: Visit, number: int, index: int) -> list[dict]:
+    """A row of `follow_up.csv` for each lesion of a study that its slices reach."""
+    study, rows = visit.study, []
+    for lesion, which in zip(visit.study.lesions, visit.numbers):
+        key = study.key_slice(lesion)
+        if abs(study.z(key) - lesion.centre_mm[2]) > lesion.extent_mm[2]:
+            continue
+        recist = next((axes for other, axes in study.measured(key) if other is lesion), None)
+        place = np.add(lesion.centre_mm, visit.shift_mm)
+        size = (
+            ("", "", "") if recist is None else (study.slices - key, f"{recist.long_mm:.2f}", f"{recist.short_mm:.2f}")
+        )
+        series = layout.series_folder(number, index)
+        values = (
+            number,
+            index,
+            series,
+            visit.day,
+            which,
+            lesion.body_part.title,
+            *(f"{mm:.2f}" for mm in place),
+            *size,
+        )
+        rows.append(dict(zip(FOLLOWED, values, strict=True)))
     return rows
 
 
@@ -201,17 +247,20 @@ def generate(plan: Plan, first: int, patients: int, percent: Sequence[float], wo
     numbers, splits = range(first, first + patients), split_of(patients, percent, plan.seed).tolist()
     with whole_folder(plan.out) as folder:
         work = partial(write_patient, Plan(**{**vars(plan), "out": folder}))
-        rows: list[dict] = []
+        written: list[tuple[list[dict], list[dict]]] = []
         progress = partial(tqdm, total=patients, unit="patient", disable=not sys.stderr.isatty())
         if workers == 1:
-            rows += chain.from_iterable(progress(map(work, numbers, splits)))
+            written += progress(map(work, numbers, splits))
         else:
             with ProcessPoolExecutor(workers) as pool:
-                rows += chain.from_iterable(progress(pool.map(work, numbers, splits)))
+                written += progress(pool.map(work, numbers, splits))
+        rows, truth = (list(chain.from_iterable(part)) for part in zip(*written))
         marks = [row for row in rows if row.get("Marked", 1)]
         layout.write_csv(folder / "DL_info.csv", marks)
         if plan.whole:
             layout.write_csv(folder / "lesions.csv", rows, ("Lesion", "Key", "Marked"))
+        if plan.studies > 1 and plan.layout != "deeplesion":
+            layout.write_table(folder / "follow_up.csv", truth, FOLLOWED)
     return len(marks)
 
 
@@ -227,7 +276,7 @@ def _shares(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[BodyP
     for word in words:
         label, equals, share = word.rpartition("=")
         try:
-            parts = [BodyPart.from_title(label.replace("_", " "))] if equals else list(BodyPart)
+            parts = [BodyPart.from_title(label)] if equals else list(BodyPart)
             if not 0 <= float(share) <= 1 or bool(equals) != bool(shares):
                 raise ValueError(word)
         except ValueError:
@@ -278,7 +327,8 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m train.phantom --out data/deeplesion-like --patients 900 --lesions-per-patient natural --labels "
         "natural\n"
         "  python -m train.phantom --out data/part-marked --marks 0.45 lung=0.1 --slices all --studies 2\n"
-        "  python -m train.phantom --out data/ct --patients 1 --format dicom --region chest\n",
+        "  python -m train.phantom --out data/ct --patients 1 --format dicom --region chest\n"
+        "  python -m train.phantom --out data/followed --patients 10 --format dicom --studies 3\n",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--patients", type=int, default=40)
@@ -341,7 +391,12 @@ def _add_marks(parser: argparse.ArgumentParser) -> None:
         default="key",
         help="mark lesions on key slices, or on all that show them, with --slices all (%(default)s)",
     )
-    parser.add_argument("--studies", type=int, default=1, help="of a patient, with the same lesions (%(default)s)")
+    parser.add_argument(
+        "--studies",
+        type=int,
+        default=1,
+        help="of a patient: the same lesions, or, as nrrd or dicom, as they change, and follow_up.csv (%(default)s)",
+    )
 
 
 def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -358,8 +413,8 @@ def _check(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         )
     if given.studies < 1 or (given.annotate == "all" and given.slices != "all"):
         parser.error("--studies must be at least 1, and --annotate all needs --slices all")
-    if given.format != "deeplesion" and (given.marks or given.slices == "all" or given.studies > 1):
-        parser.error("--marks, --slices and --studies are for --format deeplesion")
+    if given.format != "deeplesion" and (given.marks or given.slices == "all"):
+        parser.error("--marks and --slices are for --format deeplesion")
     if min(given.splits) < 0 or sum(given.splits) <= 0 or given.context_mm < 0:
         parser.error("--splits and --context-mm must not be negative, and one split must be more than 0")
     if given.interval_mm is not None and not 0.25 <= given.interval_mm <= 50:

@@ -93,7 +93,7 @@ def _row(row: pd.Series) -> dict[str, object]:
         Measurement_coordinates=row["recist_coords"] if isinstance(row["recist_coords"], str) else "",
         Bounding_boxes=_join(box),
         Lesion_diameters_Pixel_=diameters,
-        Coarse_lesion_type=int(BodyPart.from_title(row["class"].replace("_", " "))) if known else UNKNOWN,
+        Coarse_lesion_type=int(BodyPart.from_title(row["class"])) if known else UNKNOWN,
         Possibly_noisy=0,
         Spacing_mm_px_=spacing,
         Train_Val_Test=3 if row["split"] == "test" else 1,

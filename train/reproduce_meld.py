@@ -238,7 +238,7 @@ class Experiment:
         matching, organs, as_lesions = MINING[arm]
         model, theta = self._embedding(seed, detector) if matching else (None, 0.0)
         mining = Mining(SIGMA if organs else None, theta, self.settings.added, seed, as_lesions, organs)
-        rows = mine(detector, self.data("U"), mining, model, self.cache)
+        rows = mine(detector, self.data("U"), mining, model, self.cache, self.run("D", seed) / "proposals.csv")
         print(f"{arm}, seed {seed}: {summary(rows)}", flush=True)
         self.run(arm, seed).mkdir(parents=True, exist_ok=True)
         write_text(self.run(arm, seed) / "mined.txt", quality(csv, rows, Truth(self.data("U") / "lesions.csv")))
@@ -318,14 +318,13 @@ def single_type(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = read_table(folder / "DL_info.csv").assign(**{ORIGIN: MARKED})
     key_slices = read_info(folder, "train")
     bare = drawn(other_slices(key_slices, every_mm=0), len(key_slices), 0)
-    nothing = [mined_table.row_of_nothing(table, entry) for entry in bare]
+    series = mined_table.series_of(table)
+    nothing = [mined_table.row_of_nothing(series, entry) for entry in bare]
     whole = []
     for entry in key_slices:
-        columns, rows = (
-            float(side) for side in table.loc[table["File_name"] == entry.name, "Image_size"].iloc[0].split(",")
-        )
+        columns, rows = map(float, series[entry.series]["Image_size"].split(","))
         box = np.array([[-0.5, -0.5, columns - 0.5, rows - 0.5]])
-        whole.append(mined_table.rows(table, entry, box, [UNKNOWN], SUSPICIOUS))
+        whole.append(mined_table.rows(series, entry, box, [UNKNOWN], SUSPICIOUS))
     return pd.concat([table, *nothing]).fillna(""), pd.concat([table, *whole]).fillna("")
 
 

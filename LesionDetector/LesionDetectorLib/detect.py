@@ -122,8 +122,7 @@ class Detector:
         height, width = images.shape[-2:]
         found = []
         for boxes, scores, labels in self.model.decode(raw, score_threshold=lowest_score):
-            boxes = boxes.numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
-            keep = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) > 1
+            boxes, keep = clipped(boxes.numpy(), height, width)
             of_class = labels.numpy()[keep]
             found.append(Found(boxes[keep], self._confidence(scores.numpy()[keep], of_class), self._codes[of_class]))
         return found
@@ -135,6 +134,12 @@ class Detector:
         lines = [self.calibration[label] for label in self.labels]
         slopes, offsets = (np.array([line[name] for line in lines])[of_class] for name in ("slope", "offset"))
         return calibrated(scores, slopes, offsets)
+
+
+def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) cut off at the edges of an image, and which of them (n,) are wider and higher than a pixel still."""
+    boxes = boxes.clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
+    return boxes, (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > 1
 
 
 def calibrated(scores: np.ndarray, slopes: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def _label(row: Row) -> BodyPart | None:
     if value in UNKNOWN:
         return None
     try:
-        return BodyPart(int(value)) if value.isdecimal() else BodyPart.from_title(value.replace("_", " "))
+        return BodyPart(int(value)) if value.isdecimal() else BodyPart.from_title(value)
     except ValueError as error:
         parts = ", ".join(part.title for part in BodyPart)
         raise Refusal(f"{row.place}, column label: '{value}' is no body part; use one of: {parts}.") from error

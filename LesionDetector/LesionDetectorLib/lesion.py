@@ -40,9 +40,9 @@ class BodyPart(IntEnum):
 
     @classmethod
     def from_title(cls, title: str) -> BodyPart:
-        """The body part written as `title` ("Soft tissue"); ValueError names the eight that exist."""
+        """The body part written as `title` ("Soft tissue" or "soft_tissue"); ValueError names the eight that exist."""
         for part in cls:
-            if part.title.casefold() == title.strip().casefold():
+            if part.title.casefold() == title.replace("_", " ").strip().casefold():
                 return part
         raise ValueError(f"'{title}' is not a body part; use one of: {', '.join(part.title for part in cls)}.")
 

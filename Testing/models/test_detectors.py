@@ -13,6 +13,7 @@ from LesionDetectorLib.detect import Detector
 from LesionDetectorLib.models import weights
 from LesionDetectorLib.models.anchors import match_anchors
 from LesionDetectorLib.models.boxes import paired_iou
+from LesionDetectorLib.models.dense import points_of
 from LesionDetectorLib.models.detections import Target
 from LesionDetectorLib.models.foveabox import assign_fovea
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -196,7 +197,7 @@ def positives(name: str, lesions: Target) -> torch.Tensor:
     if name == "retinanet":
         return match_anchors(model.matcher, torch.cat(model._anchors(raw)), lesions.boxes, lesions.ignore) >= 0
     if name == "foveabox":
-        return assign_fovea(model._points(raw), model.strides, lesions.boxes, lesions.ignore) >= 0
+        return assign_fovea(points_of(raw.logits, model.strides), model.strides, lesions.boxes, lesions.ignore) >= 0
     rpn = model.rpns[0] if name == "meld" else model.rpn
     return rpn.assign_targets_to_anchors([model._anchors(raw)], [lesions._asdict()])[0][0] > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from LesionDetectorLib.models.boxes import grid_points, xyxy_to_ltrb
+from LesionDetectorLib.models.dense import points_of
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE
 from LesionDetectorLib.models.foveabox import FoveaBox, RawOutputs, assign_fovea
 
@@ -72,7 +73,7 @@ def test_a_huge_and_a_tiny_lesion_have_a_level() -> None:
 def test_losses_by_hand(model: FoveaBox) -> None:
     lesion = target([[20.0, 20, 40, 40]], [3])
     raw = made_up(model, [20.0, 20, 40, 40], shift=0.5, logit=0.0)
-    assigned = assign_fovea(model._points(raw), model.strides, lesion.boxes, lesion.ignore)
+    assigned = assign_fovea(points_of(raw.logits, model.strides), model.strides, lesion.boxes, lesion.ignore)
     positives = (assigned == 0).sum().item()
     losses = model.loss(raw, [lesion])
     # At p = 0.5 the focal loss of a label is 0.4 * 0.5 ** 1.5 * ln 2, of background 0.6 * 0.5 ** 1.5 * ln 2.
@@ -87,7 +88,7 @@ def test_ignored_boxes_have_no_gradient(model: FoveaBox) -> None:
     lesions = target([[4.0, 4, 20, 20], [30.0, 30, 60, 60]], [1, 2], [False, True])
     raw = made_up(model, [6.0, 6, 22, 22], logit=0.0)
     sum(model.loss(raw, [lesions]).values()).backward()
-    ignored = assign_fovea(model._points(raw), model.strides, lesions.boxes, lesions.ignore) == IGNORE
+    ignored = assign_fovea(points_of(raw.logits, model.strides), model.strides, lesions.boxes, lesions.ignore) == IGNORE
     assert ignored.sum() >= 49
     for part in raw:
         gradient = torch.cat([level.grad.flatten(2) for level in part], dim=2)[0].abs().sum(dim=0)

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from LesionDetectorLib.models.backbone import BACKBONES, Pyramid
 from LesionDetectorLib.models.boxes import grid_points, paired_iou, xyxy_to_ltrb
+from LesionDetectorLib.models.dense import points_of
 from LesionDetectorLib.models.detections import IGNORE, pad_to_multiple
 from LesionDetectorLib.models.vfnet import RawOutputs, VFNet, star_conv, star_points
 from torchvision.ops import deform_conv2d
@@ -93,6 +94,17 @@ def test_cells_look_at_the_pixel_that_their_coordinates_name() -> None:
         assert centre.item() == pytest.approx(256, abs=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("training", "precision", "in_place"),
+    [(True, torch.bfloat16, True), (False, torch.float32, True), (False, torch.bfloat16, False)],
+)
+def test_relu6_is_in_place_where_that_is_faster_or_saves_memory(training, precision, in_place) -> None:
+    conv = Pyramid("mobilenet_v2", 3, 16, (4, 8)).stages[0][0].train(training)
+    before = torch.tensor([-1.0, 0, 3, 6, 9], dtype=precision)
+    after = conv[-1](before)
+    assert after.tolist() == [0, 0, 3, 6, 6] and (after is before) == in_place
+
+
 def test_star_is_the_deformable_convolution_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 6, 7, 9, generator=generator, dtype=torch.float64).requires_grad_()
@@ -133,7 +145,7 @@ def test_losses_by_hand() -> None:
     model = small()
     lesion = target([[20.0, 20, 40, 40]], [3])
     raw = made_up(model, [30.0, 30, 50, 50], logit=0.0)
-    positives = (model.label_points(model._points(raw), [lesion]) >= 0).sum().item()
+    positives = (model.label_points(points_of(raw.logits, model.strides), [lesion]) >= 0).sum().item()
     losses = model.loss(raw, [lesion])
     # Every box has IoU 1 / 7 and GIoU 1 / 7 - 2 / 9; the sum of IoU weights is bounded from below by 1.
     share = min(positives / 7, 1)
@@ -175,7 +187,7 @@ def test_ignored_boxes_have_no_gradient() -> None:
     lesions = target([[4.0, 4, 20, 20], [30.0, 30, 60, 60]], [1, 2], [False, True])
     raw = made_up(model, [6.0, 6, 22, 22], logit=0.0)
     sum(model.loss(raw, [lesions]).values()).backward()
-    ignored = model.label_points(model._points(raw), [lesions])[0] == IGNORE
+    ignored = model.label_points(points_of(raw.logits, model.strides), [lesions])[0] == IGNORE
     gradient = torch.cat([level.grad.flatten(2) for level in raw.logits], dim=2)[0].abs().sum(dim=0)
     assert ignored.sum() >= 49
     assert (gradient[ignored] == 0).all()

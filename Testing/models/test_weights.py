@@ -188,6 +188,7 @@ def test_a_linear_tone_is_linear_and_the_curve_of_a_ct_is_not() -> None:
     grey = torch.tensor([0.0, 63.75, 127.5, 255.0])
     assert tone(grey, Recipe(tone="linear")).tolist() == [-1.0, -0.5, 0.0, 1.0]
     curved = tone(grey, Recipe())
+    assert grey[-1] == 255, "the images stay as they are"
     assert curved[0] == -1 and curved[-1] == pytest.approx(1) and curved[1] > -0.5
 
 

@@ -166,7 +166,11 @@ def test_from_data_to_a_card_that_a_detector_obeys(data_set, detector, everythin
     SimpleITK.WriteImage(image, str(tmp_path / "ct.nrrd"))
     out = tmp_path / "sure.safetensors"
     arguments = ["--weights", str(detector), "--data", str(data_set), "--split", "train", "val", "--out", str(out)]
-    assert calibrate.main([*arguments, "--ct", str(tmp_path / "ct.nrrd"), "--share", "ct.nrrd=2"]) == 0
+    loads, load = [], weights.load
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(weights, "load", lambda path: loads.append(path) or load(path))
+        assert calibrate.main([*arguments, "--ct", str(tmp_path / "ct.nrrd"), "--share", "ct.nrrd=2"]) == 0
+    assert loads == [detector], "once"
     said = capsys.readouterr().out
     assert "Expected calibration error, marks from 20 % on:" in said and f"Written to {out}." in said
     model, card = weights.load(out)
@@ -192,6 +196,8 @@ def test_from_data_to_a_card_that_a_detector_obeys(data_set, detector, everythin
         (["--split", "val"], "1 patient.* too few"),
         (["--split", "train", "val", "--share", "elsewhere=2"], "--share names elsewhere, which is none of: discs"),
         (["--split", "val", "--out", "raw.safetensors"], "the weights themselves"),
+        (["--split", "test", "--out", "none/out.safetensors"], "There is no folder none to write out.safetensors to"),
+        (["--split", "test", "--picture", "none/curve.png"], "There is no folder none to write curve.png to"),
     ],
 )
 def test_what_cannot_be_is_said(data_set, detector, everything_is_liver, capsys, monkeypatch, more, why):

@@ -27,33 +27,40 @@ OUTSIDE = 0
 """The label of what lies beyond the edge of a slice, to be ignored."""
 _TISSUE_HU = -500.0
 _CUT_SHARE = 0.25
+WINDOWS_HU = ((-175.0, 275.0), (-160.0, 240.0), (-1500.0, 500.0))
+"""The windows through which CT is mostly read, and pictures of it are mostly kept."""
+WINDOW_JITTER_HU = 25.0
 VISIBLE = 0.6
 """A box of which a crop shows less is neither lesion nor background."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a crop may stray: scale, turning left and right, brightness in HU and contrast as a share, noise in
-    HU."""
+    """How far a crop may stray: scale, turning left and right, brightness in HU and contrast as a share, noise in HU;
+    the share of crops that are clipped to a window (`WINDOWS_HU`), and of those that are alone, their neighbours being
+    themselves. So are pictures of scattered slices, and a network must not take either for a sign of their lesions."""
 
     scale: tuple[float, float] = (0.8, 1.2)
     flip: float = 0.5
     brightness: float = 15.0
     contrast: float = 0.08
     noise: float = 8.0
+    clipped: float = 0.2
+    alone: float = 0.15
 
 
 class Light(NamedTuple):
     """How `relight` changes a crop.
 
     contrast: factor; brightness: grey levels to add then; noise: its standard deviation in grey levels; seed: of the
-    noise.
+    noise; window: the grey levels to which it is clipped at last.
     """
 
     contrast: float
     brightness: float
     noise: float
     seed: int
+    window: tuple[float, float] = (0.0, 255.0)
 
 
 class Batch(NamedTuple):
@@ -153,6 +160,8 @@ class Crops(Dataset):
         image = _look(sample, centre[0] + steps * mirror, centre[1] + steps, padding).half()
         if rng.random() < 0.5:
             image = image.flip(0)  # series run head to foot and foot to head
+        if rng.random() < change.alone:
+            image = image[len(image) // 2].expand_as(image).contiguous()
         corners = (boxes.reshape(-1, 2, 2) - centre) * [scale * mirror, scale] + (size - 1) / 2
         return (
             image,
@@ -215,27 +224,32 @@ def _touched(positions: np.ndarray, size: int) -> tuple[int, int]:
 
 def random_light(change: Augmentation, recipe: Recipe, rng: np.random.Generator) -> Light:
     """A light by chance, whose contrast turns round water."""
+    low, high = recipe.window
     noise = rng.uniform(0, change.noise) * recipe.grey
     brightness = rng.uniform(-change.brightness, change.brightness) * recipe.grey
     contrast = 1 + rng.uniform(-change.contrast, change.contrast)
-    water = -recipe.window[0] * recipe.grey
-    return Light(contrast, (1 - contrast) * water + brightness, noise, int(rng.integers(2**63)))
+    water = -low * recipe.grey
+    seed, window = int(rng.integers(2**63)), (low, high)
+    if rng.random() < change.clipped:
+        window = WINDOWS_HU[rng.integers(len(WINDOWS_HU))] + rng.uniform(-WINDOW_JITTER_HU, WINDOW_JITTER_HU, 2)
+    first, last = (np.clip(window, low, high) - low) * recipe.grey
+    return Light(contrast, (1 - contrast) * water + brightness, noise, seed, (float(first), float(last)))
 
 
 def relight(images: Tensor, lights: Sequence[Light]) -> Tensor:
     """`images` (n, slices, rows, columns) 0..255 with the light of each, on their device: float32 0..255.
 
     The noise of an image depends on its seed and the kind of device alone, so not on how many processes share a batch.
-    What is 0 was clipped, or lies outside the slice, and stays 0.
+    What is 0 was clipped, or lies outside the slice, and stays 0, or becomes the lower end of the window.
     """
     images = images.float()
     noise, generator = torch.empty_like(images, memory_format=torch.contiguous_format), torch.Generator(images.device)
     for picture, light in zip(noise, lights):
         picture.normal_(generator=generator.manual_seed(light.seed))
-    changes = torch.tensor([light[:3] for light in lights]).to(images.device, non_blocking=True)
-    contrast, brightness, deviation = changes.T[..., None, None, None]
+    changes = torch.tensor([light[:3] + light.window for light in lights]).to(images.device, non_blocking=True)
+    contrast, brightness, deviation, low, high = changes.T[..., None, None, None]
     relit = noise.mul_(deviation).add_(brightness).addcmul_(images, contrast)
-    return torch.where(images > 0, relit, images).clamp_(0, 255)
+    return torch.where(images > 0, relit, images).clamp_(low, high)
 
 
 def _target(

@@ -106,9 +106,14 @@ def row(
 
 def write_csv(path: Path, rows: Iterable[dict[str, object]], more: Sequence[str] = ()) -> None:
     """Write rows made by `row` as a `DL_info.csv`, with `more` columns that they have at its end."""
+    write_table(path, rows, (*COLUMNS, *more))
+
+
+def write_table(path: Path, rows: Iterable[dict[str, object]], columns: Sequence[str]) -> None:
+    """Write some `columns` of rows as csv; makes the folders it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.StringIO()
-    writer = csv.DictWriter(file, (*COLUMNS, *more), extrasaction="ignore")
+    writer = csv.DictWriter(file, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, file.getvalue())

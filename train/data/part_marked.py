@@ -149,7 +149,7 @@ def _box(row: pd.Series, spacing: tuple[float, float, float]) -> list[float]:
 
 
 def _code(label: str) -> int:
-    return UNKNOWN if label == UNSURE else int(BodyPart.from_title(label.replace("_", " ")))
+    return UNKNOWN if label == UNSURE else int(BodyPart.from_title(label))
 
 
 def _known(value: float, otherwise: float) -> float:

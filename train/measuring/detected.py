@@ -150,7 +150,7 @@ def detect_ct(detector: Detector, volume: ct.Volume) -> list[SliceBoxes]:
 
 def _label(csv: Path, row: int, name: str) -> BodyPart:
     try:
-        return BodyPart.from_title(str(name).replace("_", " "))
+        return BodyPart.from_title(str(name))
     except ValueError as error:
         raise DeepLesionError(f"{csv}, row {row}, column class: {error}") from error
 

@@ -7,6 +7,7 @@ lesion detection in CT", 2020).
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ from train.data.part_marked import UNSURE
 from train.measuring.detected import detect_ct
 
 SUSPICIOUS = 0.5
+
+
+def body_part(text: str) -> BodyPart:
+    """The label that an option names; ArgumentTypeError names the eight that exist."""
+    try:
+        return BodyPart.from_title(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def marks_on(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+import pandas as pd
 import torch
-from LesionDetectorLib.detect import Detector, ahead
+from LesionDetectorLib.detect import Detector, ahead, clipped
+from LesionDetectorLib.files import write_text
 from LesionDetectorLib.models.detections import pad_to_multiple
 from LesionDetectorLib.models.meld import Meld
 from LesionDetectorLib.slices import to_device
@@ -20,6 +22,8 @@ from train.data.deeplesion import MARKED, KeySlice
 from train.data.prepared import PreparedSlices
 
 EVERY_MM = 5.0
+COLUMNS = ("slice", "expert", "x0", "y0", "x1", "y1", "score", "label")
+"""Of the csv in which proposals are kept."""
 
 
 class Proposals(NamedTuple):
@@ -72,13 +76,37 @@ def propose(
         of_slice = []
         for expert in experts:
             (said,) = model.decode(raw, lowest_score, max_detections=most, expert=expert)
-            boxes = said.boxes.numpy().clip([-0.5] * 4, [width - 0.5, height - 0.5] * 2)
-            real = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) > 1
+            boxes, real = clipped(said.boxes.numpy(), height, width)
             of_slice.append(
                 Proposals(frame.to_index(boxes[real]), said.scores.numpy()[real], said.labels.numpy()[real] + 1)
             )
         found.append(of_slice)
     return found
+
+
+def write(file: Path, key_slices: Sequence[KeySlice], experts: Sequence[int], proposed: list[list[Proposals]]) -> None:
+    """Keep what `propose` gave in a csv, to the last digit."""
+    rows = [
+        (key_slice.name, expert, *box, score, label)
+        for key_slice, of_slice in zip(key_slices, proposed, strict=True)
+        for expert, said in zip(experts, of_slice, strict=True)
+        for box, score, label in zip(*said)
+    ]
+    write_text(file, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+
+
+def read(file: Path, key_slices: Sequence[KeySlice], experts: Sequence[int]) -> list[list[Proposals]]:
+    """What `write` kept of some slices and experts, as `propose` gave it."""
+    table = pd.read_csv(file, float_precision="round_trip")
+    kept = dict(list(table.groupby(["slice", "expert"], sort=False)))
+    return [
+        [_proposals(kept.get((key_slice.name, expert), table[:0])) for expert in experts] for key_slice in key_slices
+    ]
+
+
+def _proposals(rows: pd.DataFrame) -> Proposals:
+    boxes, scores = rows[["x0", "y0", "x1", "y1"]].to_numpy(float), rows["score"].to_numpy(np.float32)
+    return Proposals(boxes, scores, rows["label"].to_numpy(int))
 
 
 def marked_boxes(key_slice: KeySlice) -> np.ndarray:

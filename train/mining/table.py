@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,15 +25,22 @@ _SAME_IN_A_SERIES = (
     "Train_Val_Test",
 )
 
+Series = Mapping[str, Mapping[str, Any]]
+"""By the name of a series ("000001_01_01"), the columns that are the same in all its rows."""
 
-def rows(
-    table: pd.DataFrame, key_slice: KeySlice, boxes: np.ndarray, labels: Sequence[int], origin: str
-) -> pd.DataFrame:
-    """Rows for `boxes` (n, 4) in 0-based pixels on a slice, with what `table` says of the slice's series.
+
+def series_of(table: pd.DataFrame) -> Series:
+    """What a table in the form of `DL_info.csv` says of each series, in its first row."""
+    names = table["File_name"].str.rsplit("_", n=1).str[0]
+    first = ~names.duplicated()
+    return dict(zip(names[first], table[first].filter(_SAME_IN_A_SERIES).to_dict("records")))
+
+
+def rows(series: Series, key_slice: KeySlice, boxes: np.ndarray, labels: Sequence[int], origin: str) -> pd.DataFrame:
+    """Rows for `boxes` (n, 4) in 0-based pixels on a slice, with what is the same in its series.
 
     A box's diameters stand in for a lesion's: without the margin of 5 pixels.
     """
-    series = table[table["File_name"].str.startswith(f"{key_slice.series}_")].iloc[0]
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2] - 2 * MARGIN_PX, 1)
     written = pd.DataFrame(
         {
@@ -41,19 +49,17 @@ def rows(
             "Coarse_lesion_type": np.asarray(labels, int),
         }
     )
-    return written.assign(**_of_slice(series, key_slice, table), **{ORIGIN: origin})
+    return written.assign(**_of_slice(series, key_slice), **{ORIGIN: origin})
 
 
-def row_of_nothing(table: pd.DataFrame, key_slice: KeySlice) -> pd.DataFrame:
+def row_of_nothing(series: Series, key_slice: KeySlice) -> pd.DataFrame:
     """The row of a slice that was looked at, without a box."""
-    series = table[table["File_name"].str.startswith(f"{key_slice.series}_")].iloc[0]
     blank = {"Bounding_boxes": [""], "Lesion_diameters_Pixel_": [""], "Coarse_lesion_type": [UNKNOWN]}
-    return pd.DataFrame(blank).assign(**_of_slice(series, key_slice, table), **{ORIGIN: NOTHING})
+    return pd.DataFrame(blank).assign(**_of_slice(series, key_slice), **{ORIGIN: NOTHING})
 
 
-def _of_slice(series: pd.Series, key_slice: KeySlice, table: pd.DataFrame) -> dict:
-    same = {name: series[name] for name in _SAME_IN_A_SERIES if name in table.columns}
-    return {**same, "File_name": key_slice.name, "Key_slice_index": key_slice.number}
+def _of_slice(series: Series, key_slice: KeySlice) -> dict[str, Any]:
+    return {**series[key_slice.series], "File_name": key_slice.name, "Key_slice_index": key_slice.number}
 
 
 def _joined(values: np.ndarray) -> str:

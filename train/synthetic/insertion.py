@@ -9,13 +9,21 @@ from LesionDetectorLib.ct import CTError, Volume
 from LesionDetectorLib.lesion import BodyPart, Recist
 from scipy import ndimage as ndi
 
+from train.synthetic.growth import SMALL_MM, on_vessel, push, replaceable
 from train.synthetic.lesions import SyntheticLesion, recist_of, sample, sample_size
+from train.synthetic.noise import PATCH, noise_like, noise_of
 from train.synthetic.places import Body, Place, find_places
+from train.synthetic.tumours import as_tumour
 
 WEIGHTS = dict.fromkeys(BodyPart, 1.0) | {BodyPart.MEDIASTINUM: 1.6, BodyPart.LIVER: 1.6, BodyPart.LUNG: 1.3}
 COARSEST_MM = 1.2
-PATCH = 16
 LEAST_CONTRAST = 12.0
+LARGE_MM = (30.0, 90.0)
+BULGE = 0.5
+"""How much of a place's `fit` a large lesion needs, or one of half the others that bulge beyond it."""
+LEAST_LEFT = 0.4
+"""Share of its section that must be left of a lesion where it meets what it may not replace."""
+TRIES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +71,13 @@ def prepare(volume: Volume) -> Scan:
             f"{volume.source}: no organ or tissue was found that could hold a lesion; give a CT of chest, abdomen or "
             "pelvis."
         )
-    return Scan(volume.hu, volume.spacing, body, *_noise_of(volume.hu))
+    return Scan(volume.hu, volume.spacing, body, *noise_of(volume.hu))
 
 
 def insert(
-    scan: Scan, rng: np.random.Generator, context_mm: float
+    scan: Scan, rng: np.random.Generator, context_mm: float, large: float = 0.25
 ) -> tuple[np.ndarray, int, tuple[float, float, float], list[Inserted]]:
-    """One slab of `scan` with one to four lesions on its key slice.
+    """One slab of `scan` with one to four lesions on its key slice, a share `large` of them of LARGE_MM.
 
     Returns HU (k, j, i) float32, the index of the key slice in the slab, the spacing (mm along i, j, k) and the
     lesions; none of them where no place had room for one that can be measured.
@@ -77,7 +85,9 @@ def insert(
     stretch = rng.uniform(0.92, 1.08)
     spacing = (scan.spacing[0] * stretch, scan.spacing[1] * stretch, scan.spacing[2])
     place = _choose_place(scan, rng)
-    centre, size = _choose_spot(scan, place, rng)
+    centre, size = _choose_spot(scan, place, rng, large)
+    if centre is None:
+        return scan.hu[:1].astype(np.float32), 0, spacing, []
     key = round(float(centre[0]))
     reach = max(1, int(np.ceil(context_mm / spacing[2])))
     first, last = max(0, key - reach), min(len(scan.hu) - 1, key + reach)
@@ -88,7 +98,9 @@ def insert(
             place = _choose_place(scan, rng, key)
             if place is None:
                 break
-            centre, size = _choose_spot(scan, place, rng, key)
+            centre, size = _choose_spot(scan, place, rng, large, key)
+            if centre is None:
+                continue
         made = _insert_one(scan, slab, place, centre, size, (first, key), spacing, inserted, rng)
         if made is not None:
             inserted.append(made)
@@ -145,20 +157,27 @@ def _coarse_slice(scan: Scan, place: Place, key: int) -> np.ndarray:
 
 
 def _choose_spot(
-    scan: Scan, place: Place, rng: np.random.Generator, key: int | None = None
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """A centre (k, j, i) in voxels and (long, short) mm.
+    scan: Scan, place: Place, rng: np.random.Generator, large: float, key: int | None = None
+) -> tuple[np.ndarray | None, tuple[float, float]]:
+    """A centre (k, j, i) in voxels and (long, short) mm; no centre where all that were tried lie on a vessel.
 
     The lesion is made smaller where the place (on slice `key`) lacks room for it.
     """
-    long_mm, short_mm = _size(rng, place.body_part)
+    grows_large = place.body_part != BodyPart.BONE and rng.random() < large
+    long_mm, short_mm = _large_size(rng) if grows_large else _size(rng, place.body_part)
+    fit = place.fit * (BULGE if grows_large or rng.random() < 0.5 else 1)
     room = place.room_mm if key is None else _coarse_slice(scan, place, key)[None]
-    scale = min(1.0, 0.95 * float(room.max()) / (place.fit * short_mm / 2))
-    spots = np.argwhere(room >= place.fit * scale * short_mm / 2)
+    scale = min(1.0, 0.95 * float(room.max()) / (fit * short_mm / 2))
+    spots = np.argwhere(room >= fit * scale * short_mm / 2)
     step = np.array(scan.body.step)
-    centre = scan.body.to_voxel(spots[rng.integers(len(spots))]) + rng.uniform(-0.5, 0.5, 3) * step
-    centre[0] = np.clip(round(centre[0]), 0, len(scan.hu) - 1) if key is None else key
-    return centre, (max(3.0, long_mm * scale), max(2.0, short_mm * scale))
+    size = max(3.0, long_mm * scale), max(2.0, short_mm * scale)
+    for _ in range(TRIES):
+        centre = scan.body.to_voxel(spots[rng.integers(len(spots))]) + rng.uniform(-0.5, 0.5, 3) * step
+        centre[0] = np.clip(round(centre[0]), 0, len(scan.hu) - 1) if key is None else key
+        section = scan.hu[round(float(centre[0]))]
+        if size[1] > SMALL_MM or not on_vessel(section, centre[1:], place.body_part, scan.spacing[0]):
+            return centre, size
+    return None, size
 
 
 def _size(rng: np.random.Generator, part: BodyPart) -> tuple[float, float]:
@@ -170,6 +189,12 @@ def _size(rng: np.random.Generator, part: BodyPart) -> tuple[float, float]:
     if part == BodyPart.LIVER and rng.random() < 0.5:
         return (scaled := rng.uniform(5, 30)), scaled * short_mm / long_mm
     return long_mm, short_mm
+
+
+def _large_size(rng: np.random.Generator) -> tuple[float, float]:
+    """A long axis of LARGE_MM, more often near its lower end, and the short one."""
+    long_mm = LARGE_MM[0] + (LARGE_MM[1] - LARGE_MM[0]) * rng.beta(1, 1.7)
+    return long_mm, long_mm * rng.uniform(0.6, 0.95)
 
 
 def _insert_one(
@@ -185,7 +210,7 @@ def _insert_one(
 ) -> Inserted | None:
     """Paint one lesion into `slab`, whose (first, key) slice are `slices`.
 
-    None, and no paint, if it cannot be measured or seen.
+    None, and no paint, if it cannot be measured or seen, or what it may replace is too little.
     """
     first, key = slices
     x, y, z = (np.arange(n, dtype=np.float32) * np.float32(mm) for n, mm in zip(slab.shape[::-1], spacing))
@@ -196,42 +221,82 @@ def _insert_one(
         if apart < (other.recist.long_mm + size[0]) / 2 + 4:
             return None
     background = _background(slab[key - first], centre[1:], spacing, size[1], place)
-    lesion = sample(rng, place.body_part, centre_mm, *size, background)
+    lesion, share = as_tumour(sample(rng, place.body_part, centre_mm, *size, background), rng)
     lesion = replace(lesion, edge_mm=max(lesion.edge_mm, 0.6 * spacing[0]))
     window = lesion.window(x, y, z)
     if min(part.stop - part.start for part in window) < 1:
         return None
+    pushed = push(slab, lesion, share, spacing)
+    if any((pushed != slab)[key - first][_box_of(other.recist)].any() for other in others):
+        pushed = slab.copy()  # a lesion that is there already stays where its axes are
+    before = pushed[window]
     depth = (np.arange(3) - 1) / 3 * spacing[2]  # three planes through the thickness of a slice
-    section = np.mean([lesion.occupancy(x, y[:, None], z[key - first] + offset) for offset in depth], axis=0)
-    recist = recist_of(section, spacing[:2])
-    if recist is None or recist.short_mm < 2 or not _inside_picture(recist, section.shape):
+    painted, whole = _paint(lesion, before, x[window[2]], y[window[1]], z[window[0]], depth)
+    free = replaceable(before, _within(scan, place, window, first), lesion, place.in_dark, background, spacing)
+    on = key - first - window[0].start
+    occupancy = _in_one_piece(whole * free, on, centre[1:] - [part.start for part in window[1:]])
+    recist = _measured(occupancy[on], window, slab.shape[1:], spacing)
+    if recist is None or recist.short_mm < 2 or not _inside_picture(recist, slab.shape[1:]):
         return None
-    before = slab[window]
-    painted, weight = _paint(lesion, before, x[window[2]], y[window[1]], z[window[0]], depth)
-    painted += weight * _noise(rng, before.shape, scan.spectrum, scan.persistence)
-    if place.in_dark:
-        painted = np.maximum(painted, before)
-    there = section[window[1:]] > 0.5
-    change = (painted - before)[key - first - window[0].start][there]
-    if not change.size or abs(float(change.mean())) < max(
-        LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2
-    ):
+    share_left = np.divide(occupancy, whole, out=np.zeros_like(whole), where=whole > 1e-3)
+    noise = lesion.opacity * whole * noise_like(rng, before.shape, scan.spectrum, scan.persistence)
+    painted = before + share_left * (painted + noise - before)
+    there = occupancy[on] > 0.5
+    if there.sum() < LEAST_LEFT * (whole[on] > 0.5).sum():
         return None
-    slab[window] = painted
+    change = abs(float((painted - before)[on][there].mean()))
+    if change < max(LEAST_CONTRAST, 0.5 * np.sqrt((scan.spectrum**2).sum()) / PATCH**2):
+        return None
+    pushed[window] = painted
+    slab[:] = pushed
     return Inserted(lesion, recist, _location(scan.body, centre))
 
 
 def _paint(
     lesion: SyntheticLesion, before: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`before` (k, j, i) with the lesion averaged over the slice thickness, and how much of the background it
-    replaced."""
-    painted, weight = np.empty_like(before), np.empty_like(before)
+    """`before` (k, j, i) with the lesion averaged over the slice thickness, and how much of each voxel it fills."""
+    painted, occupancy = np.empty_like(before), np.empty_like(before)
     for k, height in enumerate(z):
         planes = (height + depth).astype(np.float32)[:, None, None]
         painted[k] = lesion.blend(before[k][None], x, y[:, None], planes).mean(0)
-        weight[k] = lesion.opacity * lesion.occupancy(x, y[:, None], planes).mean(0)
-    return painted, weight
+        occupancy[k] = lesion.occupancy(x, y[:, None], planes).mean(0)
+    return painted, occupancy
+
+
+def _within(scan: Scan, place: Place, window: tuple[slice, slice, slice], first: int) -> np.ndarray:
+    """How far (0..1) the place's lesions may reach, on the voxels of a window of the slab that begins at slice
+    `first`."""
+    grids = np.ogrid[window]
+    grids = [(grid + start - (step - 1) / 2) / step for grid, start, step in zip(grids, (first, 0, 0), scan.body.step)]
+    inside = ndi.map_coordinates(place.within.astype(np.float32), np.broadcast_arrays(*grids), order=1, mode="nearest")
+    return np.clip(2 * inside - 0.5, 0, 1)
+
+
+def _in_one_piece(occupancy: np.ndarray, key: int, centre: np.ndarray) -> np.ndarray:
+    """The lesion without parts that what it may not replace cuts off from the one nearest its centre (j, i) on slice
+    `key`."""
+    labels, count = ndi.label(occupancy > 0.5)
+    if not labels[key].any():
+        return np.zeros_like(occupancy)
+    if count == 1:
+        return occupancy
+    found = np.argwhere(labels[key])
+    j, i = found[np.linalg.norm(found - centre, axis=1).argmin()]
+    others = (labels > 0) & (labels != labels[key, j, i])
+    return np.where(ndi.binary_dilation(others, iterations=2) & (labels != labels[key, j, i]), 0, occupancy)
+
+
+def _measured(
+    section: np.ndarray,
+    window: tuple[slice, slice, slice],
+    shape: tuple[int, int],
+    spacing: tuple[float, float, float],
+) -> Recist | None:
+    """The RECIST axes of a section of the window, in pixels of the whole slice."""
+    whole = np.zeros(shape, np.float32)
+    whole[window[1:]] = section
+    return recist_of(whole, spacing[:2])
 
 
 def _background(
@@ -247,6 +312,13 @@ def _background(
 def _inside_picture(recist: Recist, shape: tuple[int, int], margin: int = 6) -> bool:
     points = np.array([*recist.long_axis, *recist.short_axis])
     return bool((points > margin).all() and (points < np.array(shape[::-1]) - 1 - margin).all())
+
+
+def _box_of(recist: Recist) -> tuple[slice, slice]:
+    """The rows and columns that the axes span."""
+    points = np.array([*recist.long_axis, *recist.short_axis])
+    first, end = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int) + 1
+    return slice(first[1], end[1]), slice(first[0], end[0])
 
 
 def _location(body: Body, centre: np.ndarray) -> tuple[float, float, float]:
@@ -265,50 +337,3 @@ def _vary_enhancement(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     unchanged."""
     factor = rng.uniform(0.7, 1.1)
     return np.interp(hu, [-4000, 40, 300, 700, 4000], [-4000, 40, 40 + 260 * factor, 700, 4000]).astype(np.float32)
-
-
-def _noise_of(hu: np.ndarray) -> tuple[np.ndarray, float]:
-    """(amplitude spectrum of PATCH x PATCH pixels, correlation between slices) of the noise, from the evenest
-    soft-tissue patches."""
-    nk, nj, ni = hu.shape[0], hu.shape[1] // PATCH, hu.shape[2] // PATCH
-    patches = (
-        hu[:, : nj * PATCH, : ni * PATCH].reshape(nk, nj, PATCH, ni, PATCH).transpose(0, 1, 3, 2, 4).astype(np.float32)
-    )
-    mean, spread = patches.mean((3, 4)), patches.std((3, 4))
-    spread[(mean < 0) | (mean > 200) | (spread < 1)] = np.inf
-    spread[-1] = np.inf  # so that every patch has one below it
-    count = min(60, int(np.isfinite(spread).sum()))
-    if count < 5:
-        return np.full((PATCH, PATCH), 10.0 * PATCH), 0.0
-    k, j, i = np.unravel_index(np.argsort(spread, axis=None)[count // 2 : count], spread.shape)
-    here, below = (_detrended(patches[index, j, i]) for index in (k, k + 1))
-    persistence = float((here * below).mean() / (here.std() * below.std() + 1e-6))
-    return np.sqrt((np.abs(np.fft.fft2(here)) ** 2).mean(0)), float(np.clip(persistence, 0, 0.95))
-
-
-def _detrended(patches: np.ndarray) -> np.ndarray:
-    """Patches (n, rows, cols) less their best-fitting planes."""
-    axis = np.linspace(-1, 1, PATCH)
-    basis = np.stack([np.ones((PATCH, PATCH)), *np.meshgrid(axis, axis)]).reshape(3, -1).T
-    flat = patches.reshape(len(patches), -1).T
-    return (flat - basis @ np.linalg.lstsq(basis, flat, rcond=None)[0]).T.reshape(patches.shape)
-
-
-def _noise(
-    rng: np.random.Generator, shape: tuple[int, int, int], spectrum: np.ndarray, persistence: float
-) -> np.ndarray:
-    """Noise (k, j, i) of the given amplitude spectrum per slice and correlation between slices, float32."""
-    correlation = (
-        np.fft.fftshift(np.fft.ifft2(spectrum**2).real)
-        / PATCH**2
-        * np.hanning(PATCH + 1)[:-1]
-        * np.hanning(PATCH + 1)[:-1, None]
-    )
-    rows, columns = (max(size, PATCH) for size in shape[1:])
-    padded = np.zeros((rows, columns))
-    padded[:PATCH, :PATCH] = correlation
-    amplitude = np.sqrt(np.maximum(np.fft.fft2(np.roll(padded, (-(PATCH // 2),) * 2, (0, 1))).real, 0))
-    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(shape[0], rows, columns))) * amplitude).real
-    for k in range(1, shape[0]):
-        noise[k] = persistence * noise[k - 1] + np.sqrt(1 - persistence**2) * noise[k]
-    return noise[:, : shape[1], : shape[2]].astype(np.float32)

@@ -2,8 +2,8 @@
 
 The surface is an ellipsoid of random axes and orientation whose radius is modulated by low-frequency waves (lobulation)
 and narrow spikes (spiculation); its edge is a cumulative Gaussian, which is what a scanner's point spread makes of a
-sharp edge. Inside are tissue, and perhaps a necrotic core, an enhancing rim, calcified or fatty spots and a smooth
-heterogeneity.
+sharp edge. Inside are tissue, and perhaps a necrotic core, an enhancing rim, calcified or fatty spots, airways and a
+heterogeneity. `train.synthetic.tumours` makes more of one: fronds, an uneven core, air bronchograms.
 
 Coordinates are mm of any right-angled frame with x along an image row, y along a column and z across slices (LPS of an
 axial CT), float32.
@@ -25,6 +25,9 @@ from skimage.measure import find_contours
 from train.synthetic.shapes import Array
 
 Vector = tuple[float, float, float]
+
+UNEVEN_CORE = 0.4
+"""How much of the core's radius one unit of mottle adds or takes."""
 
 # Quantiles 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98 of the long axis (mm = px * in-plane spacing) and of short / long, of
 # the 4,927 lesions of
@@ -72,6 +75,10 @@ class SyntheticLesion:
     rim_hu: HU added in the outer shell.
     texture_hu: amplitude of the heterogeneity inside.
     spots: (n, 5) calcifications or fat: offset from the centre in mm (3), radius in mm, HU.
+    fronds: (n, 5) unevenness of the relative radius in space, not in direction: wave vector per mm (3), phase,
+        amplitude. It breaks the edge into strands and islands.
+    mottle: (n, 5) likewise a pattern of the inside; it shapes the core, and varies the tissue by `mottle_hu`.
+    tubes: (n, 8) air-filled bronchi: ends as offsets from the centre in mm (3 + 3), radius in mm, HU.
     """
 
     body_part: BodyPart
@@ -88,11 +95,16 @@ class SyntheticLesion:
     rim_hu: float = 0.0
     texture_hu: float = 0.0
     spots: Array = field(default_factory=lambda: np.zeros((0, 5), np.float32))
+    fronds: Array = field(default_factory=lambda: np.zeros((0, 5), np.float32))
+    mottle: Array = field(default_factory=lambda: np.zeros((0, 5), np.float32))
+    mottle_hu: float = 0.0
+    tubes: Array = field(default_factory=lambda: np.zeros((0, 8), np.float32))
 
     @property
     def extent_mm(self) -> Vector:
         """Half sizes (x, y, z) in mm of a box that holds the whole lesion with its edge."""
-        bulge = 1 + float(np.abs(self.waves[:, 4]).sum() + self.spicules[:, 4].sum())
+        fronds = min(np.abs(self.fronds[:, 4]).sum(), 3 * np.sqrt((self.fronds[:, 4] ** 2).sum()))
+        bulge = 1 + float(np.abs(self.waves[:, 4]).sum() + self.spicules[:, 4].sum() + fronds)
         half = bulge * np.sqrt(((self.rotation * np.asarray(self.axes_mm)[:, None]) ** 2).sum(0)) + 3 * self.edge_mm
         return vector(half)
 
@@ -112,6 +124,10 @@ class SyntheticLesion:
         surface."""
         return self._inside(*self._relative(x, y, z))
 
+    def radius(self, x: Array, y: Array, z: Array) -> Array:
+        """Distance from the centre relative to the surface, 1 on it, at mm coordinates."""
+        return self._relative(x, y, z)[0]
+
     def blend(self, hu: Array, x: Array, y: Array, z: Array) -> Array:
         """`hu` (of the shape that x, y and z broadcast to) with the lesion painted in, float32.
 
@@ -124,8 +140,10 @@ class SyntheticLesion:
         tissue = np.full(radius.shape, self.tissue_hu, np.float32)
         tissue += self.rim_hu * np.exp(-(((radius - 0.85) / 0.12) ** 2))
         tissue += self.texture_hu * self._texture(x, y, z)
+        mottle = self._pattern(self.mottle, x, y, z)
+        tissue += self.mottle_hu * mottle
         if self.core_radius:
-            core = ndtr((self.core_radius - radius) * reach / (1.5 * self.edge_mm))
+            core = ndtr((self.core_radius * (1 + UNEVEN_CORE * mottle) - radius) * reach / (1.5 * self.edge_mm))
             tissue += core * (self.core_hu - tissue)
             if self.opacity < 1:
                 opacity = np.maximum(opacity, core)
@@ -134,6 +152,9 @@ class SyntheticLesion:
                 *(values - centre - shift for values, centre, shift in zip((x, y, z), self.centre_mm, offset))
             )
             tissue += ndtr((size - distance) / self.edge_mm) * (spot_hu - tissue)
+        for tube in self.tubes:
+            distance = self._to_segment(tube[:3], tube[3:6], x, y, z)
+            tissue += ndtr((tube[6] - distance) / self.edge_mm) * (tube[7] - tissue)
         return (hu + opacity * (tissue - hu)).astype(np.float32)
 
     def _relative(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
@@ -151,11 +172,27 @@ class SyntheticLesion:
             surface += amplitude * np.cos((wx * local[0] + wy * local[1] + wz * local[2]) / ellipsoid + phase)
         for dx, dy, dz, sharpness, height in self.spicules:
             surface += height * np.exp(sharpness * ((dx * local[0] + dy * local[1] + dz * local[2]) / ellipsoid - 1))
+        if len(self.fronds):
+            surface = np.maximum(surface + self._pattern(self.fronds, x, y, z), 0.2)
         reach = np.clip(_norm(*offsets) / ellipsoid, min(self.axes_mm), max(self.axes_mm)) * surface
         return ellipsoid / surface, reach
 
     def _inside(self, radius: Array, reach: Array) -> Array:
         return ndtr((1 - radius) * reach / np.float32(self.edge_mm)).astype(np.float32)
+
+    def _pattern(self, waves: Array, x: Array, y: Array, z: Array) -> Array | np.float32:
+        """The sum of plane waves (n, 5) about the centre."""
+        u, v, w = (
+            np.asarray(values, np.float32) - np.float32(centre) for values, centre in zip((x, y, z), self.centre_mm)
+        )
+        return sum((a * np.cos((p * u + phase) + q * v + r * w) for p, q, r, phase, a in waves), np.float32(0))
+
+    def _to_segment(self, start: Array, end: Array, x: Array, y: Array, z: Array) -> Array:
+        """Distance in mm from a straight line between two offsets from the centre."""
+        offsets = [values - centre - from_ for values, centre, from_ in zip((x, y, z), self.centre_mm, start)]
+        along = end - start
+        share = np.clip(sum(a * value for a, value in zip(along, offsets)) / (along @ along), 0, 1)
+        return _norm(*(value - share * a for value, a in zip(offsets, along)))
 
     def _texture(self, x: Array, y: Array, z: Array) -> Array:
         """A smooth pattern in about -1..1 that differs between lesions (its phases come from the centre)."""

@@ -20,6 +20,9 @@ from skimage.morphology import convex_hull_image
 COARSE_MM = 3.0
 LEAST_ROOM_MM = 3.0
 FAT = (-140, -50)
+SOLID_BONE = 100
+"""HU of spongy bone at the least: canal, discs and joints are darker."""
+METAL_HU = 1800
 Mask: TypeAlias = np.ndarray
 
 
@@ -33,6 +36,7 @@ class Place:
     name: the tissue, for messages.
     room_mm: (k, j, i) float32 on the coarse grid, distance to the edge of the tissue; 0 outside it.
     fit: how much of a lesion's short semi-axis must lie inside the tissue; below 1 it may touch or leave it.
+    within: (k, j, i) bool on the coarse grid, how far its lesions may reach: the cavity of an organ, the bone itself.
     in_dark: the tissue is fat or lung, so that anything denser than the lesion there (vessel, wall) stays visible.
     """
 
@@ -40,6 +44,7 @@ class Place:
     name: str
     room_mm: np.ndarray
     fit: float
+    within: Mask
     in_dark: bool = False
 
 
@@ -56,6 +61,15 @@ class Body:
         """Voxel (k, j, i) of the CT at the centre of coarse voxel `index`."""
         step = np.asarray(self.step)
         return np.asarray(index) * step + (step - 1) / 2
+
+    def room_on(self, place: Place, number: int) -> np.ndarray:
+        """The coarse room_mm (j, i) of a place on a slice of the CT."""
+        return place.room_mm[min(number // self.step[0], len(place.room_mm) - 1)]
+
+    def to_pixels(self, room_mm: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """A coarse slice of room_mm on the pixels of a slice of that shape; 0 beyond what it covers."""
+        fine = room_mm.repeat(self.step[1], 0).repeat(self.step[2], 1)
+        return np.pad(fine, [(0, size - have) for size, have in zip(shape, fine.shape)])
 
 
 def find_places(volume: Volume) -> Body:
@@ -91,22 +105,25 @@ def find_places(volume: Volume) -> Body:
     wall = _shrink(body, 5, mm) & ~_grow(inside | chest | lungs | bone, 5, mm) & ~_grow(liver, 15, mm)
     wall &= ~_shrink(core, 10, mm) | behind | (lung_share > 0.15)[:, None, None]
     soft = (hu > 10) & (hu < 180)
+    solid = _solid(hu, bone, chest, mm)
+    cavity = _shrink(core, 14, mm) & ~_grow(bone, 2, mm)
+    flesh = _shrink(body, 3, mm) & ~cavity & ~chest & ~bone
     candidates = [
-        (BodyPart.LUNG, "lung", lungs & (hu < -550), 0.55, True),
-        (BodyPart.MEDIASTINUM, "mediastinal fat", in_chest & (hu > -140) & (hu < -15), 0.85, True),
-        (BodyPart.LIVER, "liver", liver, 0.8, False),
-        (BodyPart.KIDNEY, "kidney", kidneys, 0.5, False),
-        (BodyPart.BONE, "bone", _shrink(bone, 1, mm), 0.7, False),
-        (BodyPart.SOFT_TISSUE, "subcutaneous fat", wall & is_fat, 0.8, True),
-        (BodyPart.SOFT_TISSUE, "muscle", wall & soft, 0.7, False),
-        (BodyPart.ABDOMEN, "abdominal fat", in_belly & (hu > -140) & (hu < -15), 0.8, True),
-        (BodyPart.ABDOMEN, "abdominal organ", _open(in_belly & soft, 8, mm), 0.8, False),
-        (BodyPart.PELVIS, "pelvic fat", pelvis & (hu > -140) & (hu < -15), 0.8, True),
-        (BodyPart.PELVIS, "pelvic organ", _open(pelvis & soft, 8, mm), 0.8, False),
+        (BodyPart.LUNG, "lung", lungs & (hu < -550) & _shrink(body, 8, mm), 0.55, chest, True),
+        (BodyPart.MEDIASTINUM, "mediastinal fat", in_chest & (hu > -140) & (hu < -15), 0.85, chest & ~bone, True),
+        (BodyPart.LIVER, "liver", liver, 0.8, cavity | liver, False),
+        (BodyPart.KIDNEY, "kidney", kidneys, 0.5, cavity | kidneys, False),
+        (BodyPart.BONE, "bone", solid, 0.6, solid, False),
+        (BodyPart.SOFT_TISSUE, "subcutaneous fat", wall & is_fat, 0.8, flesh, True),
+        (BodyPart.SOFT_TISSUE, "muscle", wall & soft, 0.7, flesh, False),
+        (BodyPart.ABDOMEN, "abdominal fat", in_belly & (hu > -140) & (hu < -15), 0.8, cavity, True),
+        (BodyPart.ABDOMEN, "abdominal organ", _open(in_belly & soft, 8, mm), 0.8, cavity, False),
+        (BodyPart.PELVIS, "pelvic fat", pelvis & (hu > -140) & (hu < -15), 0.8, cavity, True),
+        (BodyPart.PELVIS, "pelvic organ", _open(pelvis & soft, 8, mm), 0.8, cavity, False),
     ]
     rooms = (
-        (part, name, _depth(mask, mm)[::headward], fit, in_dark)
-        for part, name, mask, fit, in_dark in candidates
+        (part, name, _depth(mask & body, mm)[::headward], fit, within[::headward], in_dark)
+        for part, name, mask, fit, within, in_dark in candidates
         if mask.any()
     )
     places = [Place(*made) for made in rooms if made[2].max() > LEAST_ROOM_MM]
@@ -159,6 +176,27 @@ def _bone(hu: np.ndarray, noise: np.ndarray, body: Mask, lungs: Mask, mm: np.nda
     for part in _parts(bright, 2_000, mm):
         bone |= part
     return _by_slice(ndi.binary_fill_holes, _close(bone, 5, mm)) & ~lungs
+
+
+def _solid(hu: np.ndarray, bone: Mask, chest: Mask, mm: np.ndarray) -> Mask:
+    """The bone that may hold a lesion: no canal, disc or joint, no contrast in a vein of the chest, far from metal."""
+    spine = _posterior_middle(bone, mm)
+    metal = _grow(hu > METAL_HU, 30, mm)
+    return bone & (hu > SOLID_BONE) & ~_canal(hu, bone, mm) & (spine | ~_shrink(chest, 5, mm)) & ~metal
+
+
+def _canal(hu: np.ndarray, bone: Mask, mm: np.ndarray) -> Mask:
+    """The spinal canal with its wall: soft holes of the filled bone of 80-900 mm2, near its middle, in each slice."""
+    canal = np.zeros_like(bone)
+    middle = _middle(bone, bone)
+    for k, section in enumerate(bone):
+        labels, count = ndi.label(section & (hu[k] < SOLID_BONE))
+        areas = np.bincount(labels.ravel(), minlength=1) * mm[1] * mm[2]
+        columns = ndi.center_of_mass(section, labels, range(1, count + 1))
+        for number, (_, column) in enumerate(columns, 1):
+            if 80 < areas[number] < 900 and abs(column - middle) * mm[2] < 30:
+                canal[k] |= labels == number
+    return _grow(canal, 3, mm)
 
 
 def _posterior_middle(bright: Mask, mm: np.ndarray) -> Mask:

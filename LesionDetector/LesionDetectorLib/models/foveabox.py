@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.backbone import Pyramid
-from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, xyxy_to_ltrb
+from LesionDetectorLib.models.boxes import ltrb_to_xyxy, xyxy_to_ltrb
 from LesionDetectorLib.models.dense import (
     best_detections,
     by_point,
@@ -27,6 +27,7 @@ from LesionDetectorLib.models.dense import (
     counting,
     initialise,
     learnt_lesions,
+    points_of,
 )
 from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, leave_out_ignored, network_input
 from LesionDetectorLib.models.losses import divisor
@@ -91,7 +92,7 @@ class FoveaBox(nn.Module):
 
         Their sum is to be minimised.
         """
-        points = self._points(raw)
+        points = points_of(raw.logits, self.strides)
         # (N, P)
         assigned = torch.stack([assign_fovea(points, self.strides, target.boxes, target.ignore) for target in targets])
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
@@ -123,18 +124,12 @@ class FoveaBox(nn.Module):
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
         boxes = []
-        for points, log_ltrb, stride in zip(self._points(raw), raw.log_ltrb, self.strides):
+        for points, log_ltrb, stride in zip(points_of(raw.logits, self.strides), raw.log_ltrb, self.strides):
             ltrb = by_point(log_ltrb).clamp(-_LOG_LARGEST_FACTOR, _LOG_LARGEST_FACTOR).exp() * (2 * stride)
             boxes.append(ltrb_to_xyxy(points.expand(len(ltrb), -1, -1), ltrb))
         size = tuple(side * self.strides[0] for side in raw.logits[0].shape[-2:])
         logits = [by_point(level) for level in raw.logits]
         return best_detections(logits, boxes, size, score_threshold, nms_iou, max_detections, top_k)
-
-    def _points(self, raw: RawOutputs) -> list[Tensor]:
-        return [
-            grid_points(level.shape[-2], level.shape[-1], stride, level.device)
-            for level, stride in zip(raw.logits, self.strides)
-        ]
 
 
 class FoveaBoxHead(nn.Module):

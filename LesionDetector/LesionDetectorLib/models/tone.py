@@ -19,7 +19,7 @@ def tone(images: Tensor, recipe: Recipe) -> Tensor:
     if recipe.tone == "linear":
         return images / 127.5 - 1
     low, high = ((hu - recipe.window[0]) * recipe.grey for hu in CT_TONE_HU)
-    dark = images.clamp(max=low) * ((_KNOT_VALUES[0] + 1) / low)
-    middle = (images.clamp(low, high) - low) * ((_KNOT_VALUES[1] - _KNOT_VALUES[0]) / (high - low))
-    bright = (images.clamp(min=high) - high) * ((1 - _KNOT_VALUES[1]) / (255 - high))
-    return dark + middle + bright - 1
+    dark = images.clamp(max=low).mul_((_KNOT_VALUES[0] + 1) / low)
+    middle = images.clamp(low, high).sub_(low).mul_((_KNOT_VALUES[1] - _KNOT_VALUES[0]) / (high - low))
+    bright = images.clamp(min=high).sub_(high).mul_((1 - _KNOT_VALUES[1]) / (255 - high))
+    return dark.add_(middle).add_(bright).sub_(1)

@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss
 from LesionDetectorLib.models.architecture import remembered
 from LesionDetectorLib.models.atss import assign
 from LesionDetectorLib.models.backbone import Pyramid
-from LesionDetectorLib.models.boxes import grid_points, ltrb_to_xyxy, paired_iou
+from LesionDetectorLib.models.boxes import ltrb_to_xyxy, paired_iou
 from LesionDetectorLib.models.dense import (
     best_detections,
     by_point,
@@ -27,6 +27,7 @@ from LesionDetectorLib.models.dense import (
     counting,
     initialise,
     learnt_lesions,
+    points_of,
 )
 from LesionDetectorLib.models.detections import BACKGROUND, Detections, Target, network_input
 from LesionDetectorLib.models.losses import divisor, varifocal_loss
@@ -100,7 +101,7 @@ class VFNet(nn.Module):
 
         Their sum is to be minimised.
         """
-        points = self._points(raw)
+        points = points_of(raw.logits, self.strides)
         assigned = self.label_points(points, targets)  # (N, P)
         image, point = (assigned > BACKGROUND).nonzero(as_tuple=True)
         boxes, labels = learnt_lesions(targets, image, assigned[image, point])
@@ -132,16 +133,13 @@ class VFNet(nn.Module):
         top_k: int = 1000,
     ) -> list[Detections]:
         """The detections of each image: the `top_k` best of every level above the threshold, thinned label by label."""
-        boxes = [ltrb_to_xyxy(points, by_point(ltrb)) for points, ltrb in zip(self._points(raw), raw.refined)]
+        boxes = [
+            ltrb_to_xyxy(points, by_point(ltrb))
+            for points, ltrb in zip(points_of(raw.logits, self.strides), raw.refined)
+        ]
         size = tuple(side * self.strides[0] for side in raw.logits[0].shape[-2:])
         logits = [by_point(level) for level in raw.logits]
         return best_detections(logits, boxes, size, score_threshold, nms_iou, max_detections, top_k)
-
-    def _points(self, raw: RawOutputs) -> list[Tensor]:
-        return [
-            grid_points(level.shape[-2], level.shape[-1], stride, level.device)
-            for level, stride in zip(raw.logits, self.strides)
-        ]
 
 
 class VFNetHead(nn.Module):
@@ -203,23 +201,27 @@ def star_points(ltrb: Tensor) -> StarPoints:
     left, top, right, bottom = ltrb.unbind(dim=1)
     row, row_weight = _neighbours(torch.arange(height, device=ltrb.device)[:, None], top, bottom, height)
     column, column_weight = _neighbours(torch.arange(width, device=ltrb.device), left, right, width)
-    cell = row[..., :, None, :, None] * width + column[..., None, :, None, :]  # (N, h, w, 3, 3, 2, 2)
-    cell = cell + torch.arange(count, device=cell.device).view(-1, 1, 1, 1, 1, 1, 1) * (height * width)
-    weight = row_weight[..., :, None, :, None] * column_weight[..., None, :, None, :]
-    return StarPoints(cell.reshape(-1, 4), weight.reshape(-1, 4))
+    row = row + torch.arange(count, dtype=row.dtype, device=row.device)[:, None, None] * height
+    cell = (row * width)[:, None, :, None] + column[:, None]  # (3, 3, 2, 2, N, h, w)
+    weight = row_weight[:, None, :, None] * column_weight[:, None]
+    return StarPoints(_by_star(cell), _by_star(weight))
+
+
+def _by_star(values: Tensor) -> Tensor:
+    """(3, 3, 2, 2, N, h, w), the order in which they are computed fast, as (N * h * w * 9, 4)."""
+    return values.flatten(4).flatten(0, 3).t().reshape(-1, 4)
 
 
 def _neighbours(position: Tensor, before: Tensor, after: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two cells around each of three taps along one axis, and their weights (0 outside 0..size-1), both (N, h,
-    w, 3, 2)."""
-    tap = torch.stack([position - before, position.expand_as(before), position + after], dim=-1)
+    """The two cells around each of three taps along one axis, and their weights (0 outside 0..size-1), both (3, 2, N,
+    h, w)."""
+    tap = torch.stack([position - before, position.expand_as(before), position + after])
     lower = tap.detach().floor()
     share = tap - lower
-    cells = torch.stack([lower, lower + 1], dim=-1)
-    weights = torch.stack([1 - share, share], dim=-1) * ((cells >= 0) & (cells < size))
-    return cells.clamp(
-        0, size - 1
-    ).nan_to_num().long(), weights  # what overflowed has no place, and stays NaN by its weight
+    cells = torch.stack([lower, lower + 1], dim=1)
+    weights = torch.stack([1 - share, share], dim=1) * ((cells >= 0) & (cells < size))
+    places = cells.clamp(0, size - 1).nan_to_num().int()  # what overflowed has no place, and stays NaN by its weight
+    return places, weights
 
 
 def star_conv(features: Tensor, points: StarPoints, weight: Tensor) -> Tensor:

@@ -85,10 +85,8 @@ def save(model: Model, path: Path | str, card: dict, half: bool = False, labels:
 
 
 def copy(path: Path | str, out: Path | str, facts: dict) -> None:
-    """Write the weights at `path` to `out` as they are, with `facts` in their card; WeightsError if they are not
-    usable."""
-    _, card = load(path)
-    _write(Path(out), _read_tensors(Path(path)), {**card, **facts})
+    """Write the weights at `path`, which `load` takes, to `out` as they are, with `facts` in their card."""
+    _write(Path(out), _read_tensors(Path(path)), {**_read_card(Path(path)), **facts})
 
 
 def _write(path: Path, tensors: dict[str, Tensor], card: dict) -> None:

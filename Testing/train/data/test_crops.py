@@ -81,6 +81,32 @@ def test_light_changes_contrast_round_water_brightness_and_noise_and_leaves_air_
     assert (neighbours - torch.eye(3)).abs().max() < 0.06  # white, and another in every slice
 
 
+def test_light_clips_to_a_window_after_all_else():
+    grey = 255 / 4095
+    images = (torch.tensor([-1024.0, -500, 0, 1000]) + 1024).mul(grey).half().expand(1, 3, 2, 4)
+    window = ((-175 + 1024) * grey, (275 + 1024) * grey)
+    hu = relight(images, [Light(1.0, 20 * grey, 0.0, 1, window)]) / grey - 1024
+    assert torch.allclose(hu, torch.tensor([-175.0, -175, 20, 275]).expand_as(hu), atol=0.5)
+
+
+def test_a_share_of_crops_is_clipped_to_a_reading_window(data_set, tmp_path):
+    key_slices = read_info(data_set, "train")
+    always, never = (crops(key_slices, tmp_path, augmentation=Augmentation(clipped=share)) for share in (1, 0))
+    ends = {tuple((np.array(always[item][1].window) * 4095 / 255 - 1024).round()) for item in range(len(always))}
+    assert all(-200 <= low <= -135 or low == -1024 for low, _ in ends) and all(215 <= high <= 525 for _, high in ends)
+    assert len(ends) == len(always)
+    assert {never[item][1].window for item in range(len(never))} == {(0.0, 255.0)}
+
+
+def test_a_share_of_crops_has_no_neighbours(tmp_path):
+    entry = replace(cut_slice(tmp_path), name=f"{series_folder(1)}_002.png")
+    for number, hu in ((1, 0), (2, 40), (3, 80)):
+        write_png(tmp_path / "Images_png" / series_folder(1) / f"{number:03d}.png", np.full((40, 40), hu))
+    for share, different in ((1, 1), (0, 3)):
+        image = crops([entry], tmp_path, augmentation=Augmentation(alone=share))[0][0]
+        assert len(image.unique()) == different and (image[1] == image[1, 0, 0]).all()
+
+
 def test_only_what_a_crop_shows_of_a_slice_is_read_and_nothing_differs():
     sample, steps = torch.rand(3, 40, 50), np.arange(16)
     for x, y in ((0.9 * steps + 20.3, 1.1 * steps - 4.5), (30.7 - steps, steps + 31.2), (steps + 60.0, 5.0 * steps)):

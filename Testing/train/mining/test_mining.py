@@ -17,7 +17,7 @@ from LesionDetectorLib.slices import Recipe
 from train import embed, mine, phantom
 from train.data.deeplesion import KeySlice, read_info
 from train.mining import embedding, matching, table
-from train.mining.proposals import Proposals, other_slices, propose
+from train.mining.proposals import Proposals, other_slices, propose, read, write
 from train.mining.sequences import Lesions, read_lesions, sequence
 from train.mining.suspicion import suspicious
 from train.mining.truth import Truth, quality
@@ -203,7 +203,8 @@ def test_single_experts_may_be_asked_alone(data_set, tmp_path, monkeypatch) -> N
 
 def test_a_small_box_has_a_diameter_all_the_same(data_set) -> None:
     key_slice = read_info(data_set, "train")[0]
-    rows = table.rows(mine.read_table(data_set / "DL_info.csv"), key_slice, np.array([[1.0, 1, 8, 30]]), [4], "mined")
+    series = table.series_of(mine.read_table(data_set / "DL_info.csv"))
+    rows = table.rows(series, key_slice, np.array([[1.0, 1, 8, 30]]), [4], "mined")
     assert rows["Lesion_diameters_Pixel_"].tolist() == ["19, 1"]
 
 
@@ -215,6 +216,36 @@ def test_experts_propose_on_slices(part_marked: Path, meld: Path) -> None:
         for boxes, scores, labels in each:
             assert 0 < len(boxes) == len(scores) == len(labels) <= 7
             assert (boxes > -1).all() and (boxes < 64).all() and set(labels) <= set(BodyPart)
+
+
+def test_minings_that_keep_proposals_ask_the_detector_once(
+    part_marked: Path, meld: Path, tmp_path, monkeypatch
+) -> None:
+    """They mine what they would have mined alone."""
+    detector, asked = Detector.load(meld, "cpu"), []
+    monkeypatch.setattr(mine, "propose", lambda *arguments: asked.append(0) or propose(*arguments))
+    last = BodyPart(detector.model.organs[-1] + 1)
+    minings = [
+        mine.Mining(sigma, added=0.2, organs=organs) for sigma, organs in ((None, None), (0.1, None), (0.1, (last,)))
+    ]
+    alone = [mine.mine(detector, part_marked, mining) for mining in minings]
+    asked.clear()
+    together = [mine.mine(detector, part_marked, mining, kept=tmp_path / "kept.csv") for mining in minings]
+    assert len(asked) == 1 and [len(rows) for rows in together][1] > len(together[0])
+    for rows, same in zip(together, alone):
+        pd.testing.assert_frame_equal(rows, same)
+
+
+def test_proposals_are_kept_to_the_last_digit(part_marked: Path, meld: Path, tmp_path: Path) -> None:
+    slices = read_info(part_marked, "train")[:2]
+    before = propose(Detector.load(meld, "cpu"), slices, [0, 2], 0.1, 7)
+    before[1][0] = proposals([], [])
+    write(tmp_path / "kept.csv", slices, [0, 2], before)
+    for each, again in zip(before, read(tmp_path / "kept.csv", slices, [0, 2]), strict=True):
+        for ours, theirs in zip(each, again, strict=True):
+            for part, same in zip(ours, theirs):
+                np.testing.assert_array_equal(part, same)
+    assert [part.dtype for part in again[1]] == [np.float64, np.float32, int]
 
 
 # ------ the embedding

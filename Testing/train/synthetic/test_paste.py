@@ -1,4 +1,4 @@
-"""Real nodules pasted into lungs, and normal slices with what a detector takes for lesions."""
+"""The command that pastes real lesions, and normal slices with what a detector takes for lesions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from train import normal_slices, paste
 from train.data import data_sets, part_marked
 from train.data.layout import write_png
 from train.mining import marks
-from train.synthetic.pasting import nodules_of, room_in_lungs
+from train.synthetic.cutting import lesions_of
+from train.synthetic.pasting import room_in_lungs
+from train.synthetic.places import Body, Place
 
 SPACING = (1.5, 1.5, 3.0)
 
@@ -63,11 +65,11 @@ def test_lungs_are_found_inside_the_body_alone():
 
 def test_a_nodule_that_lung_does_not_surround_is_left_out(nodules):
     amid, wall = data_sets.read(nodules)
-    assert len(nodules_of(amid)) == 1 and not nodules_of(wall)
+    assert len(lesions_of(amid, [BodyPart.LUNG])) == 1 and not lesions_of(wall, [BodyPart.LUNG])
 
 
 def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, capsys):
-    arguments = ["--nodules", str(nodules), "--ct", str(ct), "--out", str(tmp_path / "out"), "--count", "6"]
+    arguments = ["--lesions", str(nodules), "--ct", str(ct), "--out", str(tmp_path / "out"), "--count", "6"]
     assert paste.main(arguments) == 0
     found = data_sets.read(tmp_path / "out", "train")
     assert len(found) == 6 and not data_sets.read(tmp_path / "out", "test")
@@ -90,9 +92,76 @@ def test_pasted_nodules_lie_in_lungs_and_their_boxes_fit(nodules, ct, tmp_path, 
     assert "holds something already: give another folder" in capsys.readouterr().err
 
 
+@pytest.fixture
+def liver(tmp_path, monkeypatch):
+    """A data set with a lesion of 100 HU in a liver of 40; the CT has its liver between the lungs."""
+    y, x = np.mgrid[:64, :64]
+    write_png(tmp_path / "livers" / "a" / "001.png", np.where(np.hypot(x - 32, y - 32) < 6, 95, 40))
+    common = "a", "a/001.png", 1, (0.75, 0.75, 2.5), "train"
+    part_marked.write_table(tmp_path / "livers", [part_marked.row(*common, sides=(26, 26, 39, 39), label="liver")])
+    room = np.zeros((6, 160, 200), np.float32)
+    room[:, 30:110, 91:110] = 12
+    places = Place(BodyPart.LIVER, "liver", room, 0.8, room > 0), Place(BodyPart.LUNG, "lung", room, 0.5, room > 0)
+    body = Body(places, room > 0, (1, 1, 1))
+    monkeypatch.setattr(paste, "find_places", lambda volume: body)
+    return tmp_path / "livers"
+
+
+def test_lesions_of_every_label_go_to_their_organ_and_labels_choose(nodules, liver, ct, tmp_path, capsys):
+    common = ["--lesions", str(nodules), str(liver), "--ct", str(ct), "--count", "5"]
+    assert paste.main([*common, "--out", str(tmp_path / "both")]) == 0
+    found = data_sets.read(tmp_path / "both")
+    labels = np.concatenate([entry.labels for entry in found])
+    assert set(labels) == {BodyPart.LUNG, BodyPart.LIVER}
+    said = capsys.readouterr().out
+    assert f"{(labels == BodyPart.LIVER).sum()} liver, {(labels == BodyPart.LUNG).sum()} lung) on 5 slices" in said
+    for entry in found:
+        for x0, y0, x1, y1 in part_marked.tight(entry)[entry.labels == BodyPart.LIVER]:
+            assert x0 > 88 and x1 < 113 and y0 > 27 and y1 < 113
+    assert paste.main([*common, "--labels", "liver", "--out", str(tmp_path / "liver")]) == 0
+    assert {label for entry in data_sets.read(tmp_path / "liver") for label in entry.labels} == {BodyPart.LIVER}
+
+
+def test_labels_that_are_asked_for_need_lesions_and_places(nodules, liver, ct, tmp_path, capsys, monkeypatch):
+    out = ["--out", str(tmp_path / "out"), "--ct"]
+    assert paste.main(["--lesions", str(nodules), "--labels", "lung", "soft_tissue", *out, str(ct)]) == 2
+    assert "hold no lesion of soft tissue in the train split" in capsys.readouterr().err
+    assert paste.main(["--lesions", str(liver), "--labels", "liver", *out, str(_slices(tmp_path, "b"))]) == 2
+    assert "show no place for lesions of liver; give CTs that do, or other --labels" in capsys.readouterr().err
+    no_lung = Body(paste.find_places(None).places[:1], np.ones((6, 160, 200), bool), (1, 1, 1))
+    monkeypatch.setattr(paste, "find_places", lambda volume: no_lung)
+    both = ["--lesions", str(nodules), str(liver), "--labels", "lung", "liver"]
+    assert paste.main([*both, *out, str(ct)]) == 2
+    assert "show no lungs" in capsys.readouterr().err, "what looks like lung on a slice alone may be bowel"
+    with pytest.raises(SystemExit):
+        paste.main(["--lesions", str(nodules), "--labels", "toe", *out, str(ct)])
+    assert "'toe' is not a body part" in capsys.readouterr().err
+
+
+def _slices(folder, patient):
+    """Part-marked slices of a chest, on which all lung lesions are marked, one."""
+    for k, section in enumerate(chest()[:3]):
+        write_png(folder / "chest" / patient / f"{k + 1:03d}.png", section)
+    marked = part_marked.row(
+        patient, f"{patient}/002.png", 2, SPACING, "train", sides=(90, 60, 99, 69), label="lung", exhaustive="yes"
+    )
+    part_marked.write_table(folder / "chest", [marked])
+    return folder / "chest"
+
+
+def test_a_patient_does_not_get_lesions_of_the_own_and_marks_stay(nodules, tmp_path, capsys):
+    common = ["--lesions", str(nodules), "--count", "3", "--ct"]
+    assert paste.main([*common, str(_slices(tmp_path, "amid")), "--out", str(tmp_path / "own")]) == 2
+    assert "No lesion fits into these CTs" in capsys.readouterr().err
+    assert paste.main([*common, str(_slices(tmp_path, "another")), "--out", str(tmp_path / "out")]) == 0
+    for entry in data_sets.read(tmp_path / "out"):
+        assert entry.complete == (BodyPart.LUNG,)
+        assert [90, 60, 99, 69] in part_marked.tight(entry).round(3).tolist() and len(entry.boxes) >= 2
+
+
 def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
     for out in ("one", "two"):
-        paste.main(["--nodules", str(nodules), "--ct", str(ct), "--out", str(tmp_path / out), "--count", "2"])
+        paste.main(["--lesions", str(nodules), "--ct", str(ct), "--out", str(tmp_path / out), "--count", "2"])
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*.*"))]
     assert len(files) >= 5
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
@@ -101,11 +170,11 @@ def test_the_same_seed_pastes_the_same(nodules, ct, tmp_path):
 def test_a_ct_without_lungs_and_nodules_that_are_none_are_named(nodules, ct, tmp_path, capsys):
     body = SimpleITK.GetImageFromArray(np.pad(np.full((4, 60, 60), 40, np.int16), 9, constant_values=-1000))
     SimpleITK.WriteImage(body, str(tmp_path / "body.nrrd"))
-    common = ["--nodules", str(nodules), "--out", str(tmp_path / "a"), "--ct"]
+    common = ["--lesions", str(nodules), "--out", str(tmp_path / "a"), "--ct"]
     assert paste.main([*common, str(tmp_path / "body.nrrd")]) == 2
-    assert "show no lungs; give a CT of the chest" in capsys.readouterr().err
+    assert "show no lungs; give CTs that do" in capsys.readouterr().err
     assert paste.main([*common, str(ct), "--split", "test"]) == 2
-    assert "holds no lung nodule amid lung in its test split" in capsys.readouterr().err
+    assert "in the test split that can be cut out; give another data set" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from train.synthetic.canvas import Frame
 from train.synthetic.patient import Patient
 from train.synthetic.study import Study, recist_box, volume
 from train.synthetic.tissues import Tissue
+from train.synthetic.visits import course
 
 SMALL = ["--patients", "1", "--size", "128", "--lesions-per-patient", "2", "--context-mm", "2", "--labels", "balanced"]
 
@@ -323,3 +325,67 @@ def test_marks_that_are_no_shares_are_refused(tmp_path: Path, capsys: pytest.Cap
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path, wrong) -> None:
     with pytest.raises(SystemExit):
         phantom.main(["--out", str(tmp_path / "set"), *wrong])
+
+
+FOLLOWED = ["--patients", "2", "--seed", "6", "--size", "64", "--interval-mm", "16", "--studies", "3"]
+
+
+@pytest.fixture(scope="module")
+def followed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("followed") / "set"
+    assert phantom.main(["--out", str(out), "--format", "dicom", *FOLLOWED]) == 0
+    return out
+
+
+def test_a_patient_is_followed_up_on_other_days_and_tables(followed_up: Path) -> None:
+    for patient in ("000001", "000002"):
+        volumes = [ct.read(followed_up / f"{patient}_{study:02d}_01") for study in (1, 2, 3)]
+        headers = [pydicom.dcmread(next((followed_up / f"{patient}_{study:02d}_01").iterdir())) for study in (1, 2, 3)]
+        assert len({header.PatientID for header in headers}) == 1
+        assert len({header.StudyInstanceUID for header in headers}) == 3
+        days = [header.StudyDate for header in headers]
+        assert days == sorted(set(days))
+        assert len({volume.origin[2] for volume in volumes}) == 3
+
+
+def test_the_truth_says_which_lesion_is_which_and_where(followed_up: Path) -> None:
+    rows = rows_of(followed_up / "follow_up.csv")
+    kept = {(row["Patient"], row["Lesion"]) for row in rows if row["Study"] == "1"}
+    again = {(row["Patient"], row["Lesion"]) for row in rows if row["Study"] == "2"}
+    assert kept & again and kept - again and again - kept
+    for number in ("1", "2"):
+        dates = {row["Study"]: row["Date"] for row in rows if row["Patient"] == number}
+        header = pydicom.dcmread(next((followed_up / f"00000{number}_02_01").iterdir()))
+        assert dates["2"].replace("-", "") == header.StudyDate
+    measured = [row for row in rows if row["Slice"]]
+    assert measured
+    for row in measured:
+        volume = ct.read(followed_up / row["Series"])
+        middle = [float(row[axis]) for axis in "XYZ"]
+        (index,) = volume.geometry.to_index([middle])
+        assert round(index[2]) == int(row["Slice"]) - 1
+        assert np.all(index >= 0) and np.all(index[:2] <= 63)
+
+
+def test_one_study_as_a_volume_needs_no_truth(tmp_path: Path) -> None:
+    options = ["--format", "nrrd", "--patients", "1", "--size", "64", "--interval-mm", "40"]
+    assert phantom.main(["--out", str(tmp_path / "set"), *options]) == 0
+    assert not (tmp_path / "set" / "follow_up.csv").exists()
+
+
+def test_over_the_studies_lesions_go_come_and_split() -> None:
+    first = Study((8, 1), 30, True, 64, interval=5.0)
+    visits = course(first, (8, 1), 4, ["torso"])
+    assert visits[0].study is first and len({visit.day for visit in visits}) == 4
+    for before, after in pairwise(visits):
+        kept, gone = (set(before.numbers) & set(after.numbers), set(before.numbers) - set(after.numbers))
+        assert gone and set(after.numbers) - set(before.numbers)
+        for number in kept:
+            old = before.study.lesions[before.numbers.index(number)]
+            parts = [one for one, which in zip(after.study.lesions, after.numbers) if which == number]
+            if before.numbers.count(number) == len(parts) == 1:
+                assert 0.7 <= parts[0].axes_mm[0] / old.axes_mm[0] <= 1.4
+                assert abs(parts[0].centre_mm[2] - old.centre_mm[2]) <= 8
+    parts = [max(visit.numbers.count(number) for number in visit.numbers) for visit in visits[1:]]
+    assert max(parts) == 2
+    assert [visit.numbers for visit in course(first, (8, 1), 4, ["torso"])] == [visit.numbers for visit in visits]
