@@ -50,7 +50,8 @@ class Levels:
     ----------
     z: (slices,) 0..1 from head to feet, on DeepLesion's scale: see `Location`.
     order: of the slices. Where it is REVERSED, `z` follows the pictures; where UNORDERED, each slice stands for itself.
-    error_mm: how far off `z` is, one standard deviation in mm of the body.
+    error_mm: how far off `z` is, one standard deviation in mm of the body, as measured on synthetic torsos; on patients
+        it is more.
     body: (slices, 4) what the body covers on each slice, (x0, y0, x1, y1) in voxel indices; NaN where there is none.
     """
 
