@@ -42,19 +42,20 @@ def find_lesions(
 def located(
     volume: Volume, lesions: Sequence[Lesion], warn: Callable[[str], None] = lambda sentence: None
 ) -> list[Lesion]:
-    """The lesions with their places in the body, where the pictures tell; `warn` hears of slices whose order they
-    contradict.
+    """The lesions with their places in the body, where the pictures tell; `warn` hears if they do not.
 
-    `find_lesions` leaves this out as long as the regressor that ships mistakes shoulders of patients (its card).
+    `find_lesions` leaves this out as long as the regressor that ships mistakes shoulders of patients (its card). For
+    the same reason slices that seem reversed or in no order are not said to be so: the regressor may be wrong.
     """
-    levels = locate(volume) if lesions else None
-    if levels is None or levels.order is SliceOrder.UNORDERED:
-        return list(lesions)
-    if levels.order is SliceOrder.REVERSED:
+    if not lesions:
+        return []
+    levels = locate(volume)
+    if levels is None or levels.order in (SliceOrder.REVERSED, SliceOrder.UNORDERED):
         warn(
-            f"By what its slices show, head and feet of {volume.source.name} are exchanged: check its orientation, and "
-            "left and right with it."
+            f"Where in the body the slices of {volume.source.name} lie could not be told from what they show: its "
+            "lesions have no location."
         )
+        return list(lesions)
     return [lesion.edited(location=levels.location(lesion.key_slice, lesion.box)) for lesion in lesions]
 
 

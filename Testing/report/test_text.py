@@ -56,7 +56,7 @@ def test_the_place_in_the_body_comes_with_the_diameters():
     lines = composed(placed, lesion(LUNG, 0.6), diameters=True).splitlines()
     assert lines[5:8] == [
         "1. Lesion 1: Liver (87%), 18 x 12 mm",
-        "   Location: 0.43, 0.28, 0.61 (abdomen)",
+        "   Location (experimental): 0.43, 0.28, 0.61 (abdomen)",
         "2. Lesion 2: Lung (60%)",
     ]
     assert "Location" not in composed(placed)

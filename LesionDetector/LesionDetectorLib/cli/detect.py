@@ -37,6 +37,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout"
     )
+    parser.add_argument(
+        "--location",
+        action="store_true",
+        help=(
+            "experimental: also tell where in the body each lesion lies, from head to feet; checked on few CTs, and "
+            "wrong at the shoulders"
+        ),
+    )
     parser.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     parser.add_argument(
         "--lesions-only", action="store_true", help="write lesions.json alone, for another program to read"
@@ -135,9 +143,11 @@ def run(options: argparse.Namespace) -> int:
         progress.warn(sentence)
 
     detectors = detectors or _detectors(options)
-    from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions
+    from LesionDetectorLib.pipeline import LOWEST_CONFIDENCE, find_lesions, located
 
     lesions = find_lesions(volume, detectors, min(options.confidence, LOWEST_CONFIDENCE), progress, progress.warn)
+    if options.location:
+        lesions = located(volume, lesions, progress.warn)
     models = [Model.of(path) for path in weights_of(options)]
     reading = Reading.of(volume, lesions, models, options.confidence)
     _write(volume, reading, options, progress)

@@ -20,7 +20,7 @@ SLICE = "Slice: {slice}"
 LESION = "{number}. Lesion {number}: {body_part}"
 CONFIDENCE = " ({confidence:.0%})"
 DIAMETERS = ", {long_mm:.0f} x {short_mm:.0f} mm"
-LOCATION = "\n   Location: {location}"
+LOCATION = "\n   Location (experimental): {location}"
 NO_LESION = "No lesion was found with a confidence of at least {confidence:.0%}. This does not rule out a lesion."
 WARNING = "Note: {warning}"
 NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
@@ -31,8 +31,7 @@ def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -
     """The report as text.
 
     With `diameters`, each measured lesion's long and short axis in mm after its confidence, and where in the body it
-    lies, if known, on a line of its own; with `baseline`, the RECIST
-    1.1 baseline.
+    lies, if known, on a line of its own; with `baseline`, the RECIST 1.1 baseline.
     """
     paragraphs = [HEADING, SERIES.format(study=reading.study, series=reading.series)]
     numbered = list(enumerate(reading.reported, start=1))
