@@ -30,7 +30,7 @@ ALLOWED = {
 }
 """What only some rooms may import."""
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 60
-MAIN_ROAD = {"detect", "fuse", "stack", "plausible", "pipeline"}
+MAIN_ROAD = {"detect", "fuse", "stack", "plausible", "levels", "pipeline"}
 
 
 @cache

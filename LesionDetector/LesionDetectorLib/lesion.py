@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import uuid
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from LesionDetectorLib.printable import printable
 
@@ -75,6 +76,45 @@ class Axis(StrEnum):
 
     LONG = "long"
     SHORT = "short"
+
+
+class Region(StrEnum):
+    """The regions of the body, from head to feet."""
+
+    HEAD_AND_NECK = "head and neck"
+    CHEST = "chest"
+    ABDOMEN = "abdomen"
+    PELVIS = "pelvis"
+    LEGS = "legs"
+
+    @classmethod
+    def at(cls, z: float) -> Region:
+        """The region at a height of the body, 0..1 as in `Location`."""
+        return list(cls)[bisect_right(_REGION_STARTS, z)]
+
+
+_REGION_STARTS = (0.35, 0.53, 0.71, 0.89)
+"""z of the lungs' apices, the dome of the liver, the iliac crests and the lower end of the ischia."""
+
+
+class Location(NamedTuple):
+    """Where in the body something lies, as DeepLesion has it (`Normalized_lesion_location`).
+
+    x, y: 0..1 over what the body covers of the slice, towards the patient's left and back. z: 0..1 from head to feet;
+    the lungs' apices lie at 0.35, the iliac crests at 0.71, and 0.1 are about 12 cm.
+    """
+
+    x: float
+    y: float
+    z: float
+
+    @property
+    def region(self) -> Region:
+        """The region of the body."""
+        return Region.at(self.z)
+
+    def __str__(self) -> str:
+        return f"{self.x:.2f}, {self.y:.2f}, {self.z:.2f} ({self.region})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +188,7 @@ class Lesion:
     recist: its axes, or None while unmeasured.
     status, origin: what the reader decided, and who marked it.
     marks: what the reader ticked.
+    location: where in the body the middle of its box lies, None where nobody has told.
     id: stable over edits, files and programs.
     """
 
@@ -160,6 +201,7 @@ class Lesion:
     status: ReviewStatus = ReviewStatus.PENDING
     origin: Origin = Origin.DETECTOR
     marks: tuple[Mark, ...] = ()
+    location: Location | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
@@ -171,10 +213,16 @@ class Lesion:
         x0, y0, x1, y1 = self.box
         if not (x0 < x1 and y0 < y1 and all(map(math.isfinite, self.box))):
             raise ValueError(f"A box needs x0 < x1 and y0 < y1, not {self.box}.")
+        if self.location is not None and not all(0 <= value <= 1 for value in self.location):
+            raise ValueError(f"A location needs x, y and z in 0..1, not {tuple(self.location)}.")
 
     def edited(self, **changes) -> Lesion:
-        """A copy with `changes`, for example ``lesion.edited(status=ReviewStatus.ACCEPTED)``."""
-        return replace(self, **changes)
+        """A copy with `changes`, for example ``lesion.edited(status=ReviewStatus.ACCEPTED)``.
+
+        One on another slice or with another box has no location unless that is given too.
+        """
+        moved = {"location": None} if {"key_slice", "box"} & changes.keys() else {}
+        return replace(self, **moved | changes)
 
     def caption(self, number: int | None) -> str:
         """One line for a picture or a view: "1 Liver 87 % 18 x 12 mm"; a lesion without a number gets a dash."""

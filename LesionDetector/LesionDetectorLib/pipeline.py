@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from LesionDetectorLib.ct import Volume
 from LesionDetectorLib.detect import Detector, SliceBoxes, batched, detect
 from LesionDetectorLib.lesion import Lesion, Recist, stable_id
+from LesionDetectorLib.levels import SliceOrder, locate
 from LesionDetectorLib.measure.margins import DETECTOR_MARGIN_MM, pixels
 from LesionDetectorLib.measure.outline import measure_each
 from LesionDetectorLib.plausible import plausible
@@ -36,6 +37,26 @@ def find_lesions(
     slices = detect(volume, detectors, lambda done, total: progress("detect", done, total), warn)
     found = candidates(volume, slices, lowest_confidence, warn)
     return measured(volume, found, lambda done, total: progress("measure", done, total))
+
+
+def located(
+    volume: Volume, lesions: Sequence[Lesion], warn: Callable[[str], None] = lambda sentence: None
+) -> list[Lesion]:
+    """The lesions with their places in the body, where the pictures tell; `warn` hears if they do not.
+
+    `find_lesions` leaves this out as long as the regressor that ships mistakes shoulders of patients (its card). For
+    the same reason slices that seem reversed or in no order are not said to be so: the regressor may be wrong.
+    """
+    if not lesions:
+        return []
+    levels = locate(volume)
+    if levels is None or levels.order in (SliceOrder.REVERSED, SliceOrder.UNORDERED):
+        warn(
+            f"Where in the body the slices of {volume.source.name} lie could not be told from what they show: its "
+            "lesions have no location."
+        )
+        return list(lesions)
+    return [lesion.edited(location=levels.location(lesion.key_slice, lesion.box)) for lesion in lesions]
 
 
 def candidates(

@@ -75,6 +75,7 @@ def _moved(lesion: Lesion, order: np.ndarray) -> Lesion:
         slices=tuple(sorted(map(slice_index, lesion.slices))),
         box=hull(corners),
         recist=recist,
+        location=lesion.location,
     )
 
 

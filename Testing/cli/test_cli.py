@@ -85,6 +85,26 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
     assert not [path for path in tmp_path.iterdir() if path != out]
 
 
+def test_detect_says_where_in_the_body_only_if_asked(ct_file, eager_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("LesionDetectorLib.levels.locate", None)  # without the option it is not even called
+    monkeypatch.setattr("LesionDetectorLib.pipeline.locate", None)
+    command = ["detect", str(ct_file), "--weights", str(eager_weights), "--device", "cpu", "--no-scene", "--out"]
+    assert cli.main([*command, str(tmp_path / "plain")]) == 0
+    monkeypatch.undo()
+    assert cli.main([*command, str(tmp_path / "placed"), "--location"]) == 0
+    plain, placed = (
+        {name: (tmp_path / run / name).read_text(encoding="utf-8") for name in detect.RESULTS[:4]}
+        for run in ("plain", "placed")
+    )
+    assert not [name for name, said in plain.items() if "location" in said.lower()]
+    assert plain["report.txt"] == placed["report.txt"]
+    assert "Location (experimental): " in placed["report_with_diameters.txt"]
+    assert placed["lesions.csv"].splitlines()[0] == (
+        plain["lesions.csv"].splitlines()[0] + ",location_x,location_y,location_z,region"
+    )
+    assert all(lesion.location for lesion in lesions_json.loads(placed["lesions.json"]).lesions)
+
+
 def test_measure_prints_the_axes_of_the_ball(ct_file):
     done = run("measure", ct_file, "--slice", 4, "--box", 55, 45, 85, 75)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from LesionDetectorLib import files
 from LesionDetectorLib.exchange import lesions_json
 from LesionDetectorLib.exchange.lesions_json import ExchangeError
-from LesionDetectorLib.lesion import BodyPart, Mark
+from LesionDetectorLib.lesion import BodyPart, Location, Mark
 from LesionDetectorLib.reading import Model
 
 from Testing.helpers.readings import AXES, GEOMETRY, lesion, reading, readings
@@ -82,6 +82,16 @@ def test_a_file_of_before_marks_and_slice_thickness_is_read_and_what_is_unknown_
     assert "marks" not in plain["lesions"][0] and "slice_thickness" not in plain["ct"]
     made = lesions_json.loads(json.dumps(plain))
     assert (made.lesions[0].marks, made.slice_thickness) == ((), None)
+
+
+def test_a_location_comes_back_and_a_file_of_before_has_none():
+    made = reading(lesion(BodyPart.LIVER, 0.9, location=Location(0.43, 0.28, 0.61)))
+    written = json.loads(lesions_json.dumps(made))
+    VALIDATOR.validate(written)
+    assert written["lesions"][0]["location"] == [0.43, 0.28, 0.61]
+    assert lesions_json.loads(json.dumps(written)) == made
+    assert "location" not in record()["lesions"][0]
+    assert lesions_json.loads(json.dumps(record())).lesions[0].location is None
 
 
 def test_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -170,6 +180,8 @@ def test_wrong_file_gets_one_sentence(tmp_path, content, sentence):
         ({"body_part": "Toe"}, r"lesions\[0\]: 'Toe' is not a body part"),
         ({"status": "maybe"}, r"lesions\[0\]: 'maybe' is not a valid ReviewStatus"),
         ({"marks": ["cyst"]}, r"lesions\[0\]: 'cyst' is not a valid Mark"),
+        ({"location": [0.5, 2.0, 0.5]}, r"lesions\[0\]: A location needs x, y and z in 0..1"),
+        ({"location": [0.5]}, r"'lesions\[0\].location' must hold 3 values, not 1"),
         ({"marks": "target"}, r"'lesions\[0\].marks' must be a list"),
         ({"recist": {}}, r"'lesions\[0\].recist.long_axis' is missing"),
         ({"id": None}, r"'lesions\[0\].id' must be a text"),

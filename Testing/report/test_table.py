@@ -6,8 +6,8 @@ import csv
 
 import pytest
 from LesionDetectorLib.formats import BY_NAME, write
-from LesionDetectorLib.lesion import BodyPart, Mark, Origin, ReviewStatus
-from LesionDetectorLib.report import text
+from LesionDetectorLib.lesion import BodyPart, Location, Mark, Origin, ReviewStatus
+from LesionDetectorLib.report import table, text
 
 from Testing.helpers.readings import AXES, lesion, reading
 
@@ -108,3 +108,18 @@ def test_no_lesions_leave_the_header_whose_order_is_a_promise(tmp_path):
         "box_x0,box_y0,box_x1,box_y1,long_x0,long_y0,long_x1,long_y1,short_x0,short_y0,short_x1,short_y1,"
         "centre_l_mm,centre_p_mm,centre_s_mm,id\n"
     )
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_the_place_in_the_body_stands_at_the_end(tmp_path, baseline):
+    lesions = lesion(BodyPart.LIVER, 0.9, location=Location(0.43, 0.28, 0.61)), lesion(BodyPart.LUNG, 0.8)
+    header, placed, other = (line.split(",") for line in table.compose(reading(*lesions), baseline).splitlines())
+    assert header[-4:] == ["location_x", "location_y", "location_z", "region"]
+    assert placed[-4:] == ["0.430", "0.280", "0.610", "abdomen"] and other[-4:] == [""] * 4
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_without_a_location_in_the_report_there_are_no_columns_for_it(baseline):
+    faint = lesion(BodyPart.LIVER, 0.1, location=Location(0.43, 0.28, 0.61))
+    header = table.compose(reading(lesion(BodyPart.LUNG, 0.8), faint), baseline).splitlines()[0].split(",")
+    assert header == [*table.COLUMNS, *(table.BASELINE_COLUMNS if baseline else ())]

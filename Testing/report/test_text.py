@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from LesionDetectorLib.formats import BY_NAME, write
-from LesionDetectorLib.lesion import BodyPart, Origin, ReviewStatus
+from LesionDetectorLib.lesion import BodyPart, Location, Origin, ReviewStatus
 from LesionDetectorLib.report import text
 
 from Testing.helpers.readings import AXES, lesion, reading
@@ -49,6 +49,17 @@ def test_several_slices_with_diameters_and_a_lesion_of_the_reader():
         "\n"
         "4. Lesion 4: Lung (90%)\n" + FOOTER
     )
+
+
+def test_the_place_in_the_body_comes_with_the_diameters():
+    placed = lesion(LIVER, 0.87, recist=AXES, location=Location(0.43, 0.28, 0.61))
+    lines = composed(placed, lesion(LUNG, 0.6), diameters=True).splitlines()
+    assert lines[5:8] == [
+        "1. Lesion 1: Liver (87%), 18 x 12 mm",
+        "   Location (experimental): 0.43, 0.28, 0.61 (abdomen)",
+        "2. Lesion 2: Lung (60%)",
+    ]
+    assert "Location" not in composed(placed)
 
 
 def test_only_confident_or_accepted_lesions_are_shown():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from LesionDetectorLib import ct
@@ -31,6 +32,14 @@ def add(commands: Commands) -> None:
     add_detector(parser)
     parser.add_argument(
         "--progress", choices=("bar", "json"), default="bar", help="json: one JSON object a line on stdout"
+    )
+    parser.add_argument(
+        "--location",
+        action="store_true",
+        help=(
+            "experimental: also tell where in the body each lesion lies, from head to feet; checked on few CTs, and "
+            "wrong at the shoulders"
+        ),
     )
     parser.add_argument("--no-scene", action="store_true", help="leave out scene.mrb and scene.png")
     parser.add_argument(
@@ -80,6 +89,10 @@ def run(options: argparse.Namespace) -> int:
         progress.warn(sentence)
 
     reading = find(volume, detectors or load_detectors(options), options, progress)
+    if options.location:
+        from LesionDetectorLib.pipeline import located
+
+        reading = replace(reading, lesions=tuple(located(volume, reading.lesions, progress.warn)))
     _write(volume, reading, options, progress)
     _finish(options.out, reading, progress)
     return 0

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from LesionDetectorLib.ct.geometry import DicomSeries, Geometry
 from LesionDetectorLib.files import write_text
-from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Mark, Origin, Point, Recist, ReviewStatus
+from LesionDetectorLib.lesion import Axis, BodyPart, Lesion, Location, Mark, Origin, Point, Recist, ReviewStatus
 from LesionDetectorLib.reading import Model, Reading
 from LesionDetectorLib.refusal import Refusal
 
@@ -150,6 +150,7 @@ def lesion_record(lesion: Lesion) -> dict[str, Any]:
         "status": lesion.status.value,
         "origin": lesion.origin.value,
         **({"marks": list(lesion.marks)} if lesion.marks else {}),
+        **({"location": _floats(lesion.location)} if lesion.location else {}),
     }
 
 
@@ -188,6 +189,7 @@ def lesion(record: dict, where: str) -> Lesion:
             status=ReviewStatus(_take(record, where, "status", str)),
             origin=Origin(_take(record, where, "origin", str)),
             marks=tuple(map(Mark, _items(record, where, "marks", str) if "marks" in record else ())),
+            location=Location(*_several(record, where, "location", float, 3)) if "location" in record else None,
             id=_take(record, where, "id", str),
         )
     except ExchangeError:

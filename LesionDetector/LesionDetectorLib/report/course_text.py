@@ -23,6 +23,8 @@ NEXT = (
     'joins lesions, a word into "state" goes before what was measured), and run again with --pairs.'
 )
 NOTHING_WAITS = "A reader has confirmed every step."
+NOT_FOUND = "not found"
+"""What no box shows, and no reader called absent."""
 SMALL = {Fate.VANISHED: "absent", Fate.NOT_COVERED: "not covered", Fate.NOT_YET: "-"}
 AS_THEY_ARE = {Fate.FIRST, Fate.MATCHED}
 
@@ -89,11 +91,11 @@ def rows(outcome: Outcome) -> list[list[str]]:
 
 
 def size(step: Step) -> str:
-    """What a visit shows of a lesion: "24.0 x 14.3", "new 9.8 x 7.0", "absent"."""
+    """What a visit shows of a lesion: "24.0 x 14.3", "new 9.8 x 7.0", "not found", "absent"."""
     if step.state is not None and step.state is not State.MEASURED:
         return step.state
     if not step.lesions:
-        return SMALL[step.fate]
+        return NOT_FOUND if step.fate is Fate.VANISHED and not step.confirmed else SMALL[step.fate]
     parts = " + ".join(
         "not measured" if shown.recist is None else f"{shown.recist.long_mm:.1f} x {shown.recist.short_mm:.1f}"
         for shown in step.lesions

@@ -111,6 +111,7 @@ def _lesion(reading: Reading, lesion: Lesion, number: int) -> dict[str, str | in
         "body_part": lesion.body_part.title,
         "marks": ", ".join(lesion.marks),
         "confidence": "" if lesion.confidence is None else f"{lesion.confidence:.0%}",
+        "location": "" if lesion.location is None else str(lesion.location),
         "axes": "" if recist is None else f"{recist.long_mm:.1f} x {recist.short_mm:.1f}",
         "slice": str(reading.slice_number(lesion.key_slice)),
         "slices": "" if first == last else f"{first} to {last}",

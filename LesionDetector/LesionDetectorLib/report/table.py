@@ -19,6 +19,7 @@ COLUMNS = (
     *("number", "body_part", "confidence", "long_axis_mm", "short_axis_mm", "study", "series", "slice", "status"),
     *("origin", "marks", "k", "first_k", "last_k", *BOX, *ENDS, *CENTRE, "id"),
 )
+LOCATION_COLUMNS = ("location_x", "location_y", "location_z", "region")
 BASELINE_COLUMNS = ("recist_category", "recist_target_mm", "recist_reason")
 
 
@@ -27,16 +28,20 @@ def compose(reading: Reading, baseline: bool = False) -> str:
 
     Diameters are in mm, the centre of the box is in LPS mm, `slice` is the number that the report prints; k, box and
     end points are continuous voxel indices of the CT. What is not known is empty. With `baseline`, more columns have
-    the RECIST 1.1 baseline; those of recist_target_mm add up to its sum of diameters. Text that a spreadsheet would
-    calculate gets an apostrophe before it.
+    the RECIST 1.1 baseline; those of recist_target_mm add up to its sum of diameters. If a
+    lesion has a `Location`, the last columns say where in the body each lies. Text that a spreadsheet would calculate
+    gets an apostrophe before it.
     """
     shown = reading.reported
     entries = assess(reading).entries if baseline else [None] * len(shown)
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS + BASELINE_COLUMNS if baseline else COLUMNS, lineterminator="\n")
+    columns = COLUMNS + (BASELINE_COLUMNS if baseline else ())
+    if any(lesion.location for lesion in shown):
+        columns += LOCATION_COLUMNS
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for number, (lesion, entry) in enumerate(zip(shown, entries, strict=True), start=1):
-        writer.writerow(_row(reading, lesion, number) | ({} if entry is None else _recist(entry)))
+        writer.writerow(_row(reading, lesion, number) | _location(lesion) | ({} if entry is None else _recist(entry)))
     return file.getvalue()
 
 
@@ -70,6 +75,14 @@ def _row(reading: Reading, lesion: Lesion, number: int) -> dict[str, object]:
         **{name: _rounded(value, 3) for name, value in zip(CENTRE, centre, strict=True)},
         "id": safe(lesion.id),
     }
+
+
+def _location(lesion: Lesion) -> dict[str, str]:
+    """What stands under each of the `LOCATION_COLUMNS`; nothing for a lesion without a location."""
+    if lesion.location is None:
+        return {}
+    told = (*(_rounded(value, 3) for value in lesion.location), lesion.location.region.value)
+    return dict(zip(LOCATION_COLUMNS, told, strict=True))
 
 
 def _recist(entry: Entry) -> dict[str, str]:

@@ -20,6 +20,7 @@ SLICE = "Slice: {slice}"
 LESION = "{number}. Lesion {number}: {body_part}"
 CONFIDENCE = " ({confidence:.0%})"
 DIAMETERS = ", {long_mm:.0f} x {short_mm:.0f} mm"
+LOCATION = "\n   Location (experimental): {location}"
 NO_LESION = "No lesion was found with a confidence of at least {confidence:.0%}. This does not rule out a lesion."
 WARNING = "Note: {warning}"
 NOT_A_MEDICAL_DEVICE = "Not a medical device: a radiologist must check every finding."
@@ -29,8 +30,8 @@ FOOTER = "Made by LesionDetector {version}. " + NOT_A_MEDICAL_DEVICE
 def compose(reading: Reading, diameters: bool = False, baseline: bool = False) -> str:
     """The report as text.
 
-    With `diameters`, each measured lesion's long and short axis in mm after its confidence; with `baseline`, the RECIST
-    1.1 baseline.
+    With `diameters`, each measured lesion's long and short axis in mm after its confidence, and where in the body it
+    lies, if known, on a line of its own; with `baseline`, the RECIST 1.1 baseline.
     """
     paragraphs = [HEADING, SERIES.format(study=reading.study, series=reading.series)]
     numbered = list(enumerate(reading.reported, start=1))
@@ -56,4 +57,6 @@ def _line(number: int, lesion: Lesion, diameters: bool) -> str:
         line += CONFIDENCE.format(confidence=lesion.confidence)
     if diameters and lesion.recist is not None:
         line += DIAMETERS.format(long_mm=lesion.recist.long_mm, short_mm=lesion.recist.short_mm)
+    if diameters and lesion.location is not None:
+        line += LOCATION.format(location=lesion.location)
     return line
