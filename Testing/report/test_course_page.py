@@ -44,7 +44,7 @@ def test_every_lesion_stands_in_all_studies_side_by_side(volumes):
         "2025-03-01, slice 11, round lesion 1: 40.0 x 32.0",
         "2025-06-01, slice 11, round lesion 1: 20.0 x 16.0",
         "2025-03-01, slice 21, round lesion 2: 20.0 x 16.0",
-        "2025-06-01, slice 21, round lesion 2: absent",
+        "2025-06-01, slice 21, round lesion 2: not found",
         "2025-06-01, slice 81, round lesion 3: 20.0 x 16.0",
     ]
     assert html.count('<div class="nothing">not covered</div>') == 1
