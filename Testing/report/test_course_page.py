@@ -70,7 +70,7 @@ def test_the_text_says_what_is_missing_and_what_to_do():
     text = course_text.compose(outcome())
     assert NOTHING_CONFIRMED in text and "Response by" not in text
     assert "1 Liver  -   40.0 x 32.0  20.0 x 16.0 ?  -50 %" in text
-    assert "2 Liver  -   20.0 x 16.0  absent ?" in text and "3 Liver  -   not covered  20.0 x 16.0 ?" in text
+    assert "2 Liver  -   20.0 x 16.0  not found ?" in text and "3 Liver  -   not covered  20.0 x 16.0 ?" in text
     assert "3 steps of lesions wait for a reader:\n  1 Liver, 2025-06-01: matched" in text
     assert "2 Liver: Long axis" not in text, "it is gone, so nothing of it grows"
     assert "Study 1: 2025-03-01 (given), series 01, 2 lesions; laid over study 2" in text
