@@ -86,8 +86,7 @@ def test_detect_writes_everything_and_the_results_agree(ct_file, eager_weights, 
 
 
 def test_detect_says_where_in_the_body_only_if_asked(ct_file, eager_weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("LesionDetectorLib.levels.locate", None)  # without the option it is not even called
-    monkeypatch.setattr("LesionDetectorLib.pipeline.locate", None)
+    monkeypatch.setattr("LesionDetectorLib.pipeline.locate", None)  # without the option it is not even called
     command = ["detect", str(ct_file), "--weights", str(eager_weights), "--device", "cpu", "--no-scene", "--out"]
     assert cli.main([*command, str(tmp_path / "plain")]) == 0
     monkeypatch.undo()
