@@ -113,6 +113,15 @@ def test_measure_prints_the_axes_of_the_ball(ct_file):
     assert (result["slice"], result["key_slice"]) == (4, 3), "the number of the report, and that of lesions.json"
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_fault():
+    lesions = Path(__file__).parents[1] / "old_files" / "lesions.json"
+    command = [sys.executable, "-m", "LesionDetectorLib.cli", "report", lesions]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (said, process.returncode) == (b"", 141)
+
+
 def test_measure_takes_the_number_of_the_report(tmp_path, capsys, monkeypatch):
     """Slices of a DeepLesion folder that begins with 7: each has its number as HU."""
     folder = tmp_path / "Images_png" / "000001_01_01"

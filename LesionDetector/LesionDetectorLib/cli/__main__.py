@@ -2,7 +2,7 @@
 and ``report``.
 
 Exit codes: 0 done; 1 a fault of the program, stderr has its traceback; 2 the input or an option cannot be used, one
-sentence on stderr says why; 130 stopped by Ctrl-C.
+sentence on stderr says why; 130 stopped by Ctrl-C; 141 whoever read the output has gone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from LesionDetectorLib.refusal import FAULT, Refusal, refusal
 from LesionDetectorLib.report import text
 
 STOPPED = 130
+UNREAD = 141
 SPIN = "20000"
 """How often a thread of torch looks whether another is done before it gives its core away.
 
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except BrokenPipeError:
+        raise
     except (Refusal, OSError, MemoryError, ModuleNotFoundError) as error:
         sentence = refusal(error)
         if sentence is None:
@@ -61,7 +64,12 @@ def run() -> None:
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a name
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    code = main()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as `| head` leaves it: what was to be written is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = UNREAD
     if code == STOPPED:
         sys.stdout.flush()
         os._exit(code)
