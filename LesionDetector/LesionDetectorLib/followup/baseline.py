@@ -39,6 +39,17 @@ class Category(StrEnum):
     UNCONFIRMED = "not confirmed"
 
 
+def counted_axis(lesion: Lesion) -> Axis:
+    """The axis that RECIST counts: the short one where a reader marked a lymph node, else the long one."""
+    return Axis.SHORT if Mark.LYMPH_NODE in lesion.marks else Axis.LONG
+
+
+def counted_mm(lesion: Lesion, axis: Axis) -> float | None:
+    """The length of an axis in mm, rounded as it is printed; None if unknown."""
+    recist = lesion.recist
+    return None if recist is None else round(recist.short_mm if axis is Axis.SHORT else recist.long_mm, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One lesion at baseline: its number in the report, its category, and the sentence that says why."""
@@ -56,7 +67,7 @@ class Entry:
     @property
     def axis(self) -> Axis:
         """The axis that RECIST counts: the short one of a lymph node, else the long one."""
-        return Axis.SHORT if Mark.LYMPH_NODE in self.lesion.marks else Axis.LONG
+        return counted_axis(self.lesion)
 
     @property
     def diameter_mm(self) -> float | None:
@@ -64,8 +75,7 @@ class Entry:
 
         Rounded as it is printed, so that what is read is compared and added.
         """
-        recist = self.lesion.recist
-        return None if recist is None else round(recist.short_mm if self.axis is Axis.SHORT else recist.long_mm, 1)
+        return counted_mm(self.lesion, self.axis)
 
     @property
     def is_target(self) -> bool:

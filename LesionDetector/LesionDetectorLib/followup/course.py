@@ -334,8 +334,8 @@ def _time_point(course: Course, number: int, counted: Sequence[tuple[Followed, E
         NewLesion(
             lesion.name,
             _is_new_for_sure(lesion),
-            _diameter(lesion.steps[number], _axis(lesion)),
-            _axis(lesion) is Axis.SHORT,
+            _diameter(lesion.steps[number], baseline.counted_axis(lesion.first)),
+            baseline.counted_axis(lesion.first) is Axis.SHORT,
             site=lesion.first.body_part.title,
         )
         for lesion in course.lesions
@@ -380,17 +380,12 @@ def _state_of_non_target(step: Step) -> State:
     return State.ABSENT if step.fate is Fate.VANISHED else State.PRESENT
 
 
-def _axis(lesion: Followed) -> Axis:
-    """The axis that RECIST counts: the short one where a reader marked a lymph node."""
-    return Axis.SHORT if Mark.LYMPH_NODE in lesion.first.marks else Axis.LONG
-
-
 def _diameter(step: Step, axis: Axis) -> float | None:
     """The diameter in mm as it is printed, of parts their sum; None if nothing shows it or one is not measured."""
-    axes = [shown.recist for shown in step.lesions]
-    if not axes or None in axes:
+    parts = [baseline.counted_mm(shown, axis) for shown in step.lesions]
+    if not parts or None in parts:
         return None
-    return round(sum(round(recist.short_mm if axis is Axis.SHORT else recist.long_mm, 1) for recist in axes), 1)
+    return round(sum(parts), 1)
 
 
 def _is_new(lesion: Followed) -> bool:
