@@ -99,9 +99,8 @@ def _volume(visit: Visit, rendered: bool) -> Volume:
     hu = np.full((study.slices, frame.size, frame.size), -1024, np.int16)
     if rendered:
         hu = np.stack([study.render(k) for k in shown])
-    origin = np.add((frame.x, frame.y, study.z(shown[0])), visit.shift_mm)
     spacing = (frame.pixel, frame.pixel, study.scanner.interval)
-    return Volume(hu, spacing, vector(origin), np.eye(3), Path(f"study {visit.day}"), str(visit.day))
+    return Volume(hu, spacing, vector(visit.corner_mm(shown[0])), np.eye(3), Path(f"study {visit.day}"), str(visit.day))
 
 
 def _body_points(visit: Visit, last: Visit, rng: np.random.Generator) -> np.ndarray:

@@ -94,7 +94,7 @@ def _write_visit(plan: Plan, visit: Visit, number: int, split: int, index: int) 
     if plan.layout == "nrrd":
         image = SimpleITK.GetImageFromArray(hu)
         image.SetSpacing((study.frame.pixel, study.frame.pixel, study.scanner.interval))
-        image.SetOrigin(np.add((study.frame.x, study.frame.y, study.z(shown[0])), visit.shift_mm).tolist())
+        image.SetOrigin(visit.corner_mm(shown[0]).tolist())
         SimpleITK.WriteImage(image, str(plan.out / f"{series}.nrrd"), True)
     else:
         write_dicom(visit, hu, number, plan.seed, plan.out / series, index)

@@ -29,3 +29,15 @@ def read(source: Path, split: str | None = None) -> list[KeySlice]:
         f"{source} is not a folder of a data set, which needs {' or '.join(READERS)}; give another, or a csv beside "
         "Images_png."
     )
+
+
+def with_share(entry: str) -> tuple[str, float]:
+    """A data set as a command line names it, and how often it is drawn beside others: "DATA=2", or "DATA" for once.
+
+    Raises DeepLesionError where the share is no number.
+    """
+    name, _, share = entry.partition("=")
+    try:
+        return name, float(share or 1)
+    except ValueError as error:
+        raise DeepLesionError(f"{entry}: {share} is no number; write how often {name} is drawn as {name}=2.") from error

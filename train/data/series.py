@@ -18,6 +18,7 @@ from LesionDetectorLib.levels import seen
 from LesionDetectorLib.models.body_part_regressor import PER_MM
 from LesionDetectorLib.refusal import Refusal
 
+from train.data.data_sets import with_share
 from train.data.deeplesion import SPLITS
 
 TABLE, SERIES_OF_TABLE = "volumes.csv", "volumes"
@@ -58,11 +59,11 @@ def read(specification: Sequence[str], held_out: Sequence[str], test: bool) -> l
     """
     found, names = [], set()
     for entry in specification:
-        path, _, share = entry.partition("=")
+        path, share = with_share(entry)
         stored = list(_stored(Path(path)))
         names |= {each.name for each in stored}
         wanted = [each for each in stored if test == (each.for_tests or each.name in held_out)]
-        found += [_series(each, float(share or 1) / len(wanted)) for each in wanted]
+        found += [_series(each, share / len(wanted)) for each in wanted]
     if missing := sorted(set(held_out) - names):
         raise Refusal(
             f"No series is called {missing[0]}, which is to be held out; there are {', '.join(sorted(names))}."

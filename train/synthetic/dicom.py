@@ -22,10 +22,10 @@ def write_dicom(visit: Visit, hu: Array, number: int, seed: int, folder: Path, i
         later = [f"study {index}"] if index > 1 else []
         return generate_uid(entropy_srcs=["phantom", str(seed), str(number), *map(str, what), *later])
 
-    study, shift, day = visit.study, visit.shift_mm, visit.day.strftime("%Y%m%d")
+    study, day = visit.study, visit.day.strftime("%Y%m%d")
     folder.mkdir(parents=True)
     for k, pixels in enumerate(hu):
-        place = np.add((study.frame.x, study.frame.y, study.z(study.slices - 1 - k)), shift)
+        place = visit.corner_mm(study.slices - 1 - k)
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage
         meta.MediaStorageSOPInstanceUID = uid("image", k)

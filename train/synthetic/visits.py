@@ -36,6 +36,11 @@ class Visit:
     shift_mm: Vector = (0.0, 0.0, 0.0)
     day: date = date(2020, 1, 1)
 
+    def corner_mm(self, k: int) -> np.ndarray:
+        """Where the first pixel of slice k of the study lies in its file, (3,) LPS mm."""
+        frame = self.study.frame
+        return np.add((frame.x, frame.y, self.study.z(k)), self.shift_mm)
+
 
 def course(
     first: Study, seed: Sequence[int], count: int, regions: Sequence[str], interval: float | None = None

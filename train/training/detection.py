@@ -137,11 +137,11 @@ def read_data(
     """
     key_slices, shares = [], []
     for entry in specification:
-        folder, _, share = entry.partition("=")
+        folder, share = data_sets.with_share(entry)
         dataset, folder = _dataset(folder, organs)
         found = data_sets.read(Path(folder), split)
         key_slices += [replace(entry, dataset=dataset) for entry in found] if dataset else found
-        shares += [float(share or 1) / max(len(found), 1)] * len(found)
+        shares += [share / max(len(found), 1)] * len(found)
     return key_slices, np.array(shares)
 
 
